@@ -1,0 +1,47 @@
+# Two commands: `make reproduce` runs and renders the notebooks, `make test` proves them.
+# Everything lives in .venv; a second run installs nothing.
+PYTHON  ?= python3
+PROFILE ?= quick
+ARGS    ?=
+BIN     := .venv/bin
+READY   := .venv/.ready
+
+.PHONY: help setup reproduce test bench lock clean
+help:
+	@echo "make reproduce   run notebooks 00-03 on the embedded phantom and render them (about 5 min on 2 cores)"
+	@echo "                 another study: make reproduce ARGS='-p dataset brain_tumor -p profile quick'"
+	@echo "make test        linter, unit tests and every notebook under nbval (about 8 min)"
+	@echo "make bench       measure the speed goals; writes outputs/benchmarks/"
+	@echo "make lock        resolve pyproject.toml again into requirements.lock"
+	@echo "make clean       delete caches and trained weights (never results)"
+
+setup: $(READY)
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdnb needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make setup PYTHON=python3.12")'
+	@echo "setting up .venv (first time only; about 3 GB to download on Linux, where torch brings CUDA)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --require-hashes -r requirements.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --no-deps --quiet -e .
+	@touch $@
+
+reproduce: $(READY)
+	$(BIN)/python -m kdnb.run -p profile $(PROFILE) $(ARGS)
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest tests
+	KDNB_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n2 --dist loadscope \
+	    --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.data
+
+# The first line ties the lock to the dependency lists it was made from (tests/test_environment.py reads it).
+lock: $(READY)
+	VIRTUAL_ENV=.venv $(BIN)/uv pip compile --quiet --universal --generate-hashes --all-extras --no-header \
+	    pyproject.toml -o requirements.lock
+	$(BIN)/python tests/lock_stamp.py requirements.lock
+
+clean:
+	rm -rf cache logs

@@ -1,0 +1,117 @@
+"""Where things lie on disk, and how they are written so that nothing is lost or half there."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+_HERE = Path(__file__).resolve().parents[1]
+# A notebook's working directory is its own folder; an installed copy has no repository around it.
+ROOT = _HERE if (_HERE / "pyproject.toml").exists() else Path.cwd()
+
+
+class UnknownName(ValueError):
+    """A name that no registry holds; the message tells the allowed ones and the nearest match."""
+
+
+def lookup(name: str, known: Iterable[str], what: str) -> str:
+    """Return ``name`` if it is known, else raise :class:`UnknownName` with the nearest match."""
+    known = list(known)
+    if name in known:
+        return name
+    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise UnknownName(f"unknown {what} {name!r}.{hint} Allowed: {', '.join(known)}.")
+
+
+def simplify(text: str) -> str:
+    """Lower case, letters and digits only: ``No_Tumor`` and ``notumor`` are one name."""
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def _folder(variable: str, default: str) -> Path:
+    chosen = Path(os.environ.get(variable) or default).expanduser()
+    if chosen.is_absolute():
+        return chosen
+    # Relative paths mean the repository's root, as typed there; a reader inside notebooks/ may mean that folder.
+    return (Path.cwd() / chosen).resolve() if not (ROOT / chosen).exists() and chosen.exists() else (ROOT / chosen).resolve()
+
+
+def data_dir() -> Path:
+    """Where datasets lie: ``KDNB_DATA``, else ``data/``."""
+    return _folder("KDNB_DATA", "data")
+
+
+def cache_dir() -> Path:
+    """Where what can be made again lies (indexes, pixels, checkpoints): ``KDNB_CACHE``, else ``cache/``."""
+    return _folder("KDNB_CACHE", "cache")
+
+
+def weights_dir() -> Path:
+    """Where downloaded pretrained weights lie: ``KDNB_WEIGHTS``, else ``weights/``."""
+    return _folder("KDNB_WEIGHTS", "weights")
+
+
+def outputs_dir() -> Path:
+    """Where results lie: ``KDNB_OUTPUTS``, else ``outputs/``."""
+    return _folder("KDNB_OUTPUTS", "outputs")
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that replaces it only when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o644)  # mkstemp is private; results are for everyone who may read the folder
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write ``text`` atomically and return the path."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def write_json(path: Path, value: object) -> Path:
+    """Write ``value`` as strict JSON (NaN is refused), atomically."""
+    return write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def digest(value: object) -> str:
+    """Twelve hexadecimal digits that name a JSON-like value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def lock(path: Path) -> FileLock:
+    """A lock between processes on ``path``: whoever comes second waits and then finds the work done."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(path.name + ".lock"))

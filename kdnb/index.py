@@ -1,0 +1,237 @@
+"""The index: one row an image, read from the file tree a download really has, with every bad file named."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from tqdm.contrib.concurrent import thread_map
+
+from kdnb import files
+from kdnb.catalogue import DatasetSpec
+
+VERSION = 1  # part of the stored index's fingerprint: raise it when a column or a rule changes
+COLUMNS = ["path", "label", "split", "group", "mask", "organ_mask", "width", "height", "mode", "sha256"]
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".gif"}
+SPLITS = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+MASKS = {"lungmasks": "organ_mask", "organmasks": "organ_mask", "infectionmasks": "mask", "lesionmasks": "mask", "masks": "mask"}
+WRAPPERS = {"images", "image"}  # folders that hold a class's images and are not classes themselves
+
+
+@dataclass(frozen=True)
+class Index:
+    """A dataset's table and what was wrong with its files.
+
+    ``table`` has one row an image with the columns ``COLUMNS``: ``path``, ``mask`` (lesion) and ``organ_mask`` (lung or
+    tissue) relative to the dataset's root, ``width`` and ``height`` in pixels, ``mode`` as in Pillow; ``problems`` has the
+    columns path, problem, detail; ``classes`` are the readable names in label order.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    table: pd.DataFrame
+    problems: pd.DataFrame = field(repr=False)
+
+    @property
+    def checksum(self) -> str:
+        """Names the images and labels that a result rests on (12 hexadecimal digits)."""
+        rows = self.table.sort_values("path")[["path", "label", "split", "mask", "organ_mask", "sha256"]]
+        return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()[:12]
+
+
+def build(spec: DatasetSpec, root: Path, cache: Path | None = None) -> Index:
+    """Read the tree below ``root``, or the stored index when the tree has not changed since.
+
+    Raises ``FileNotFoundError`` when ``root`` holds no image of any class.
+    """
+    root = Path(root).resolve()
+    found = _scan(root)
+    classes = spec.classes or _folder_classes(found)
+    key = [VERSION, str(root), {name: list(spelt) for name, spelt in classes.items()}, spec.groups, found]
+    store = (cache or files.cache_dir()) / "index" / f"{spec.slug}-{files.digest(key)}"
+    with files.lock(store):
+        if not (store / "table.csv").exists():
+            table, problems = _read(spec, root, classes, [PurePosixPath(name) for name, _, _ in found])
+            if table.empty:
+                raise FileNotFoundError(_nothing_found(spec, root, problems))
+            _write_csv(store / "problems.csv", problems)
+            _write_csv(store / "table.csv", table)  # last: its presence says that the index is whole
+        table = pd.read_csv(store / "table.csv", keep_default_na=False, dtype={"group": str, "label": str})
+        problems = pd.read_csv(store / "problems.csv", keep_default_na=False, dtype=str)
+    present = tuple(name for name in classes if (table["label"] == name).any())
+    return Index(root, present, table, problems)
+
+
+def _scan(root: Path) -> list[tuple[str, int, int]]:
+    """Every file below ``root`` with its size and time of change; hidden files are none of ours."""
+    found, seen = [], set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        if real in seen:  # a link back up the tree
+            below.clear()
+            continue
+        seen.add(real)
+        for name in sorted(names):
+            if not name.startswith(".") and name != "Thumbs.db":
+                path = Path(folder, name)
+                stat = path.stat() if path.exists() else None  # a dangling link has no size: read() will name it
+                found.append((path.relative_to(root).as_posix(), stat.st_size if stat else 0, stat.st_mtime_ns if stat else 0))
+    return found
+
+
+def _folder_classes(found: list[tuple[str, int, int]]) -> dict[str, tuple[str, ...]]:
+    """Class names of a ``<root>/<class>/*`` or ``<root>/<split>/<class>/*`` tree: its folders, sorted by name."""
+    names = set()
+    for name, _, _ in found:
+        path = PurePosixPath(name)
+        if path.suffix.lower() in SUFFIXES:
+            kept = [part for part in path.parts[:-1] if files.simplify(part) not in SPLITS.keys() | MASKS.keys() | WRAPPERS]
+            names.update(kept[:1])
+    return {name: (name,) for name in sorted(names)}
+
+
+def _place(path: PurePosixPath, folders: dict[str, str]) -> tuple[str, str, str | None]:
+    """(split, kind, label) that a file's folders tell; kind is ``image``, ``mask`` or ``organ_mask``."""
+    parts = [files.simplify(part) for part in path.parts[:-1]]
+    split = next((SPLITS[part] for part in parts if part in SPLITS), "")
+    kind = next((MASKS[part] for part in reversed(parts) if part in MASKS), "image")
+    label = next((folders[part] for part in reversed(parts) if part in folders), None)
+    return split, kind, label
+
+
+def _read(spec: DatasetSpec, root: Path, classes: dict, paths: list[PurePosixPath]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    folders = {files.simplify(spelling): name for name, spellings in classes.items() for spelling in (name, *spellings)}
+    images, masks, problems = [], {}, []
+    for path in paths:
+        split, kind, label = _place(path, folders)
+        if label is None:
+            if path.suffix.lower() in SUFFIXES:
+                problems.append((str(path), "unknown class folder", f"{path.parent} is none of: {', '.join(classes)}"))
+        elif path.suffix.lower() not in SUFFIXES:
+            problems.append((str(path), "not an image file", f"suffix {path.suffix or 'none'}"))
+        elif kind == "image":
+            images.append((path, label, split))
+        else:
+            masks[kind, split, label, path.stem.lower()] = str(path)
+    facts = thread_map(
+        lambda item: inspect(root / item[0]), images, desc=f"indexing {spec.name}", unit="img",
+        max_workers=2 * (os.cpu_count() or 1), leave=False, disable=len(images) < 500,
+    )  # fmt: skip
+    rows = []
+    for (path, label, split), fact in zip(images, facts, strict=True):
+        if isinstance(fact, tuple):
+            problems.append((str(path), *fact))
+            continue
+        mask, organ = (masks.get((kind, split, label, path.stem.lower()), "") for kind in ("mask", "organ_mask"))
+        rows.append({"path": str(path), "label": label, "split": split, "group": _group(spec, path),
+                     "mask": mask, "organ_mask": organ, **fact})  # fmt: skip
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    table, joined = _join_trees(table, spec.trees) if spec.trees else (table, [])
+    table, more = _settle_copies(table)
+    for name in classes:
+        if not (table["label"] == name).any():
+            more.append((name, "class without images", "it is left out of the label set"))
+    return table, pd.DataFrame(problems + joined + more, columns=["path", "problem", "detail"])
+
+
+def inspect(path: Path) -> dict | tuple[str, str]:
+    """Width, height, mode and SHA-256 of an image decoded to its last row, or (problem, detail)."""
+    try:
+        data = path.read_bytes()
+        if not data:
+            return "empty file", "zero bytes"
+        with Image.open(io.BytesIO(data)) as image:
+            width, height, mode = *image.size, image.mode
+            image.load()
+    except FileNotFoundError:
+        return "missing file", "a link to nowhere"
+    except Image.UnidentifiedImageError:
+        return "not an image", "no image format that Pillow knows"
+    except Exception as error:  # a decoder may raise anything on hostile bytes: the file is named, the rest goes on
+        truncated = isinstance(error, OSError | SyntaxError | EOFError)
+        return "truncated or damaged" if truncated else "unreadable", f"{type(error).__name__}: {str(error)[:120]}"
+    return {"width": width, "height": height, "mode": mode, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _group(spec: DatasetSpec, path: PurePosixPath) -> str:
+    """The patient (or tile) a file's name tells, or nothing."""
+    for pattern, name in spec.groups:
+        if match := re.search(pattern, path.name, flags=re.IGNORECASE):
+            return name.format(*match.groups())
+    return ""
+
+
+def _join_trees(table: pd.DataFrame, trees: tuple[str, ...]) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
+    """One row for an image that lies in two trees (COVID-QU-Ex), with the masks of either; the first tree's split stands."""
+    names = [files.simplify(tree) for tree in trees]
+
+    def rank(path: str) -> int:
+        return next((names.index(part) for part in map(files.simplify, PurePosixPath(path).parts) if part in names), len(names))
+
+    table = table.assign(
+        rank=table["path"].map(rank), stem=table["path"].map(lambda path: PurePosixPath(path).stem.lower())
+    ).sort_values(["rank", "path"])
+    same = table.groupby(["label", "stem", "sha256"], sort=False)
+    moved = table.loc[(same["split"].transform("nunique") > 1) & (table["rank"] > 0), "path"]
+    joined = same.first().assign(mask=same["mask"].max(), organ_mask=same["organ_mask"].max()).reset_index()
+    problems = [(path, "split differs between trees", f"the split of {trees[0]} stands") for path in moved]
+    return joined.sort_values("path")[COLUMNS].reset_index(drop=True), problems
+
+
+def _settle_copies(table: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str, str]]]:
+    """Leave out byte-identical files with two labels; name copies that stand on both sides of the official split."""
+    problems = []
+    labels = table.groupby("sha256")["label"].transform("nunique")
+    for _, same in table[labels > 1].groupby("sha256"):
+        others = " = ".join(f"{row.path} ({row.label})" for row in same.itertuples())
+        problems += [(path, "label conflict", f"byte-identical: {others}; all left out") for path in same["path"]]
+    table = table[labels == 1].reset_index(drop=True)
+    across = table.groupby("sha256")["split"].transform("nunique") > 1
+    for _, same in table[across].groupby("sha256"):
+        problems.append((same["path"].iloc[0], "copy across splits", "byte-identical: " + " = ".join(same["path"])))
+    return table, problems
+
+
+def families(table: pd.DataFrame) -> np.ndarray:
+    """Number the rows so that one patient, or one set of byte-identical files, has one number (shape ``(N,)``)."""
+    rows = np.arange(len(table))
+    known = np.where(table["group"] != "", "group " + table["group"].astype(str), "sha " + table["sha256"].astype(str))
+    keys = np.concatenate([known, ("sha " + table["sha256"].astype(str)).to_numpy()])
+    codes = pd.factorize(keys)[0] + len(rows)
+    size = len(rows) + codes.max(initial=0) + 1
+    edges = coo_array((np.ones(2 * len(rows)), (np.concatenate([rows, rows]), codes)), shape=(size, size))
+    return connected_components(edges, directed=False)[1][: len(rows)]
+
+
+def _nothing_found(spec: DatasetSpec, root: Path, problems: pd.DataFrame) -> str:
+    seen = "; ".join(f"{row.path}: {row.problem}" for row in problems.head(3).itertuples())
+    return (
+        f"no usable image of {spec.name} below {root}. Expected layout:\n{spec.layout}\n"
+        + (f"Found instead, for example: {seen}" if seen else "The folder holds no images.")
+    )  # fmt: skip
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    with files.atomic(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def iter_problems(problems: pd.DataFrame) -> Iterator[tuple[str, int, str]]:
+    """(problem, number of files, first example) for each kind of problem, most frequent first."""
+    for name, rows in sorted(problems.groupby("problem"), key=lambda item: -len(item[1])):
+        yield str(name), len(rows), f"{rows['path'].iloc[0]}: {rows['detail'].iloc[0]}"

@@ -1,0 +1,265 @@
+"""The zoo: any teacher or student by name, with what training, explanations and export need to know of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdnb import files, ofa
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network of the zoo: how to build it, where its class activation maps are read, and where it comes from.
+
+    ``cam_layer`` is a module path; ``cam_layout`` the layout of that module's output, ``NCHW`` or ``NHWC``.
+    """
+
+    build: Callable[[int, int], nn.Module]
+    cam_layer: str
+    source: str
+    timm_name: str | None = None
+    cam_layout: str = "NCHW"
+    weights_url: str | None = None
+
+
+class KDFMV(nn.Module):
+    """Paper B's student: 3×3 convolutions with ReLU and max pooling, then 512-256-128 fully connected units.
+
+    With ``convolutions=5`` the network of the text (14,578,884 parameters at 224 px and 4 classes), with 8 that of the
+    published code (9,861,828): three more convolutions of 512 channels, the last of them added to the pooled output of the
+    sixth. Images ``(N, 3, image_size, image_size)`` to logits ``(N, num_classes)``.
+    """
+
+    def __init__(self, num_classes: int, image_size: int, convolutions: int):
+        super().__init__()
+        widths = [3, 32, 64, 128, 256, 512, 512, 512, 512][: convolutions + 1]
+        self.convs = nn.ModuleList(nn.Conv2d(inner, out, 3, padding=1) for inner, out in zip(widths, widths[1:], strict=False))
+        side = image_size
+        for _ in range(5):
+            side //= 2
+        if convolutions == 8:
+            side = (side + 3) // 4  # two more poolings that round up
+        layers: list[nn.Module] = []
+        for inner, out, drop in ((512 * side * side, 512, 0.5), (512, 256, 0.4), (256, 128, 0.3)):
+            layers += [nn.Linear(inner, out), nn.ReLU(), nn.Dropout(drop)]
+        self.head = nn.Sequential(*layers, nn.Linear(128, num_classes))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                # torch's default shrinks the signal layer by layer; without batch norm these networks then do not start
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last feature map, before the last pooling."""
+        for conv in self.convs[:5]:
+            x = F.max_pool2d(F.relu(conv(x)), 2) if conv is not self.convs[4] else F.relu(conv(x))
+        if len(self.convs) == 8:
+            x = F.max_pool2d(F.relu(self.convs[5](F.max_pool2d(x, 2))), 2, ceil_mode=True)
+            x = x + F.relu(self.convs[7](F.relu(self.convs[6](x))))
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.forward_features(x)
+        return self.head(F.max_pool2d(x, 2, ceil_mode=len(self.convs) == 8).flatten(1))
+
+
+def _timm(name: str, sized: bool = False) -> Callable[[int, int], nn.Module]:
+    """A builder of a timm network; ``sized`` ones are built for one image size."""
+
+    def build(num_classes: int, image_size: int) -> nn.Module:
+        return timm.create_model(name, num_classes=num_classes, **({"img_size": image_size} if sized else {}))
+
+    return build
+
+
+def _zoo_timm(name: str, cam_layer: str, source: str, cam_layout: str = "NCHW", sized: bool = False) -> Entry:
+    return Entry(_timm(name, sized), cam_layer, source, name, cam_layout)
+
+
+OFA_URL = "https://github.com/jitdee-ai/darmo/releases/download/0.0.1/ofa595_1k_b1a18d5.pt"
+
+ZOO: dict[str, Entry] = {
+    "vgg19": _zoo_timm("vgg19", "features.35", "Simonyan & Zisserman 2015, arXiv:1409.1556"),
+    "vgg19_bn": _zoo_timm("vgg19_bn", "features.51", "Simonyan & Zisserman 2015, arXiv:1409.1556"),
+    "visformer_small": _zoo_timm("visformer_small", "stage3.3", "Chen et al. 2021, arXiv:2104.12533", sized=True),
+    # S3 (AutoFormerV2) tiny: timm's port gives the authors' logits to the last bit
+    "autoformerv2_tiny": _zoo_timm("swin_s3_tiny_224", "norm", "Chen et al. 2021, arXiv:2111.14725", "NHWC", sized=True),
+    "densenet121": _zoo_timm("densenet121", "features.norm5", "Huang et al. 2017, arXiv:1608.06993"),
+    "ofa595": Entry(lambda classes, size: ofa.OFA595(classes), "final_expand_layer", "Cai et al. 2020, arXiv:1908.09791",
+                    weights_url=OFA_URL),
+    "kdfmv5": Entry(lambda classes, size: KDFMV(classes, size, 5), "convs.4", "Jiang et al. 2025, arXiv:2502.15959 (text)"),
+    "kdfmv8": Entry(lambda classes, size: KDFMV(classes, size, 8), "convs.7", "Jiang et al. 2025, arXiv:2502.15959 (code)"),
+}  # fmt: skip
+
+
+class PretrainedMissing(FileNotFoundError):
+    """Pretrained weights are not on this machine; the message tells from where and to which path to bring them."""
+
+
+class Classifier(nn.Module):
+    """A network with its input normalisation inside: images in [0, 1] ``(N, 3, H, W)`` to logits ``(N, num_classes)``.
+
+    Teacher and student may be normalised differently and still see the same batch. ``network`` is the bare network;
+    ``mean`` and ``std`` are per channel; ``cam_layer`` and ``cam_layout`` say where class activation maps are read.
+    """
+
+    def __init__(self, name: str, network: nn.Module, num_classes: int, image_size: int, entry: Entry,
+                 mean: tuple[float, ...] = IMAGENET[0], std: tuple[float, ...] = IMAGENET[1]):  # fmt: skip
+        super().__init__()
+        self.name, self.num_classes, self.image_size, self.source = name, num_classes, image_size, entry.source
+        self.cam_layer, self.cam_layout = entry.cam_layer, entry.cam_layout
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network((images - self.mean) / self.std)
+
+    def cam_module(self) -> nn.Module:
+        """The module at ``cam_layer``."""
+        return self.network.get_submodule(self.cam_layer)
+
+    def cam_reshape(self, features: Tensor) -> Tensor:
+        """The features at ``cam_layer`` as ``(N, C, h, w)``."""
+        return features.permute(0, 3, 1, 2) if self.cam_layout == "NHWC" else features
+
+
+def create(name: str, num_classes: int, image_size: int = 224, pretrained: bool = False, sha256: str | None = None) -> Classifier:
+    """Build a network of the zoo, or any other that timm knows, for ``num_classes`` classes at ``image_size`` pixels.
+
+    ``pretrained`` takes ImageNet weights from ``weights/`` or the network, with a new classifier, and never falls back to
+    random ones; ``sha256`` checks the file. Raises ``UnknownName``, ``ValueError`` for a size or class count that cannot be,
+    and :class:`PretrainedMissing`.
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    if image_size < 32:
+        raise ValueError(f"image_size must be at least 32 px, got {image_size}")
+    entry = resolve(name)
+    if pretrained and name.startswith("kdfmv"):
+        raise PretrainedMissing(f"{name} has no published weights: train it (pretrained=False)")
+    network = _pretrained(name, entry, num_classes, image_size, sha256) if pretrained else entry.build(num_classes, image_size)
+    config = timm.get_pretrained_cfg(entry.timm_name) if entry.timm_name else None
+    mean, std = (config.mean, config.std) if config else IMAGENET
+    return Classifier(name, network, num_classes, image_size, entry, mean, std)
+
+
+def resolve(name: str) -> Entry:
+    """The zoo's entry of a name; for other timm networks the last feature stage serves as CAM layer."""
+    if name in ZOO:
+        return ZOO[name]
+    if not timm.is_model(name):
+        known = [*ZOO, *timm.list_models()]
+        try:
+            files.lookup(name, known, "model")
+        except files.UnknownName as error:
+            nearest = str(error).split(" Allowed:")[0]
+            raise files.UnknownName(f"{nearest} Allowed: {', '.join(ZOO)}, and every name of timm.list_models().") from None
+    config = timm.get_pretrained_cfg(name)
+    with torch.device("meta"):
+        info = getattr(timm.create_model(name, num_classes=2), "feature_info", None)
+    layer = info[-1]["module"] if info else ""
+    return _zoo_timm(name, layer, "timm", sized=bool(config and config.fixed_input_size))
+
+
+def _pretrained(name: str, entry: Entry, num_classes: int, image_size: int, sha256: str | None) -> nn.Module:
+    if entry.timm_name is None:
+        return ofa.from_state_dict(_read_weights(name, entry.weights_url, sha256), num_classes)
+    config = timm.get_pretrained_cfg(entry.timm_name)
+    url = config.url or f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
+    state = _read_weights(name, url, sha256)
+    native = timm.create_model(entry.timm_name, num_classes=config.num_classes)
+    state = _timm_names(native, state)
+    native.load_state_dict(state, strict=True)
+    native.reset_classifier(num_classes)
+    if (config.input_size or (3, 224, 224))[-1] == image_size:
+        return native
+    if hasattr(native, "set_input_size"):  # resizes relative position tables itself
+        native.set_input_size(img_size=image_size)
+        return native
+    network = entry.build(num_classes, image_size)
+    network.load_state_dict(resize_positions(native.state_dict(), network.state_dict()), strict=True)
+    return network
+
+
+def _timm_names(network: nn.Module, state: dict) -> dict:
+    """A checkpoint's tensors under timm's names, through the filter that network's own file brings."""
+    module = __import__(type(network).__module__, fromlist=["checkpoint_filter_fn"])
+    rename = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
+    return rename(state, network) if rename else state
+
+
+def resize_positions(state: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Interpolate position embeddings ``(1, C, h, w)`` (Visformer) to the target's grid; other tensors stay."""
+    return {
+        key: F.interpolate(value, target[key].shape[-2:], mode="bicubic", align_corners=False, antialias=False)
+        if value.ndim == 4 and "pos_embed" in key and value.shape != target[key].shape else value
+        for key, value in state.items()
+    }  # fmt: skip
+
+
+def _read_weights(name: str, url: str, sha256: str | None) -> dict[str, Tensor]:
+    """Tensors from ``weights/<name>.{safetensors,pth,pt}``, brought from the network once; pickles are never executed."""
+    folder = files.weights_dir()
+    path = next((p for p in (folder / f"{name}{suffix}" for suffix in (".safetensors", ".pth", ".pt")) if p.exists()), None)
+    if path is None:
+        path = folder / f"{name}{Path(url).suffix or '.pth'}"
+        _download(name, url, path)
+    if sha256 and not (actual := files.file_sha256(path)).startswith(sha256.lower()):
+        raise ValueError(f"{path} has SHA-256 {actual}, expected {sha256}: delete it and download it again")
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return state.get("state_dict", state.get("model", state))
+
+
+def _download(name: str, url: str, path: Path) -> None:
+    try:
+        with files.lock(path), files.atomic(path) as temporary:
+            torch.hub.download_url_to_file(url, str(temporary), progress=True)
+    except Exception as error:  # no network, no such host, refused, certificate: urllib raises many kinds
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise PretrainedMissing(
+            f"pretrained weights of {name} are not at {path} and could not be downloaded ({reason}).\n"
+            f"  download: {url}\n  put it to: {path}  (or set KDNB_WEIGHTS to the folder that holds it)\n"
+            "  check it: create(..., sha256='<the file's published SHA-256, or its first digits>')\n"
+            "  or train from random weights: -p pretrained False"
+        ) from None
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def count_macs(name: str, num_classes: int = 1000, image_size: int = 224) -> int:
+    """Multiply-accumulates of convolutions and linear layers for one image, without biases and norms, as published tables count.
+
+    Runs on meta tensors: nothing is computed. Attention products are left out.
+    """
+    with torch.device("meta"):
+        network = resolve(name).build(num_classes, image_size).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.zeros(1, 3, image_size, image_size))
+    linear = {torch.ops.aten.convolution, torch.ops.aten.mm, torch.ops.aten.addmm}
+    return sum(flops for op, flops in counter.get_flop_counts()["Global"].items() if op in linear) // 2
+
+
+def checksum(network: nn.Module) -> str:
+    """Names a network's weights and buffers (12 hexadecimal digits)."""
+    hasher = hashlib.sha256()
+    for key, value in sorted(network.state_dict().items()):
+        hasher.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()[:12]

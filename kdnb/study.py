@@ -1,0 +1,150 @@
+"""What one experiment is: every choice checked at once, completed from a profile, and the folder its results go to."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdnb import data, files, losses, models
+from kdnb.losses import Objective
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Sizes and lengths of a run, and nothing else: the code path is the same in all of them."""
+
+    image_size: int
+    teacher_epochs: int
+    student_epochs: int
+    batch_size: int
+    lr: float
+    pretrained: bool = False
+    per_class: int | None = None
+
+
+PROFILES = {
+    "smoke": Profile(image_size=32, teacher_epochs=1, student_epochs=1, batch_size=16, lr=1e-3, per_class=16),
+    "quick": Profile(image_size=64, teacher_epochs=12, student_epochs=16, batch_size=32, lr=1e-3),
+    # paper B trains for 100 epochs at batch 16 and 1e-4 from ImageNet weights; paper A's settings could not be read
+    "paper": Profile(image_size=224, teacher_epochs=100, student_epochs=100, batch_size=16, lr=1e-4, pretrained=True),
+}
+
+
+class BadParameter(ValueError):
+    """A parameter that no study has, or a value it cannot take; the message says what is allowed."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One experiment. What is left ``None`` comes from the profile (sizes, lengths) or the method (alpha, temperature).
+
+    ``teacher`` may join several names with ``+`` (soft targets are averaged with ``teacher_weights``). ``image_size`` is in
+    pixels, ``lr`` the peak learning rate of AdamW. Raises ``UnknownName`` or :class:`BadParameter`.
+    """
+
+    dataset: str = "phantom_cxr"
+    data_root: str | None = None
+    download: bool = False
+    split: str = "auto"
+    teacher: str = "densenet121"
+    student: str = "kdfmv5"
+    method: str = "hybrid"
+    alpha: float | None = None
+    temperature: float | None = None
+    teacher_weights: tuple[float, ...] | None = None
+    profile: str = "quick"
+    image_size: int | None = None
+    teacher_epochs: int | None = None
+    student_epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    augment: bool = True
+    pretrained: bool | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _typed(field, getattr(self, field.name)))
+        files.lookup(self.profile, PROFILES, "profile")
+        files.lookup(self.split, data.SPLIT_MODES, "split")
+        files.lookup(self.method, losses.METHODS, "method")
+        data.describe(self.dataset)
+        for name in (*self.teachers, self.student):
+            models.resolve(name)
+        for name, value in dataclasses.asdict(PROFILES[self.profile]).items():
+            if name != "per_class" and getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        for name, low, high in (("image_size", 32, 1024), ("teacher_epochs", 1, 10_000), ("student_epochs", 1, 10_000),
+                                ("batch_size", 2, 65_536), ("lr", 1e-8, 10.0), ("seed", 0, 2**31)):  # fmt: skip
+            if not low <= getattr(self, name) <= high:
+                raise BadParameter(f"{name} must lie between {low} and {high}, got {getattr(self, name)}")
+        if self.teacher_weights and len(self.teacher_weights) != len(self.teachers):
+            raise BadParameter(f"{len(self.teacher_weights)} teacher_weights for {len(self.teachers)} teachers: {self.teacher}")
+        object.__setattr__(self, "alpha", self.objective().alpha)
+        object.__setattr__(self, "temperature", self.objective().temperature)
+
+    @classmethod
+    def from_parameters(cls, names: Mapping[str, object]) -> Study:
+        """The study that a notebook's parameters cell describes: call with ``globals()``.
+
+        Papermill only warns of a ``-p`` name that no notebook has; here it is an error. ``KDNB_PROFILE`` replaces the
+        profile, so that tests can run a notebook as it is.
+        """
+        literals = str | int | float | bool | list | tuple | dict | None
+        given = {name: value for name, value in names.items()
+                 if isinstance(value, literals) and not name.startswith("_") and name not in ("In", "Out")}  # fmt: skip
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in given:
+            files.lookup(name, known, "parameter")
+        if profile := os.environ.get("KDNB_PROFILE"):
+            given["profile"] = profile
+        return cls(**given)
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Names of all teachers."""
+        return tuple(name.strip() for name in self.teacher.split("+"))
+
+    def objective(self) -> Objective:
+        """What the student learns from."""
+        return Objective(self.method, self.alpha, self.temperature, self.teacher_weights)
+
+    def load_data(self) -> data.Dataset:
+        """The dataset of this study, split."""
+        return data.load(self.dataset, self.data_root, self.split, self.download, PROFILES[self.profile].per_class)
+
+    def outputs(self) -> Path:
+        """Where results go: ``outputs/<dataset>/``; a smoke run proves nothing, so its results stay in the cache."""
+        base = files.cache_dir() / "smoke" if self.profile == "smoke" else files.outputs_dir()
+        return base / data.describe(self.dataset).slug
+
+    def config(self) -> dict[str, object]:
+        """Every choice, resolved; written beside every result."""
+        return dataclasses.asdict(self)
+
+    def __repr__(self) -> str:
+        lines = [f"  {name:15} {value}" for name, value in self.config().items() if value is not None]
+        return "Study\n" + "\n".join(lines)
+
+
+def _typed(field: dataclasses.Field, value: object) -> object:
+    """The value as the field's type, where that is what was meant; papermill turns ``007`` into 7 and lists stay lists."""
+    optional = "None" in field.type
+    if value is None and optional:
+        return None
+    kind = field.type.split(" |")[0]
+    if kind.startswith("tuple") and isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value):
+        return tuple(float(v) for v in value)
+    if kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind == "str" and isinstance(value, str):
+        return value
+    if kind == "bool" and isinstance(value, bool):
+        return value
+    if kind == "int" and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    hint = " (papermill reads numbers as numbers: pass it with -r instead of -p)" if kind == "str" else ""
+    raise BadParameter(f"{field.name} must be {field.type}, got {value!r}{hint}")

@@ -1,0 +1,326 @@
+"""One loop for teachers and students: any number of devices, bf16 where it is fast, resumable after every epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from timm.optim import param_groups_weight_decay
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from tqdm import tqdm
+
+from kdnb import evaluation, files, models, provenance
+from kdnb.data import Dataset
+from kdnb.losses import Objective
+from kdnb.models import Classifier
+from kdnb.pixels import Pixels
+from kdnb.study import Study
+
+VERSION = 1  # part of every run's key: raise it when the loop changes what it learns
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is trained: AdamW with linear warm-up and cosine decay, early stopping on validation.
+
+    ``lr`` is the peak; ``patience`` the epochs without a better validation score before it stops; ``clip`` the largest
+    gradient norm; ``class_weights`` weighs labels by inverse frequency.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    seed: int
+    augment: bool = True
+    pretrained: bool = False
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+    patience: int = 12
+    clip: float = 1.0
+    class_weights: bool = True
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained network: the weights of its best epoch, the history of all, and the record of how it was made."""
+
+    model: Classifier
+    history: pd.DataFrame
+    record: dict
+    folder: Path
+
+    @property
+    def checksum(self) -> str:
+        """Names the weights."""
+        return self.record["weights"]
+
+
+def train_teachers(study: Study, dataset: Dataset) -> list[Run]:
+    """Train every teacher of the study on the labels, or load it if it was trained with the same configuration."""
+    return [fit(study, dataset, name, Objective("hard"), study.teacher_epochs) for name in study.teachers]
+
+
+def distil(study: Study, dataset: Dataset, teachers: list[Run]) -> Run:
+    """Train the study's student with its method."""
+    return fit(study, dataset, study.student, study.objective(), study.student_epochs, teachers)
+
+
+def train_alone(study: Study, dataset: Dataset) -> Run:
+    """Train the same student without a teacher: same seed, same budget, same data."""
+    return fit(study, dataset, study.student, Objective("hard"), study.student_epochs)
+
+
+def fit(study: Study, dataset: Dataset, name: str, objective: Objective, epochs: int, teachers: list[Run] = ()) -> Run:
+    """Train network ``name``; a finished run with the same key is loaded, an interrupted one goes on where it stood.
+
+    The key holds the data's checksum, the sizes, the settings, the objective and the teachers' weights.
+    """
+    settings = Settings(epochs, study.batch_size, study.lr, study.seed, study.augment,
+                        study.pretrained and not name.startswith("kdfmv"))  # fmt: skip
+    teachers = list(teachers) if objective.needs_teacher else []
+    key = {"version": VERSION, "model": name, "classes": list(dataset.classes), "data": dataset.checksum,
+           "image_size": study.image_size, "settings": dataclasses.asdict(settings),
+           "objective": dataclasses.asdict(objective), "teachers": [run.checksum for run in teachers]}  # fmt: skip
+    folder = files.cache_dir() / "runs" / dataset.spec.slug / f"{name}-{objective.method}-{files.digest(key)}"
+    with files.lock(folder):  # two notebooks that want the same teacher train it once
+        if not (folder / "run.json").exists():
+            torch.manual_seed(settings.seed)
+            model = models.create(name, len(dataset.classes), study.image_size, settings.pretrained)
+            _train(model, dataset, settings, objective, [run.model for run in teachers], folder, key)
+        else:
+            print(f"{name} ({objective.method}): trained before with this configuration, loaded from {_short(folder)}")
+    return load(folder)
+
+
+def load(folder: Path) -> Run:
+    """A finished run from its folder."""
+    record = files.read_json(folder / "run.json")
+    model = models.create(record["key"]["model"], len(record["key"]["classes"]), record["key"]["image_size"])
+    model.network.load_state_dict(load_file(folder / "best.safetensors"), strict=True)
+    return Run(model.eval(), pd.read_csv(folder / "history.csv"), record, folder)
+
+
+def learning_rate(step: int, steps: int, settings: Settings) -> float:
+    """Linear warm-up to the peak, then half a cosine to zero; ``step`` counts from 0 to ``steps`` - 1."""
+    warm = max(1, round(settings.warmup * steps))
+    if step < warm:
+        return settings.lr * (step + 1) / warm
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def precision() -> str:
+    """``bf16`` where the hardware computes with it, else ``no``; emulated bf16 is slower than float32."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
+
+
+def class_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """Inverse frequencies ``(K,)`` with mean 1 over the images: N / (K · count)."""
+    counts = torch.bincount(labels, minlength=num_classes).clamp(min=1)
+    return len(labels) / (num_classes * counts)
+
+
+class _Shuffle(Sampler):
+    """A new order every epoch that follows from (seed, epoch) alone, so that a resumed run sees what it would have seen."""
+
+    def __init__(self, size: int, seed: int):
+        self.size, self.seed, self.epoch = size, seed, 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        return iter(torch.randperm(self.size, generator=generator).tolist())
+
+
+def _train(model: Classifier, dataset: Dataset, settings: Settings, objective: Objective, teachers: list[Classifier],
+           folder: Path, key: dict) -> None:  # fmt: skip
+    accelerator = Accelerator(mixed_precision=precision())
+    train, val = (dataset.pixels(model.image_size, split) for split in ("train", "val"))
+    shuffle = _Shuffle(len(train), settings.seed)
+    # batch norm cannot learn from a last batch of one image
+    lonely = len(train) % settings.batch_size == 1 and len(train) > 1
+    loader = DataLoader(train, settings.batch_size, sampler=shuffle, collate_fn=lambda batch: batch, drop_last=lonely)
+    optimizer = torch.optim.AdamW(param_groups_weight_decay(model.network, settings.weight_decay), lr=settings.lr)
+    prepared, optimizer, loader = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer, loader)
+    for teacher in teachers:
+        teacher.to(accelerator.device, memory_format=torch.channels_last).eval()
+    labels = train.labels[train.rows]
+    weights = class_weights(labels, model.num_classes).to(accelerator.device) if settings.class_weights else None
+    # with fixed views the teachers' answers never change: asked once, kept on disk
+    table = soft_target_table(teachers, dataset, model.image_size) if teachers and not settings.augment else None
+    augment = dataset.augment() if settings.augment else None
+
+    state = _restore(folder, model, optimizer)
+    epoch, rows, best, stale = state.epoch, state.history, state.best, state.stale
+    steps, started = settings.epochs * len(loader), time.monotonic()
+    bar = tqdm(total=steps, initial=epoch * len(loader), desc=f"{model.name} ({objective.method})", unit="batch",
+               leave=False, mininterval=0.5, disable=not accelerator.is_main_process)  # fmt: skip
+    while epoch < settings.epochs and stale < settings.patience:
+        # all randomness of an epoch follows from (seed, epoch): nothing of it has to be stored
+        torch.manual_seed(settings.seed * 100_003 + epoch)
+        views = torch.Generator().manual_seed(settings.seed * 100_003 + epoch)
+        shuffle.set_epoch(epoch)
+        prepared.train()
+        begun, sums, seen = time.monotonic(), {}, 0
+        for batch, (images, target, row) in enumerate(loader):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(epoch * len(loader) + batch, steps, settings)
+            images = augment(images, views) if augment else images
+            images = images.contiguous(memory_format=torch.channels_last)
+            taught = None
+            if teachers:
+                taught = _ask(teachers, images, accelerator) if table is None else table[:, row.cpu()].to(images.device)
+            with accelerator.autocast():
+                logits = prepared(images)
+            parts = objective(logits, target, taught, weights)
+            accelerator.backward(parts["loss"])
+            accelerator.clip_grad_norm_(prepared.parameters(), settings.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            parts["accuracy"] = (logits.argmax(1) == target).float().mean()
+            for part, value in parts.items():
+                sums[part] = sums.get(part, 0.0) + value.detach() * len(target)
+            seen += len(target)
+            bar.update()
+        scores = _validate(model, val, settings.batch_size)
+        means = {part: float(value) / seen for part, value in sums.items()}
+        if not math.isfinite(means["loss"]):
+            raise FloatingPointError(f"{model.name}: the loss is {means['loss']} in epoch {epoch + 1}; try a lower -p lr")
+        rows.append({"epoch": epoch + 1, "lr": learning_rate((epoch + 1) * len(loader) - 1, steps, settings), **means, **scores,
+                     "seconds": round(time.monotonic() - begun, 2)})  # fmt: skip
+        bar.set_postfix_str(f"epoch {epoch + 1}/{settings.epochs}, val balanced accuracy {scores['val_balanced_accuracy']:.3f}")
+        score = (scores["val_balanced_accuracy"], -scores["val_loss"])
+        improved = best is None or score > best
+        best, stale, epoch = (score, 0, epoch + 1) if improved else (best, stale + 1, epoch + 1)
+        if accelerator.is_main_process:
+            _keep(folder, model, optimizer, _State(epoch, rows, best, stale), improved)
+    bar.close()
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        _finish(folder, model, key, rows, accelerator, round(time.monotonic() - started, 1), state.epoch)
+
+
+def _ask(teachers: list[Classifier], images: Tensor, accelerator: Accelerator) -> Tensor:
+    """The teachers' logits ``(M, N, K)`` for the very views that the student sees; they are in eval mode and stay as they are."""
+    with torch.inference_mode(), accelerator.autocast():
+        answers = torch.stack([teacher(images).float() for teacher in teachers])
+    return answers.clone()  # outside inference mode: an inference tensor may not enter the student's graph
+
+
+def soft_target_table(teachers: list[Classifier], dataset: Dataset, image_size: int) -> Tensor:
+    """Logits ``(M, N, K)`` of frozen teachers for every un-augmented image of the dataset, cached on disk.
+
+    The file is keyed by the teachers' weights, the data's checksum, the size and the transform: a change of any rebuilds it.
+    """
+    key = {"teachers": [models.checksum(teacher.network) for teacher in teachers], "data": dataset.checksum,
+           "image_size": image_size, "transform": "none", "precision": precision()}  # fmt: skip
+    path = files.cache_dir() / "soft-targets" / f"{dataset.spec.slug}-{files.digest(key)}.safetensors"
+    with files.lock(path):
+        if not path.exists():
+            logits = torch.stack([torch.from_numpy(predict(t, dataset.pixels(image_size))) for t in teachers])
+            with files.atomic(path) as temporary:
+                save_file({"logits": logits}, temporary, {"key": json.dumps(key)})
+    return load_file(path)["logits"]
+
+
+def predict(model: Classifier, pixels: Pixels, batch_size: int = 64) -> np.ndarray:
+    """Logits ``(N, K)`` float32 of un-augmented images, in eval mode, without gradients; the model's mode is kept."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    training = model.training
+    model.to(device, memory_format=torch.channels_last).eval()
+    autocast = torch.autocast(device, torch.bfloat16, enabled=precision() == "bf16")
+    loader = pixels.batches(batch_size)
+    with torch.inference_mode(), autocast:
+        answers = [model(images.to(device).contiguous(memory_format=torch.channels_last)).float().cpu()
+                   for images, _, _ in tqdm(loader, desc=f"{model.name} predicts", leave=False, disable=len(loader) < 20)]  # fmt: skip
+    model.train(training)
+    return torch.cat(answers).numpy()
+
+
+def _validate(model: Classifier, val: Pixels, batch_size: int) -> dict[str, float]:
+    labels = val.labels[val.rows]
+    logits = predict(model, val, max(64, batch_size))
+    return {"val_loss": float(torch.nn.functional.cross_entropy(torch.from_numpy(logits), labels)),
+            "val_accuracy": float((logits.argmax(1) == labels.numpy()).mean()),
+            "val_balanced_accuracy": evaluation.balanced_accuracy(labels.numpy(), logits.argmax(1))}  # fmt: skip
+
+
+@dataclass
+class _State:
+    """Where an unfinished run stands after its last whole epoch."""
+
+    epoch: int
+    history: list[dict]
+    best: tuple[float, float] | None
+    stale: int
+
+
+def _keep(folder: Path, model: Classifier, optimizer: torch.optim.Optimizer, state: _State, improved: bool) -> None:
+    """Write the epoch down: best weights first, then all that resuming needs in one file, so that a kill loses one epoch."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
+    if improved:
+        with files.atomic(folder / "best.safetensors") as temporary:
+            save_file(weights, temporary)
+    tensors = {f"model.{name}": value for name, value in weights.items()}
+    for number, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": value.detach().cpu().contiguous() for name, value in moments.items()}
+    progress = {"epoch": state.epoch, "history": state.history, "best": state.best, "stale": state.stale}
+    with files.atomic(folder / "last.safetensors") as temporary:
+        save_file(tensors, temporary, {"progress": json.dumps(progress)})
+    with files.atomic(folder / "history.csv") as temporary:
+        pd.DataFrame(state.history).to_csv(temporary, index=False, float_format="%.6g")
+
+
+def _restore(folder: Path, model: Classifier, optimizer: torch.optim.Optimizer) -> _State:
+    path = folder / "last.safetensors"
+    if not path.exists():
+        return _State(0, [], None, 0)
+    tensors = load_file(path)
+    model.network.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")}, strict=True)
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, part = name.split(".")
+            moments.setdefault(int(number), {})[part] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+    with safe_open(path, "pt") as file:
+        progress = json.loads(file.metadata()["progress"])
+    print(f"{model.name}: resumes after epoch {progress['epoch']} of an interrupted run")
+    best = tuple(progress["best"]) if progress["best"] else None
+    return _State(progress["epoch"], progress["history"], best, progress["stale"])
+
+
+def _finish(folder: Path, model: Classifier, key: dict, rows: list[dict], accelerator: Accelerator, wall: float, resumed: int) -> None:
+    model.network.load_state_dict(load_file(folder / "best.safetensors"), strict=True)
+    best = max(rows, key=lambda row: (row["val_balanced_accuracy"], -row["val_loss"]))
+    seconds = round(sum(row["seconds"] for row in rows), 1)
+    files.write_json(folder / "run.json", {
+        "key": key, "weights": models.checksum(model.network), "epochs_run": len(rows), "best_epoch": best["epoch"],
+        "best_val_balanced_accuracy": best["val_balanced_accuracy"], "training_seconds": seconds, "wall_seconds": wall,
+        "resumed_after_epoch": resumed or None, "precision": accelerator.mixed_precision,
+        "processes": accelerator.num_processes, "provenance": provenance.collect(),
+    })  # fmt: skip
+    (folder / "last.safetensors").unlink(missing_ok=True)
+    print(f"{model.name} ({key['objective']['method']}): {len(rows)} epochs in {seconds:.0f} s, best epoch {best['epoch']}"
+          f" with validation balanced accuracy {best['val_balanced_accuracy']:.3f}")  # fmt: skip
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(files.ROOT)) if path.is_relative_to(files.ROOT) else str(path)

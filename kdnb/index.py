@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -51,6 +50,12 @@ class Index:
         """Names the images and labels that a result rests on (12 hexadecimal digits)."""
         rows = self.table.sort_values("path")[["path", "label", "split", "mask", "organ_mask", "sha256"]]
         return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()[:12]
+
+    def problem_counts(self) -> pd.DataFrame:
+        """Files by the kind of problem, most frequent first, with one example each (columns problem, files, example)."""
+        grouped = self.problems.assign(example=self.problems["path"] + ": " + self.problems["detail"]).groupby("problem")
+        counts = grouped.agg(files=("path", "size"), example=("example", "first"))
+        return counts.sort_values("files", ascending=False).reset_index()
 
 
 def build(spec: DatasetSpec, root: Path, cache: Path | None = None) -> Index:
@@ -229,9 +234,3 @@ def _nothing_found(spec: DatasetSpec, root: Path, problems: pd.DataFrame) -> str
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
     with files.atomic(path) as temporary:
         table.to_csv(temporary, index=False)
-
-
-def iter_problems(problems: pd.DataFrame) -> Iterator[tuple[str, int, str]]:
-    """(problem, number of files, first example) for each kind of problem, most frequent first."""
-    for name, rows in sorted(problems.groupby("problem"), key=lambda item: -len(item[1])):
-        yield str(name), len(rows), f"{rows['path'].iloc[0]}: {rows['detail'].iloc[0]}"

@@ -23,7 +23,8 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 class Entry:
     """One network of the zoo: how to build it, where its class activation maps are read, and where it comes from.
 
-    ``cam_layer`` is a module path; ``cam_layout`` the layout of that module's output, ``NCHW`` or ``NHWC``.
+    ``cam_layer`` is a module path; ``cam_layout`` the layout of that module's output, ``NCHW`` or ``NHWC``. ``lr`` is a
+    peak learning rate of AdamW that works from random weights; networks without batch norm need a smaller one.
     """
 
     build: Callable[[int, int], nn.Module]
@@ -32,6 +33,7 @@ class Entry:
     timm_name: str | None = None
     cam_layout: str = "NCHW"
     weights_url: str | None = None
+    lr: float = 1e-3
 
 
 class KDFMV(nn.Module):
@@ -39,7 +41,8 @@ class KDFMV(nn.Module):
 
     With ``convolutions=5`` the network of the text (14,578,884 parameters at 224 px and 4 classes), with 8 that of the
     published code (9,861,828): three more convolutions of 512 channels, the last of them added to the pooled output of the
-    sixth. Images ``(N, 3, image_size, image_size)`` to logits ``(N, num_classes)``.
+    sixth, and dropout of 0.5, 0.4 and 0.3 after the hidden units, of which the text says nothing. Images
+    ``(N, 3, image_size, image_size)`` to logits ``(N, num_classes)``.
     """
 
     def __init__(self, num_classes: int, image_size: int, convolutions: int):
@@ -53,12 +56,12 @@ class KDFMV(nn.Module):
             side = (side + 3) // 4  # two more poolings that round up
         layers: list[nn.Module] = []
         for inner, out, drop in ((512 * side * side, 512, 0.5), (512, 256, 0.4), (256, 128, 0.3)):
-            layers += [nn.Linear(inner, out), nn.ReLU(), nn.Dropout(drop)]
+            layers += [nn.Linear(inner, out), nn.ReLU(), nn.Dropout(drop if convolutions == 8 else 0.0)]
         self.head = nn.Sequential(*layers, nn.Linear(128, num_classes))
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                # torch's default shrinks the signal layer by layer; without batch norm these networks then do not start
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                # as Keras, in which the published code is written; with torch's own defaults these networks do not start
+                nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -84,14 +87,14 @@ def _timm(name: str, sized: bool = False) -> Callable[[int, int], nn.Module]:
     return build
 
 
-def _zoo_timm(name: str, cam_layer: str, source: str, cam_layout: str = "NCHW", sized: bool = False) -> Entry:
-    return Entry(_timm(name, sized), cam_layer, source, name, cam_layout)
+def _zoo_timm(name: str, cam_layer: str, source: str, cam_layout: str = "NCHW", sized: bool = False, lr: float = 1e-3) -> Entry:
+    return Entry(_timm(name, sized), cam_layer, source, name, cam_layout, lr=lr)
 
 
 OFA_URL = "https://github.com/jitdee-ai/darmo/releases/download/0.0.1/ofa595_1k_b1a18d5.pt"
 
 ZOO: dict[str, Entry] = {
-    "vgg19": _zoo_timm("vgg19", "features.35", "Simonyan & Zisserman 2015, arXiv:1409.1556"),
+    "vgg19": _zoo_timm("vgg19", "features.35", "Simonyan & Zisserman 2015, arXiv:1409.1556", lr=1e-4),
     "vgg19_bn": _zoo_timm("vgg19_bn", "features.51", "Simonyan & Zisserman 2015, arXiv:1409.1556"),
     "visformer_small": _zoo_timm("visformer_small", "stage3.3", "Chen et al. 2021, arXiv:2104.12533", sized=True),
     # S3 (AutoFormerV2) tiny: timm's port gives the authors' logits to the last bit
@@ -99,8 +102,10 @@ ZOO: dict[str, Entry] = {
     "densenet121": _zoo_timm("densenet121", "features.norm5", "Huang et al. 2017, arXiv:1608.06993"),
     "ofa595": Entry(lambda classes, size: ofa.OFA595(classes), "final_expand_layer", "Cai et al. 2020, arXiv:1908.09791",
                     weights_url=OFA_URL),
-    "kdfmv5": Entry(lambda classes, size: KDFMV(classes, size, 5), "convs.4", "Jiang et al. 2025, arXiv:2502.15959 (text)"),
-    "kdfmv8": Entry(lambda classes, size: KDFMV(classes, size, 8), "convs.7", "Jiang et al. 2025, arXiv:2502.15959 (code)"),
+    "kdfmv5": Entry(lambda classes, size: KDFMV(classes, size, 5), "convs.4", "Jiang et al. 2025, arXiv:2502.15959 (text)",
+                    lr=3e-4),
+    "kdfmv8": Entry(lambda classes, size: KDFMV(classes, size, 8), "convs.7", "Jiang et al. 2025, arXiv:2502.15959 (code)",
+                    lr=3e-4),
 }  # fmt: skip
 
 

@@ -86,7 +86,7 @@ def fit(study: Study, dataset: Dataset, name: str, objective: Objective, epochs:
 
     The key holds the data's checksum, the sizes, the settings, the objective and the teachers' weights.
     """
-    settings = Settings(epochs, study.batch_size, study.lr, study.seed, study.augment,
+    settings = Settings(epochs, study.batch_size, study.peak_lr(name), study.seed, study.augment,
                         study.pretrained and not name.startswith("kdfmv"))  # fmt: skip
     teachers = list(teachers) if objective.needs_teacher else []
     key = {"version": VERSION, "model": name, "classes": list(dataset.classes), "data": dataset.checksum,

@@ -1,0 +1,156 @@
+"""Every plot. Figures read tables and arrays, never models; each returns a closed figure that a notebook shows once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+# Okabe-Ito through seaborn: told apart with any colour vision. One role, one colour, one dash in every figure.
+_PALETTE = sns.color_palette("colorblind")
+ROLES = {"teacher": (_PALETTE[0], "-"), "distilled": (_PALETTE[1], "-"), "alone": (_PALETTE[7], "--")}
+ORGAN, LESION = _PALETTE[9], _PALETTE[1]
+
+
+def _start(rows: int = 1, columns: int = 1, size: tuple[float, float] = (4.0, 3.2), **options) -> tuple[Figure, np.ndarray]:
+    sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=0.85)
+    figure, axes = plt.subplots(rows, columns, figsize=(size[0] * columns, size[1] * rows), layout="constrained",
+                                squeeze=False, **options)  # fmt: skip
+    return figure, axes
+
+
+def _done(figure: Figure, title: str = "") -> Figure:
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize="medium", fontweight="bold")
+    plt.close(figure)  # the notebook shows what a cell returns; an open figure would show twice
+    return figure
+
+
+def _style(role: str) -> tuple[tuple[float, float, float], str]:
+    return next((style for known, style in ROLES.items() if known in role), (_PALETTE[2], ":"))
+
+
+def samples(images: np.ndarray, labels: Sequence[str], masks: Mapping[str, np.ndarray] | None = None, title: str = "") -> Figure:
+    """A row of images for each class. ``images`` ``(N, H, W)`` or ``(N, H, W, 3)`` uint8, ``labels`` their class names.
+
+    ``masks`` maps ``lesion`` and ``organ`` to ``(N, H, W)``; their outlines are drawn where they are not empty.
+    """
+    names = list(dict.fromkeys(labels))
+    columns = max(list(labels).count(name) for name in names)
+    figure, axes = _start(len(names), columns, (1.5, 1.5))
+    for axis in axes.flat:
+        axis.axis("off")
+    for row, name in enumerate(names):
+        for column, number in enumerate(np.flatnonzero(np.asarray(labels) == name)):
+            axis = axes[row, column]
+            axis.imshow(images[number], cmap="gray", vmin=0, vmax=255)
+            for kind, color in (("organ", ORGAN), ("lesion", LESION)):
+                mask = (masks or {}).get(kind)
+                if mask is not None and mask[number].any() and not mask[number].all():
+                    axis.contour(mask[number] > 0, levels=[0.5], colors=[color], linewidths=1)
+        axes[row, 0].set_title(name, loc="left", fontsize="small")
+    if masks:
+        handles = [plt.Line2D([], [], color=color, label=kind) for kind, color in (("organ", ORGAN), ("lesion", LESION))
+                   if masks.get(kind) is not None and masks[kind].any()]  # fmt: skip
+        if handles:
+            figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False)
+    return _done(figure, title)
+
+
+def class_balance(counts: pd.DataFrame, title: str = "") -> Figure:
+    """Images by class (rows) and split (columns)."""
+    figure, axes = _start(size=(6.5, 0.45 * len(counts) + 1.4))
+    long = counts.rename_axis(index="class", columns="split").stack().rename("images").reset_index()
+    sns.barplot(long, y="class", x="images", hue="split", ax=axes[0, 0])
+    for bars in axes[0, 0].containers:
+        axes[0, 0].bar_label(bars, fontsize="x-small", padding=2)
+    axes[0, 0].set(xlabel="number of images", ylabel="")
+    sns.move_legend(axes[0, 0], "center left", bbox_to_anchor=(1, 0.5), frameon=False, title="")
+    sns.despine(figure)
+    return _done(figure, title)
+
+
+def problems(table: pd.DataFrame, title: str = "") -> Figure:
+    """Files by the kind of problem found (columns problem and files)."""
+    figure, axes = _start(size=(6.5, 0.4 * max(1, len(table)) + 0.9))
+    sns.barplot(table, y="problem", x="files", color=_PALETTE[3], ax=axes[0, 0])
+    for bars in axes[0, 0].containers:
+        axes[0, 0].bar_label(bars, fontsize="small", padding=2)
+    axes[0, 0].set(xlabel="number of files", ylabel="")
+    axes[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    sns.despine(figure)
+    return _done(figure, title)
+
+
+def learning_curves(histories: Mapping[str, pd.DataFrame], title: str = "") -> Figure:
+    """Loss and balanced accuracy over epochs for each run; the mark is the epoch whose weights were kept."""
+    figure, axes = _start(1, 2, (4.8, 3.4))
+    for name, history in histories.items():
+        color, dash = _style(name)
+        best = history.sort_values(["val_balanced_accuracy", "val_loss"], ascending=[False, True]).iloc[0]
+        axes[0, 0].plot(history["epoch"], history["val_loss"], color=color, linestyle=dash, label=name)
+        axes[0, 0].plot(history["epoch"], history["hard_loss"], color=color, linestyle=dash, alpha=0.35)
+        axes[0, 1].plot(history["epoch"], history["val_balanced_accuracy"], color=color, linestyle=dash, label=name)
+        axes[0, 1].plot(best["epoch"], best["val_balanced_accuracy"], "o", color=color, markersize=6)
+    axes[0, 0].set(xlabel="epoch", ylabel="cross-entropy (nats)", title="strong: validation, faint: training", yscale="log")
+    axes[0, 1].set(xlabel="epoch", ylabel="balanced accuracy", title="validation; dot: epoch kept")
+    axes[0, 1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    for axis in axes.flat:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.title.set_fontsize("small")
+    axes[0, 1].legend(frameon=False, loc="lower right", fontsize="small")
+    sns.despine(figure)
+    return _done(figure, title)
+
+
+def confusion(matrices: Mapping[str, Sequence[Sequence[int]]], classes: Sequence[str], title: str = "") -> Figure:
+    """Confusion matrices side by side: numbers are images, the shade is the share of the true class."""
+    side = max(2.6, 0.62 * len(classes) + 1.2)
+    figure, axes = _start(1, len(matrices), (side + 0.2, side), sharey=True)
+    for axis, (name, matrix) in zip(axes.flat, matrices.items(), strict=True):
+        counts = np.asarray(matrix)
+        share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        sns.heatmap(share, annot=counts, fmt="d", cmap="Blues", vmin=0, vmax=1, cbar=False, square=True, ax=axis,
+                    xticklabels=classes, yticklabels=classes, linewidths=0.5)  # fmt: skip
+        axis.set_title(name, fontsize="small")
+        axis.set_xlabel("predicted class")
+        axis.tick_params(axis="x", rotation=40)
+        plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
+    axes[0, 0].set_ylabel("true class")
+    return _done(figure, title)
+
+
+def reliability(tables: Mapping[str, pd.DataFrame], errors: Mapping[str, float], title: str = "") -> Figure:
+    """Accuracy against confidence of the predicted class; points are bins, their area the number of images."""
+    figure, axes = _start(size=(4.6, 4.2))
+    axis = axes[0, 0]
+    axis.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":", label="perfectly calibrated")
+    for name, table in tables.items():
+        color, dash = _style(name)
+        axis.plot(table["confidence"], table["accuracy"], color=color, linestyle=dash, label=f"{name} (ECE {errors[name]:.3f})")
+        axis.scatter(table["confidence"], table["accuracy"], s=150 * table["count"] / table["count"].sum() + 6, color=color)
+    lowest = min(table["confidence"].min() for table in tables.values())
+    axis.set(xlabel="confidence of the predicted class", ylabel="accuracy", xlim=(max(0, lowest - 0.05), 1.02), ylim=(0, 1.03))
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.legend(frameon=False, fontsize="small")
+    sns.despine(figure)
+    return _done(figure, title)
+
+
+def gains(table: pd.DataFrame, title: str = "") -> Figure:
+    """Differences of accuracy with their intervals: rows with columns label, difference, low, high (shares of 1)."""
+    figure, axes = _start(size=(6.2, 0.5 * len(table) + 1.1))
+    axis, rows = axes[0, 0], np.arange(len(table))[::-1]
+    middle, low, high = (100 * table[column].to_numpy() for column in ("difference", "low", "high"))
+    axis.axvline(0, color="0.6", linewidth=1)
+    axis.errorbar(middle, rows, xerr=np.abs(np.stack([middle - low, high - middle])), fmt="o", color=_PALETTE[1], capsize=4)
+    axis.set_yticks(rows, table["label"])
+    axis.set(xlabel="difference in test accuracy (percentage points, 95 % interval)", ylim=(-0.6, len(table) - 0.4))
+    sns.despine(figure)
+    return _done(figure, title)

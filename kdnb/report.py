@@ -1,0 +1,121 @@
+"""Results as files, and executed notebooks as pages that open without a network."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+from jinja2 import DictLoader
+from latex2mathml.converter import convert as mathml
+from nbconvert import HTMLExporter
+from nbconvert.filters import Highlight2HTML
+from pygments.formatters import HtmlFormatter
+
+from kdnb import files, provenance
+from kdnb.data import Dataset
+from kdnb.study import Study
+
+STARTED = time.monotonic()  # a notebook imports this first: the wall time of its results counts from here
+
+
+def save(study: Study, dataset: Dataset, name: str, results: dict) -> Path:
+    """Write one result file under the study's outputs: the results and all they rest on. Returns the path."""
+    return files.write_json(study.outputs() / f"{name}.json", {
+        "results": results, "config": study.config(),
+        "data": {"title": dataset.title, "caveat": dataset.caveat, "split": dataset.split, "checksum": dataset.checksum,
+                 "images": len(dataset.table), "classes": list(dataset.classes), "citation": dataset.spec.citation},
+        "provenance": provenance.collect(), "wall_seconds": round(time.monotonic() - STARTED, 1),
+    })  # fmt: skip
+
+
+def save_table(study: Study, name: str, table: pd.DataFrame) -> Path:
+    """Write a table as CSV under the study's outputs. Returns the path."""
+    path = study.outputs() / f"{name}.csv"
+    with files.atomic(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
+    return path
+
+
+def written(*paths: Path) -> None:
+    """Say which files a notebook wrote."""
+    for path in paths:
+        shown = path.relative_to(files.ROOT) if path.is_relative_to(files.ROOT) else path
+        print(f"wrote {shown} ({path.stat().st_size / 1024:.0f} kB)")
+
+
+def distillations(folder: Path | None = None) -> pd.DataFrame:
+    """Every distillation result under ``outputs/``, one row a file, real datasets first; empty if there is none."""
+    rows = []
+    for path in sorted((folder or files.outputs_dir()).glob("*/distill-*.json")):
+        stored = files.read_json(path)
+        results, config = stored["results"], stored["config"]
+        gain = results["distilled_minus_alone"]
+        rows.append({
+            "dataset": stored["data"]["title"], "teacher": config["teacher"], "student": config["student"],
+            "method": config["method"], "px": config["image_size"],
+            **{f"{role} acc.": results[role]["accuracy"] for role in ("teacher", "distilled", "alone")},
+            "gain (points)": f"{100 * gain['difference']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]",
+            "commit": stored["provenance"]["commit"], "synthetic": stored["data"]["caveat"] == "synthetic",
+        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    return table.sort_values("synthetic", kind="stable").drop(columns="synthetic").reset_index(drop=True) if rows else table
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 Georgia, serif; color: #1a1a1a; }}
+h1, h2, h3, table, summary {{ font-family: system-ui, sans-serif; }}
+h1 {{ font-size: 1.7rem; }} h2 {{ font-size: 1.25rem; margin-top: 2.2rem; }}
+img {{ max-width: 100%; height: auto; }} a.anchor-link {{ display: none; }}
+table {{ border-collapse: collapse; font-size: .85rem; margin: .8rem 0; display: block; overflow-x: auto; }}
+th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top; }}
+th:first-child, td:first-child {{ text-align: left; }}
+pre {{ font-size: .82rem; line-height: 1.4; overflow-x: auto; background: #f7f7f7; padding: .6rem .8rem; border-radius: 4px; }}
+details > summary {{ color: #777; font-size: .8rem; cursor: pointer; }}
+math[display="block"] {{ margin: 1rem 0; }}
+footer {{ margin-top: 3rem; color: #777; font-size: .8rem; }}
+{highlight}
+</style></head><body>
+{body}
+<footer>kdnb · research use only, no medical advice · rendered from {source}</footer>
+</body></html>
+"""
+_TEMPLATE = (
+    "{%- extends 'basic/index.html.j2' -%}"
+    "{%- block input_group -%}<details><summary>code</summary>{{ super() }}</details>{%- endblock input_group -%}"
+)
+
+
+def render(executed: Path, page: Path) -> Path:
+    """An executed notebook as one HTML file: figures inside, code folded, formulas as MathML, no script and no network."""
+    notebook = nbformat.read(executed, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _formulas(cell.source)
+        else:
+            # progress bars live on stderr; a page is read after the work is done
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    title = re.sub(r"[#*`]", "", notebook.cells[0].source.splitlines()[0]).strip()
+    exporter = HTMLExporter(
+        template_file="kdnb.html.j2", extra_loaders=[DictLoader({"kdnb.html.j2": _TEMPLATE})],
+        exclude_input_prompt=True, exclude_output_prompt=True,
+    )  # fmt: skip
+    exporter.register_filter("highlight_code", Highlight2HTML(pygments_lexer="python"))
+    body, _ = exporter.from_notebook_node(notebook)
+    body = body.replace('alt="No description has been provided for this image"', 'alt="figure"')
+    style = HtmlFormatter(style="friendly").get_style_defs(".highlight")
+    return files.write_text(page, _PAGE.format(title=title, highlight=style, body=body, source=executed.name))
+
+
+def _formulas(markdown: str) -> str:
+    """``$…$`` and ``$$…$$`` outside code as MathML, which browsers draw without a script."""
+    parts = re.split(r"(```.*?```|`[^`\n]*`)", markdown, flags=re.DOTALL)
+    for number in range(0, len(parts), 2):
+        text = re.sub(r"\$\$(.+?)\$\$", lambda m: mathml(m[1].strip(), display="block"), parts[number], flags=re.DOTALL)
+        parts[number] = re.sub(r"(?<![\\$])\$([^$\n]+?)\$", lambda m: mathml(m[1]), text)
+    return "".join(parts)

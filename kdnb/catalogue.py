@@ -83,8 +83,9 @@ _ENTRIES = (
         "Computers in Biology and Medicine 139:105002, doi:10.1016/j.compbiomed.2021.105002",
         licence="CC BY-SA 4.0", source="https://www.kaggle.com/datasets/anasmohammedtahir/covidqu",
         kaggle="anasmohammedtahir/covidqu", size_gb=1.2,
-        layout="Lung Segmentation Data/Lung Segmentation Data/{Train,Val,Test}/{COVID-19,Non-COVID,Normal}/{images,lung masks}/*.png\n"
-        "Infection Segmentation Data/Infection Segmentation Data/{Train,Val,Test}/<class>/{images,lung masks,infection masks}/*.png",
+        layout="Lung Segmentation Data/Lung Segmentation Data/{Train,Val,Test}/<class>/{images,lung masks}/*.png\n"
+        "Infection Segmentation Data/Infection Segmentation Data/{Train,Val,Test}/<class>/{images,lung masks,"
+        "infection masks}/*.png\n(classes: COVID-19, Non-COVID, Normal)",
         official_split="Train / Val / Test", trees=("Lung Segmentation Data", "Infection Segmentation Data"),
         groups=((r"^(sub-S\d+)", "bimcv-{0}"), (r"^(person\d+)_(?:bacteria|virus)", "kermany-{0}")),
         group_key="none in the published running numbers; patients where upstream names survive (BIMCV, Kermany)",

@@ -94,7 +94,7 @@ class Dataset:
         return pixels.Augment(hflip="h" in self.spec.flips, vflip="v" in self.spec.flips)
 
     def __repr__(self) -> str:
-        return f"{self.title}: {len(self.table):,} images, {self.spec.modality}, split {self.split}\n{self.counts().to_string()}"
+        return f"{self.title}: {len(self.table):,} images, {self.spec.modality}\nsplit: {self.split}\n{self.counts().to_string()}"
 
 
 def load(name: str, data_root: str | Path | None = None, split: str = "auto", download: bool = False,

@@ -42,7 +42,8 @@ def samples(images: np.ndarray, labels: Sequence[str], masks: Mapping[str, np.nd
     """
     names = list(dict.fromkeys(labels))
     columns = max(list(labels).count(name) for name in names)
-    figure, axes = _start(len(names), columns, (1.5, 1.5))
+    figure, axes = _start(len(names), columns, (1.3, 1.5))
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
     for axis in axes.flat:
         axis.axis("off")
     for row, name in enumerate(names):
@@ -65,7 +66,7 @@ def samples(images: np.ndarray, labels: Sequence[str], masks: Mapping[str, np.nd
 def class_balance(counts: pd.DataFrame, title: str = "") -> Figure:
     """Images by class (rows) and split (columns)."""
     figure, axes = _start(size=(6.5, 0.45 * len(counts) + 1.4))
-    long = counts.rename_axis(index="class", columns="split").stack().rename("images").reset_index()
+    long = counts.rename_axis(index="class").reset_index().melt(id_vars="class", var_name="split", value_name="images")
     sns.barplot(long, y="class", x="images", hue="split", ax=axes[0, 0])
     for bars in axes[0, 0].containers:
         axes[0, 0].bar_label(bars, fontsize="x-small", padding=2)

@@ -167,8 +167,9 @@ def from_state_dict(state: dict, num_classes: int | None = None, smooth: bool | 
     problems = _differences({name: value.shape for name, value in network.state_dict().items()},
                             {name: value.shape for name, value in named.items()})  # fmt: skip
     if problems:
-        more = f"\n  ... and {len(problems) - 12} more" if len(problems) > 12 else ""
-        raise CheckpointMismatch(f"not an OFA-595 checkpoint ({len(problems)} differences):\n  " + "\n  ".join(problems[:12]) + more)
+        more = [f"... and {len(problems) - 12} more"] if len(problems) > 12 else []
+        listed = "\n  ".join(problems[:12] + more)
+        raise CheckpointMismatch(f"not an OFA-595 checkpoint ({len(problems)} differences):\n  {listed}")
     network.load_state_dict(named, strict=True)
     if num_classes not in (None, published):
         network.classifier.linear = nn.Linear(1536, num_classes)

@@ -118,7 +118,7 @@ def draw_cxr(canvas: Canvas, label: str) -> Phantom:
 
 
 def draw_brain(canvas: Canvas, label: str) -> Phantom:
-    """A head: a ragged lesion inside (infiltrating), a round one on the surface (extra-axial), one at the base (sellar), or none."""
+    """A head: a ragged lesion inside (infiltrating), a round one on the surface (extra-axial), at the base (sellar), or none."""
     c, rng = canvas, canvas.rng
     wide = rng.uniform(0.66, 0.74)
     skull, brain = c.ellipse(0, 0, wide + 0.13, 0.93), c.ellipse(0, -0.02, wide, 0.80)
@@ -204,7 +204,8 @@ def draw_fundus(canvas: Canvas, label: str) -> Phantom:
     for up in (-1, 1):
         for bend in (rng.uniform(0.5, 0.8), rng.uniform(1.1, 1.7), -rng.uniform(0.5, 1.0)):
             run = np.abs(c.u - du)
-            path = dv + up * bend * 0.75 * np.sqrt(run + 0.002) * (1 if bend > 0 else 0.6) + 0.05 * np.sin(9 * c.u + rng.uniform(0, 6))
+            sway = 0.05 * np.sin(9 * c.u + rng.uniform(0, 6))
+            path = dv + up * bend * 0.75 * np.sqrt(run + 0.002) * (1 if bend > 0 else 0.6) + sway
             towards = c.soft((du - c.u) * side * (1 if bend > 0 else -1))
             width = 0.020 * np.exp(-0.7 * run) + 0.004
             vessels = np.maximum(vessels, np.exp(-(((c.v - path) / width) ** 2)) * towards)

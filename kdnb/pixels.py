@@ -20,7 +20,7 @@ from kdnb import files
 
 
 def read_image(path: Path, image_size: int, mode: str, resample: int = Image.Resampling.BILINEAR) -> np.ndarray:
-    """One image as uint8 ``(C, image_size, image_size)``, stretched to a square as both papers do; C is 1 for ``L``, 3 for ``RGB``."""
+    """One image as uint8 ``(C, image_size, image_size)``, stretched to a square; C is 1 for mode ``L``, 3 for ``RGB``."""
     with Image.open(path) as image:
         if image.mode.startswith("I") or image.mode == "F":  # 16- and 32-bit scans: Pillow would clip, not scale
             values = np.asarray(image, dtype=np.float32)

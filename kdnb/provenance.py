@@ -53,7 +53,8 @@ def _commit() -> str:
         return run.stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "kdnb", "notebooks", "pyproject.toml", "requirements.lock")
+        code = ("kdnb", "notebooks", "pyproject.toml", "requirements.lock")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"

@@ -51,8 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     timings = _Timings(study)
     started = time.monotonic()
     for number, path in enumerate(paths, 1):
-        left = sum(timings.expected(later) for later in paths[number - 1 :])
-        print(f"[{number}/{len(paths)}] {path.stem} on {study.dataset}, profile {study.profile}: about {_clock(left)} left", flush=True)
+        left = _clock(sum(timings.expected(later) for later in paths[number - 1 :]))
+        print(f"[{number}/{len(paths)}] {path.stem} on {study.dataset}, profile {study.profile}: about {left} left", flush=True)
         begun = time.monotonic()
         executed = files.cache_dir() / "executed" / study.outputs().name / path.name
         executed.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             # the kernel's progress bars come to this terminal as they move
             papermill.execute_notebook(path, executed, {k: v for k, v in parameters.items() if k in known}, cwd=path.parent,
-                                       kernel_name="python3", progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr)  # fmt: skip
+                                       kernel_name="python3", progress_bar=False, stderr_file=sys.stderr)  # fmt: skip
         except PapermillExecutionError as error:
             print(f"\n{path.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
                   f"the executed notebook with the traceback: {executed}", file=sys.stderr)  # fmt: skip

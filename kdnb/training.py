@@ -246,10 +246,10 @@ def predict(model: Classifier, pixels: Pixels, batch_size: int = 64) -> np.ndarr
     training = model.training
     model.to(device, memory_format=torch.channels_last).eval()
     autocast = torch.autocast(device, torch.bfloat16, enabled=precision() == "bf16")
-    loader = pixels.batches(batch_size)
+    loader, answers = pixels.batches(batch_size), []
     with torch.inference_mode(), autocast:
-        answers = [model(images.to(device).contiguous(memory_format=torch.channels_last)).float().cpu()
-                   for images, _, _ in tqdm(loader, desc=f"{model.name} predicts", leave=False, disable=len(loader) < 20)]  # fmt: skip
+        for images, _, _ in tqdm(loader, desc=f"{model.name} predicts", unit="batch", leave=False, disable=len(loader) < 20):
+            answers.append(model(images.to(device).contiguous(memory_format=torch.channels_last)).float().cpu())
     model.train(training)
     return torch.cat(answers).numpy()
 
@@ -307,7 +307,8 @@ def _restore(folder: Path, model: Classifier, optimizer: torch.optim.Optimizer) 
     return _State(progress["epoch"], progress["history"], best, progress["stale"])
 
 
-def _finish(folder: Path, model: Classifier, key: dict, rows: list[dict], accelerator: Accelerator, wall: float, resumed: int) -> None:
+def _finish(folder: Path, model: Classifier, key: dict, rows: list[dict], accelerator: Accelerator, wall: float,
+            resumed: int) -> None:  # fmt: skip
     model.network.load_state_dict(load_file(folder / "best.safetensors"), strict=True)
     best = max(rows, key=lambda row: (row["val_balanced_accuracy"], -row["val_loss"]))
     seconds = round(sum(row["seconds"] for row in rows), 1)

@@ -24,7 +24,7 @@ class Entry:
     """One network of the zoo: how to build it, where its class activation maps are read, and where it comes from.
 
     ``cam_layer`` is a module path; ``cam_layout`` the layout of that module's output, ``NCHW`` or ``NHWC``. ``lr`` is a
-    peak learning rate of AdamW that works from random weights; networks without batch norm need a smaller one.
+    peak learning rate of AdamW that works from random weights; networks without batch norm, or with attention, need a smaller one.
     """
 
     build: Callable[[int, int], nn.Module]
@@ -96,9 +96,9 @@ OFA_URL = "https://github.com/jitdee-ai/darmo/releases/download/0.0.1/ofa595_1k_
 ZOO: dict[str, Entry] = {
     "vgg19": _zoo_timm("vgg19", "features.35", "Simonyan & Zisserman 2015, arXiv:1409.1556", lr=1e-4),
     "vgg19_bn": _zoo_timm("vgg19_bn", "features.51", "Simonyan & Zisserman 2015, arXiv:1409.1556"),
-    "visformer_small": _zoo_timm("visformer_small", "stage3.3", "Chen et al. 2021, arXiv:2104.12533", sized=True),
+    "visformer_small": _zoo_timm("visformer_small", "stage3.3", "Chen et al. 2021, arXiv:2104.12533", sized=True, lr=3e-4),
     # S3 (AutoFormerV2) tiny: timm's port gives the authors' logits to the last bit
-    "autoformerv2_tiny": _zoo_timm("swin_s3_tiny_224", "norm", "Chen et al. 2021, arXiv:2111.14725", "NHWC", sized=True),
+    "autoformerv2_tiny": _zoo_timm("swin_s3_tiny_224", "norm", "Chen et al. 2021, arXiv:2111.14725", "NHWC", sized=True, lr=3e-4),
     "densenet121": _zoo_timm("densenet121", "features.norm5", "Huang et al. 2017, arXiv:1608.06993"),
     "ofa595": Entry(lambda classes, size: ofa.OFA595(classes), "final_expand_layer", "Cai et al. 2020, arXiv:1908.09791",
                     weights_url=OFA_URL),

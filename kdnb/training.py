@@ -6,13 +6,15 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.optim import param_groups_weight_decay
@@ -93,7 +95,7 @@ def fit(study: Study, dataset: Dataset, name: str, objective: Objective, epochs:
            "image_size": study.image_size, "settings": dataclasses.asdict(settings),
            "objective": dataclasses.asdict(objective), "teachers": [run.checksum for run in teachers]}  # fmt: skip
     folder = files.cache_dir() / "runs" / dataset.spec.slug / f"{name}-{objective.method}-{files.digest(key)}"
-    with files.lock(folder):  # two notebooks that want the same teacher train it once
+    with _alone(folder):
         if not (folder / "run.json").exists():
             torch.manual_seed(settings.seed)
             model = models.create(name, len(dataset.classes), study.image_size, settings.pretrained)
@@ -101,6 +103,15 @@ def fit(study: Study, dataset: Dataset, name: str, objective: Objective, epochs:
         else:
             print(f"{name} ({objective.method}): trained before with this configuration, loaded from {_short(folder)}")
     return load(folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two notebooks that want the same teacher train it once; the processes of one launch share their main one's lock."""
+    launch = PartialState()
+    with files.lock(folder) if launch.is_main_process else nullcontext():
+        launch.wait_for_everyone()
+        yield
 
 
 def load(folder: Path) -> Run:
@@ -232,7 +243,7 @@ def soft_target_table(teachers: list[Classifier], dataset: Dataset, image_size: 
     key = {"teachers": [models.checksum(teacher.network) for teacher in teachers], "data": dataset.checksum,
            "image_size": image_size, "transform": "none", "precision": precision()}  # fmt: skip
     path = files.cache_dir() / "soft-targets" / f"{dataset.spec.slug}-{files.digest(key)}.safetensors"
-    with files.lock(path):
+    with PartialState().main_process_first(), files.lock(path):
         if not path.exists():
             logits = torch.stack([torch.from_numpy(predict(t, dataset.pixels(image_size))) for t in teachers])
             with files.atomic(path) as temporary:

@@ -37,11 +37,9 @@ test: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.data
 
-# The first line ties the lock to the dependency lists it was made from (tests/test_environment.py reads it).
 lock: $(READY)
 	VIRTUAL_ENV=.venv $(BIN)/uv pip compile --quiet --universal --generate-hashes --all-extras --no-header \
 	    pyproject.toml -o requirements.lock
-	$(BIN)/python tests/lock_stamp.py requirements.lock
 
 clean:
 	rm -rf cache logs

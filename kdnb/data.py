@@ -272,5 +272,3 @@ def _cut(table: pd.DataFrame, classes: tuple[str, ...], fraction: float) -> np.n
     folds = max(2, min(folds, int(smallest)))
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=SPLIT_SEED)
     return next(splitter.split(labels, labels, family))[1]
-
-

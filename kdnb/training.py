@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.optim import param_groups_weight_decay
@@ -108,10 +109,11 @@ def fit(study: Study, dataset: Dataset, name: str, objective: Objective, epochs:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Two notebooks that want the same teacher train it once; the processes of one launch share their main one's lock."""
-    launch = PartialState()
+    launch = _accelerator()
     with files.lock(folder) if launch.is_main_process else nullcontext():
         launch.wait_for_everyone()
         yield
+        launch.wait_for_everyone()
 
 
 def load(folder: Path) -> Run:
@@ -135,6 +137,10 @@ def precision() -> str:
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "no"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
+
+
+def _accelerator() -> Accelerator:
+    return Accelerator(mixed_precision=precision())
 
 
 def class_weights(labels: Tensor, num_classes: int) -> Tensor:
@@ -162,7 +168,7 @@ class _Shuffle(Sampler):
 
 def _train(model: Classifier, dataset: Dataset, settings: Settings, objective: Objective, teachers: list[Classifier],
            folder: Path, key: dict) -> None:  # fmt: skip
-    accelerator = Accelerator(mixed_precision=precision())
+    accelerator = _accelerator()
     train, val = (dataset.pixels(model.image_size, split) for split in ("train", "val"))
     shuffle = _Shuffle(len(train), settings.seed)
     # batch norm cannot learn from a last batch of one image
@@ -187,7 +193,7 @@ def _train(model: Classifier, dataset: Dataset, settings: Settings, objective: O
         # all randomness of an epoch follows from (seed, epoch): nothing of it has to be stored
         torch.manual_seed(settings.seed * 100_003 + epoch)
         views = torch.Generator().manual_seed(settings.seed * 100_003 + epoch)
-        shuffle.set_epoch(epoch)
+        loader.set_epoch(epoch)  # not the sampler's: accelerate counts from 0 again after a resume and would overrule it
         prepared.train()
         begun, sums, seen = time.monotonic(), {}, 0
         for batch, (images, target, row) in enumerate(loader):
@@ -210,7 +216,8 @@ def _train(model: Classifier, dataset: Dataset, settings: Settings, objective: O
                 sums[part] = sums.get(part, 0.0) + value.detach() * len(target)
             seen += len(target)
             bar.update()
-        scores = _validate(model, val, settings.batch_size)
+        # batch norm's statistics differ a little between processes: all must stop at the same epoch
+        (scores,) = broadcast_object_list([_validate(model, val, settings.batch_size)])
         means = {part: float(value) / seen for part, value in sums.items()}
         if not math.isfinite(means["loss"]):
             raise FloatingPointError(f"{model.name}: the loss is {means['loss']} in epoch {epoch + 1}; try a lower -p lr")
@@ -223,7 +230,6 @@ def _train(model: Classifier, dataset: Dataset, settings: Settings, objective: O
         if accelerator.is_main_process:
             _keep(folder, model, optimizer, _State(epoch, rows, best, stale), improved)
     bar.close()
-    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         _finish(folder, model, key, rows, accelerator, round(time.monotonic() - started, 1), state.epoch)
 
@@ -243,7 +249,7 @@ def soft_target_table(teachers: list[Classifier], dataset: Dataset, image_size: 
     key = {"teachers": [models.checksum(teacher.network) for teacher in teachers], "data": dataset.checksum,
            "image_size": image_size, "transform": "none", "precision": precision()}  # fmt: skip
     path = files.cache_dir() / "soft-targets" / f"{dataset.spec.slug}-{files.digest(key)}.safetensors"
-    with PartialState().main_process_first(), files.lock(path):
+    with _accelerator().main_process_first(), files.lock(path):
         if not path.exists():
             logits = torch.stack([torch.from_numpy(predict(t, dataset.pixels(image_size))) for t in teachers])
             with files.atomic(path) as temporary:

@@ -1,0 +1,161 @@
+"""Datasets by name: splits, the way out of missing classes, downloads that cannot be."""
+
+import shutil
+
+import numpy as np
+import pytest
+from conftest import paint
+
+from kdnb import data, index
+from kdnb.catalogue import DATASETS
+
+
+def test_every_entry_tells_what_a_reader_needs():
+    for name, spec in DATASETS.items():
+        for fact in ("title", "citation", "licence", "source", "layout", "group_key"):
+            assert getattr(spec, fact), (name, fact)
+        assert not spec.counts or spec.counts.keys() == spec.classes.keys()
+        if spec.kaggle:
+            assert spec.size_gb and spec.total
+
+
+def test_a_folder_keeps_its_own_splits(folder):
+    dataset = data.load("folder", folder)
+    assert dataset.counts().to_numpy().tolist() == [[24, 9, 9]] * 3
+    assert dataset.split.startswith("official")
+    assert "dark" in repr(dataset) and dataset.classes == ("dark", "grey", "light")
+
+
+def test_a_folder_without_splits_is_pooled(home):
+    root = home / "flat"
+    for seed in range(60):
+        paint(root / ("a" if seed % 3 else "b") / f"{seed}.png", seed)
+    counts = data.load("folder", root).counts()
+    assert counts.loc["a"].tolist() == [28, 6, 6] and counts.loc["b"].tolist() == [14, 3, 3]
+
+
+def test_validation_is_cut_from_train_and_never_from_test(folder):
+    shutil.rmtree(folder / "val")
+    dataset = data.load("folder", folder)
+    test = dataset.table[dataset.table["split"] == "test"]
+    assert len(test) == 27 and test["path"].str.startswith("test/").all()
+    val = dataset.table[dataset.table["split"] == "val"]
+    assert len(val) >= 9 and val["path"].str.startswith("train/").all()
+    assert set(val["label"]) == {"dark", "grey", "light"}
+
+
+def test_a_class_that_cannot_be_learnt_is_named_with_the_way_out(folder):
+    shutil.rmtree(folder / "train" / "grey")
+    shutil.rmtree(folder / "val" / "grey")
+    with pytest.raises(data.SplitError, match="'grey' has no train image.*-p split pooled"):
+        data.load("folder", folder)
+    pooled = data.load("folder", folder, split="pooled")
+    assert (pooled.counts() > 0).all(axis=None)
+
+
+def test_an_official_split_that_is_not_there_is_refused(home):
+    for seed in range(20):
+        paint(home / "flat" / "ab"[seed % 2] / f"{seed}.png", seed)
+    with pytest.raises(data.SplitError, match="-p split pooled"):
+        data.load("folder", home / "flat", split="official")
+
+
+def test_patients_and_copies_stay_on_one_side(home):
+    root = home / "data" / "eye_disease" / "dataset"
+    for number in range(40):
+        label = ("cataract", "diabetic_retinopathy", "glaucoma", "normal")[number % 4]
+        for side in ("left", "right"):
+            paint(root / label / f"{number}_{side}.jpg", 2 * number + (side == "left"), size=64)
+        shutil.copy(root / label / f"{number}_left.jpg", root / label / f"copy{number}.jpg")
+    dataset = data.load("eye_disease")
+    table = dataset.table.assign(family=index.families(dataset.table))
+    assert table["family"].nunique() == 40
+    assert table.groupby("family")["split"].nunique().max() == 1
+    assert table["split"].nunique() == 3
+
+
+def test_the_split_is_the_same_every_time(home):
+    for seed in range(60):
+        paint(home / "flat" / "ab"[seed % 2] / f"{seed}.png", seed)
+    first, second = (data.load("folder", home / "flat") for _ in range(2))
+    assert first.table.equals(second.table) and first.checksum == second.checksum
+
+
+def test_per_class_keeps_a_few_of_each(folder):
+    assert data.load("folder", folder, per_class=4).counts().to_numpy().tolist() == [[4, 4, 4]] * 3
+
+
+def test_a_stand_in_is_called_one(home):
+    for label in ("COVID-19", "Non-COVID", "Normal"):
+        for number in range(9):
+            split = ("Train", "Val", "Test")[number % 3]
+            tree = home / "data" / "covid_qu_ex" / "Lung Segmentation Data" / split / label / "images"
+            paint(tree / f"{number}.png", hash((label, number)) % 10**6)
+    assert "stand-in" in data.load("covid_qu_ex").title
+
+
+@pytest.mark.parametrize("name", ["covid_qu_ex", "lc25000", "brain_tumor", "eye_disease", "alzheimer"])
+def test_a_missing_dataset_says_what_to_get_from_where(home, name):
+    with pytest.raises(data.DatasetMissing) as caught:
+        data.load(name)
+    spec, message = DATASETS[name], str(caught.value)
+    assert spec.source in message and f"{spec.size_gb:g} GB" in message
+    assert str(home / "data" / name) in message and "-p download True" in message
+
+
+def test_fetch_without_a_network_says_the_same(home, monkeypatch):
+    import kagglehub
+
+    def refuse(*arguments, **options):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(kagglehub, "dataset_download", refuse)
+    with pytest.raises(data.DatasetMissing, match="no route to host") as caught:
+        data.fetch("covid_qu_ex")
+    assert "kaggle.com/datasets/anasmohammedtahir/covidqu" in str(caught.value)
+    assert "1.2 GB" in str(caught.value)
+
+
+def test_fetch_brings_and_counts(home, monkeypatch, capsys):
+    import kagglehub
+
+    def bring(handle, output_dir):
+        assert handle == DATASETS["alzheimer"].kaggle
+        from pathlib import Path
+
+        for split in ("train", "test"):
+            for label in ("MildDemented", "ModerateDemented", "NonDemented", "VeryMildDemented"):
+                paint(Path(output_dir) / "Alzheimer_s Dataset" / split / label / "1.jpg", hash((split, label)) % 10**6)
+
+    monkeypatch.setattr(kagglehub, "dataset_download", bring)
+    assert data.fetch("alzheimer") == home / "data" / "alzheimer"
+    assert "8 usable images came, 6,400 are published" in capsys.readouterr().out
+
+
+def test_only_downloads_can_be_fetched(home):
+    with pytest.raises(ValueError, match="not a download"):
+        data.fetch("phantom_cxr")
+    with pytest.raises(data.DatasetMissing, match="-p data_root"):
+        data.load("folder")
+
+
+def test_medmnist_through_its_package(home):
+    (home / "data" / "medmnist").mkdir()
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 30), ("val", 8), ("test", 10)):
+        arrays |= {f"{split}_images": rng.integers(0, 256, (count, 28, 28), dtype=np.uint8),
+                   f"{split}_labels": np.arange(count)[:, None] % 2}  # fmt: skip
+    np.savez(home / "data" / "medmnist" / "pneumoniamnist.npz", **arrays)
+    dataset = data.load("medmnist:pneumoniamnist")
+    assert dataset.counts().sum().tolist() == [30, 8, 10] and dataset.classes == ("normal", "pneumonia")
+    row = dataset.table.index[dataset.table["path"].str.startswith("train")][0]
+    number = int(dataset.table.loc[row, "path"].split("/")[-1].removesuffix(".png"))
+    assert (dataset.pixels(28).images[row, 0].numpy() == arrays["train_images"][number]).all()
+    with pytest.raises(data.DatasetMissing, match="bloodmnist.npz"):
+        data.load("medmnist:bloodmnist")
+
+
+def test_the_checksum_names_images_labels_and_splits(folder):
+    official, pooled = data.load("folder", folder), data.load("folder", folder, split="pooled")
+    assert official.index.checksum == pooled.index.checksum and official.checksum != pooled.checksum

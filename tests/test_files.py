@@ -1,0 +1,36 @@
+"""Nothing is half there: files appear whole or not at all."""
+
+import json
+
+import pytest
+
+from kdnb import files
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    path = files.write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(RuntimeError), files.atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_strict(tmp_path):
+    with pytest.raises(ValueError):
+        files.write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert not (tmp_path / "a.json").exists()
+    path = files.write_json(tmp_path / "a.json", {"x": 1})
+    assert json.loads(path.read_text()) == files.read_json(path) == {"x": 1}
+
+
+def test_a_digest_names_the_value_not_its_order():
+    assert files.digest({"a": 1, "b": 2}) == files.digest({"b": 2, "a": 1}) != files.digest({"a": 1, "b": 3})
+
+
+def test_folders_follow_the_environment(home, monkeypatch):
+    assert files.data_dir() == home / "data"
+    monkeypatch.delenv("KDNB_DATA")
+    assert files.data_dir() == files.ROOT / "data"
+    monkeypatch.setenv("KDNB_DATA", "somewhere/else")
+    assert files.data_dir() == files.ROOT / "somewhere" / "else"

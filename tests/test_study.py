@@ -1,0 +1,76 @@
+"""A study checks every value at once and says what is allowed."""
+
+import time
+
+import pytest
+
+from kdnb import files
+from kdnb.study import PROFILES, BadParameter, Study
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ({"dataset": "covid_quex"}, "Did you mean 'covid_qu_ex'?"),
+        ({"teacher": "densenet12"}, "densenet121"),
+        ({"student": "ofa959"}, "Did you mean 'ofa595'?"),
+        ({"method": "hybird"}, "Did you mean 'hybrid'?"),
+        ({"profile": "papper"}, "Did you mean 'paper'?"),
+        ({"split": "offical"}, "Did you mean 'official'?"),
+        ({"dataset": "medmnist:pneumoniamnst"}, "Did you mean 'pneumoniamnist'?"),
+        ({"dataset": 7}, "pass it with -r"),
+        ({"alpha": 1.5}, "[0, 1]"),
+        ({"temperature": 0}, "above 0"),
+        ({"image_size": 8}, "between 32 and 1024"),
+        ({"batch_size": "16"}, "batch_size must be int"),
+        ({"augment": 1}, "augment must be bool"),
+        ({"seed": -1}, "between 0"),
+        ({"lr": float("nan")}, "between"),
+        ({"teacher": "vgg19+densenet121", "teacher_weights": [1]}, "1 teacher_weights for 2 teachers"),
+        ({"teacher_weights": [0.0]}, "not all zero"),
+        ({"datset": "x"}, "Did you mean 'dataset'?"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_what_is_allowed(wrong, hint):
+    with pytest.raises(ValueError) as caught:
+        Study.from_parameters(wrong)
+    assert hint in str(caught.value)
+
+
+def test_a_wrong_value_is_refused_in_under_a_second_once_the_imports_are_done():
+    started = time.perf_counter()
+    with pytest.raises(files.UnknownName):
+        Study.from_parameters({"student": "ofa959"})
+    assert time.perf_counter() - started < 1
+
+
+def test_what_is_left_open_comes_from_profile_and_method():
+    study = Study(profile="paper", method="kd_fmv")
+    assert (study.image_size, study.batch_size, study.pretrained) == (224, 16, True)
+    assert (study.alpha, study.temperature) == (0.7, 10.0)
+    assert Study(profile="paper", image_size=96).image_size == 96
+    assert Study().config()["student_epochs"] == PROFILES["quick"].student_epochs
+
+
+def test_numbers_become_what_was_meant():
+    study = Study.from_parameters({"alpha": 1, "temperature": 3, "teacher": "vgg19 + densenet121", "teacher_weights": [1, 3]})
+    assert study.alpha == 1.0 and study.teacher_weights == (1.0, 3.0)
+    assert study.teachers == ("vgg19", "densenet121")
+
+
+def test_pretrained_students_learn_gently_and_a_given_rate_wins():
+    assert Study(pretrained=True).peak_lr("densenet121") == 1e-4
+    assert Study(pretrained=True).peak_lr("kdfmv5") == 3e-4
+    assert Study(lr=0.01).peak_lr("densenet121") == 0.01
+
+
+def test_tests_can_replace_the_profile_and_smoke_results_stay_out_of_outputs(home, monkeypatch):
+    assert Study().outputs() == home / "outputs" / "phantom_cxr"
+    monkeypatch.setenv("KDNB_PROFILE", "smoke")
+    study = Study.from_parameters({"profile": "paper", "dataset": "medmnist:bloodmnist"})
+    assert study.profile == "smoke"
+    assert study.outputs() == home / "cache" / "smoke" / "medmnist-bloodmnist"
+
+
+def test_a_bad_parameter_is_a_value_error():
+    assert issubclass(BadParameter, ValueError)

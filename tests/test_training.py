@@ -1,0 +1,263 @@
+"""The loop: teachers stay as they are, an interrupted run ends where an uninterrupted one does, caches know what they hold."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from conftest import paint
+
+from kdnb import data, files, models, training
+from kdnb.losses import Objective
+from kdnb.pixels import Augment
+from kdnb.study import Study
+
+
+@pytest.fixture
+def mine(folder):
+    return data.load("folder", folder)
+
+
+def study(**changes):
+    return Study(**{"dataset": "folder", "data_root": "mine", "teacher": "resnet10t", "student": "kdfmv5", "image_size": 32,
+                    "teacher_epochs": 2, "student_epochs": 2, "batch_size": 16} | changes)  # fmt: skip
+
+
+def test_it_learns(mine):
+    """Grey levels tell these classes apart: a few epochs must be enough, on images the loop never saw."""
+    run = training.fit(study(lr=0.003), mine, "resnet10t", Objective("hard"), 8)
+    test = mine.pixels(32, "test")
+    right = training.predict(run.model, test).argmax(1) == test.labels[test.rows].numpy()
+    assert right.mean() > 0.9
+    assert run.history["hard_loss"].iloc[-1] < run.history["hard_loss"].iloc[0]
+
+
+def test_a_run_is_recorded_and_found_again(mine, monkeypatch, capsys):
+    runs = training.train_teachers(study(), mine)
+    record = runs[0].record
+    assert record["key"]["data"] == mine.checksum and record["epochs_run"] == 2
+    assert record["weights"] == models.checksum(runs[0].model.network)
+    assert {"commit", "packages", "hardware"} <= record["provenance"].keys()
+    assert not list(runs[0].folder.glob("last*"))
+    monkeypatch.setattr(training, "_train", lambda *_: pytest.fail("trained what was trained before"))
+    again = training.train_teachers(study(), mine)
+    assert again[0].checksum == runs[0].checksum and "loaded from" in capsys.readouterr().out
+
+
+def test_whatever_changes_the_weights_changes_the_folder(mine, monkeypatch):
+    wanted = []
+
+    def note(model, dataset, settings, objective, teachers, folder, key):
+        wanted.append(folder)
+        raise InterruptedError
+
+    monkeypatch.setattr(training, "_train", note)
+    for changes in ({}, {"seed": 1}, {"lr": 0.1}, {"augment": False}, {"image_size": 64}, {"batch_size": 8}, {"teacher_epochs": 3}):
+        with pytest.raises(InterruptedError):
+            training.train_teachers(study(**changes), mine)
+    assert len(set(wanted)) == 7
+
+
+def killed_after(epochs, monkeypatch):
+    """The loop dies right after an epoch was written down."""
+    keep = training._keep
+
+    def keep_then_die(folder, model, optimizer, state, improved):
+        keep(folder, model, optimizer, state, improved)
+        if state.epoch == epochs:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_keep", keep_then_die)
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_a_resumed_run_equals_an_uninterrupted_one(mine, home, monkeypatch, distilled, capsys):
+    """Same schedule, sampler, augmentation and moments: the weights agree to the last bit. Dropout included (kdfmv8)."""
+    wanted = study(student="kdfmv8", student_epochs=4, image_size=64)
+    teachers = training.train_teachers(wanted, mine) if distilled else []
+    objective = wanted.objective() if distilled else Objective("hard")
+    whole = training.fit(wanted, mine, "kdfmv8", objective, 4, teachers)
+    shutil.rmtree(whole.folder)
+    with monkeypatch.context() as patch:
+        killed_after(2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            training.fit(wanted, mine, "kdfmv8", objective, 4, teachers)
+    assert not (whole.folder / "run.json").exists()
+    resumed = training.fit(wanted, mine, "kdfmv8", objective, 4, teachers)
+    assert "resumes after epoch 2" in capsys.readouterr().out
+    assert resumed.record["resumed_after_epoch"] == 2
+    assert resumed.checksum == whole.checksum
+    same = ["epoch", "lr", "loss", "val_loss", "val_balanced_accuracy"]
+    pd.testing.assert_frame_equal(resumed.history[same], whole.history[same])
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_the_teacher_stays_as_it_is(mine, augment):
+    wanted = study(augment=augment)
+    teachers = training.train_teachers(wanted, mine)
+    before = models.checksum(teachers[0].model.network)
+    distilled = training.distil(wanted, mine, teachers)
+    assert models.checksum(teachers[0].model.network) == before  # batch-norm statistics too
+    assert not teachers[0].model.training and all(p.grad is None for p in teachers[0].model.parameters())
+    assert not any(module._forward_hooks for module in teachers[0].model.modules())
+    assert {"hard_loss", "soft_loss"} <= set(distilled.history.columns)
+    assert distilled.record["key"]["teachers"] == [before]
+
+
+def test_teacher_and_student_see_the_same_view(mine, monkeypatch):
+    wanted = study(student_epochs=1)
+    teachers = training.train_teachers(wanted, mine)
+    asked, shown = [], []
+    ask, forward = training._ask, models.KDFMV.forward
+    monkeypatch.setattr(training, "_ask", lambda t, images, a: asked.append(images.clone()) or ask(t, images, a))
+
+    def look(network, x):
+        if network.training:
+            shown.append(x.clone())
+        return forward(network, x)
+
+    monkeypatch.setattr(models.KDFMV, "forward", look)
+    training.distil(wanted, mine, teachers)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in models.IMAGENET)
+    assert len(asked) == len(shown) == 5
+    for teacher_view, student_view in zip(asked, shown, strict=True):
+        assert torch.allclose((teacher_view - mean) / std, student_view, atol=1e-5)
+
+
+def test_fixed_views_ask_the_teacher_once(mine, home, monkeypatch):
+    wanted = study(augment=False, student_epochs=3)
+    teachers = training.train_teachers(wanted, mine)
+    monkeypatch.setattr(training, "_ask", lambda *_: pytest.fail("asked a teacher batch by batch"))
+    calls, predict = [], training.predict
+    monkeypatch.setattr(training, "predict", lambda model, *a: calls.append(model.name) or predict(model, *a))
+    training.distil(wanted, mine, teachers)
+    assert calls.count("resnet10t") == 1
+    assert len(list((home / "cache" / "soft-targets").glob("*.safetensors"))) == 1
+
+
+def test_cached_soft_targets_are_the_teachers_answers_row_by_row(mine):
+    teachers = [run.model for run in training.train_teachers(study(), mine)]
+    table = training.soft_target_table(teachers, mine, 32)
+    assert table.shape == (1, len(mine.table), 3)
+    images = mine.pixels(32)[[0, 5, 99]][0]
+    with torch.inference_mode():
+        assert torch.allclose(table[0, [0, 5, 99]], teachers[0](images), atol=0.05)  # bf16 against float32
+
+
+def test_soft_targets_of_another_teacher_size_or_split_are_another_file(mine, folder, home):
+    first, second = (models.create("resnet10t", 3, 32) for _ in range(2))
+    for teachers, dataset, size in (([first], mine, 32), ([second], mine, 32), ([first, second], mine, 32), ([first], mine, 48),
+                                    ([first], data.load("folder", folder, split="pooled"), 32), ([first], mine, 32)):  # fmt: skip
+        training.soft_target_table(teachers, dataset, size)
+    assert len(list((home / "cache" / "soft-targets").glob("*.safetensors"))) == 5
+
+
+def test_distilled_and_lone_student_start_from_the_same_weights_and_order(mine, monkeypatch):
+    starts = []
+
+    def note(model, dataset, settings, *rest):
+        starts.append((models.checksum(model.network), dataclasses.astuple(settings)))
+        raise InterruptedError
+
+    teachers = training.train_teachers(study(), mine)
+    monkeypatch.setattr(training, "_train", note)
+    for job in (lambda: training.distil(study(), mine, teachers), lambda: training.train_alone(study(), mine)):
+        with pytest.raises(InterruptedError):
+            job()
+    assert starts[0] == starts[1]
+
+
+def test_several_teachers(mine):
+    wanted = study(teacher="resnet10t+kdfmv8", teacher_weights=[3, 1], teacher_epochs=1, student_epochs=1, image_size=64)
+    teachers = training.train_teachers(wanted, mine)
+    run = training.distil(wanted, mine, teachers)
+    assert run.record["key"]["teachers"] == [teacher.checksum for teacher in teachers]
+    assert run.record["key"]["objective"]["teacher_weights"] == [3.0, 1.0]
+
+
+@pytest.mark.parametrize("method", ["hybrid", "kd_fmv_as_released"])
+def test_two_classes_and_a_last_batch_of_one(home, method):
+    for split, count in (("train", 33), ("val", 4), ("test", 4)):
+        for number in range(count):
+            paint(home / "two" / split / "ab"[number % 2] / f"{number}.png", hash((split, number)) % 10**6)
+    two = data.load("folder", home / "two")
+    wanted = study(method=method, teacher_epochs=1, student_epochs=1)
+    run = training.distil(wanted, two, training.train_teachers(wanted, two))
+    assert run.history["loss"].notna().all() and run.model.num_classes == 2
+
+
+def test_validation_and_test_images_are_never_augmented_and_test_is_never_touched(mine, monkeypatch):
+    seen, got, fetch = [], [], Augment.__call__
+    monkeypatch.setattr(Augment, "__call__", lambda self, images, views: seen.append(len(images)) or fetch(self, images, views))
+    original = data.Dataset.pixels
+
+    def pixels(self, image_size, split=None, column="path"):
+        got.append(split)
+        return original(self, image_size, split, column)
+
+    monkeypatch.setattr(data.Dataset, "pixels", pixels)
+    training.fit(study(), mine, "resnet10t", Objective("hard"), 1)
+    assert sum(seen) == 72 and set(got) == {"train", "val"}
+
+
+def test_it_stops_early_and_keeps_the_best(mine, monkeypatch):
+    scores = iter([0.5, 0.9] + [0.1] * 50)
+    monkeypatch.setattr(training, "_validate", lambda *_: {"val_loss": 1.0, "val_accuracy": 0.0,
+                                                           "val_balanced_accuracy": next(scores)})  # fmt: skip
+    run = training.fit(study(), mine, "kdfmv5", Objective("hard"), 40)
+    assert run.record["best_epoch"] == 2 and run.record["epochs_run"] == 2 + training.Settings(1, 1, 1, 0).patience
+
+
+def test_a_diverging_run_says_what_to_try(mine, monkeypatch):
+    monkeypatch.setattr(training, "learning_rate", lambda *_: 1e30)
+    with pytest.raises(FloatingPointError, match="-p lr"):
+        training.fit(study(), mine, "kdfmv5", Objective("hard"), 3)
+
+
+def test_the_schedule_warms_up_and_ends_at_nothing():
+    settings = training.Settings(epochs=10, batch_size=1, lr=1.0, seed=0)
+    rates = [training.learning_rate(step, 100, settings) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1.0 and rates[55] == pytest.approx(0.5)
+    assert rates[100] == pytest.approx(0, abs=1e-12) and all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_rare_classes_weigh_more():
+    weights = training.class_weights(torch.tensor([0, 0, 0, 1]), 2)
+    assert weights.tolist() == pytest.approx([4 / 6, 2])
+    assert training.class_weights(torch.tensor([0, 0]), 3)[2] > 0  # no image: no division by zero
+
+
+def test_predictions_come_in_order_and_leave_the_mode_alone(mine):
+    model = models.create("resnet10t", 3, 32).train()
+    together = training.predict(model, mine.pixels(32, "test"), batch_size=64)
+    assert model.training
+    by_one = training.predict(model, mine.pixels(32, "test"), batch_size=1)  # a batch of one keeps its batch axis
+    assert together.shape == by_one.shape == (27, 3)
+    assert abs(together - by_one).max() < 0.05
+
+
+LAUNCHED = """
+from kdnb import data, training
+from kdnb.study import Study
+study = Study(dataset="folder", data_root={root!r}, teacher="resnet10t", student="kdfmv5", image_size=32, teacher_epochs=1,
+              student_epochs=1, batch_size=8, augment=False)
+mine = study.load_data()
+run = training.distil(study, mine, training.train_teachers(study, mine))
+print("processes", run.record["processes"], "weights", run.checksum)
+"""
+
+
+def test_two_processes_train_one_network(folder, home):
+    """As `accelerate launch` does on a machine with several GPUs, here with two CPU processes."""
+    script = files.write_text(home / "launched.py", LAUNCHED.format(root=str(folder)))
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)],
+        cwd=files.ROOT, env=os.environ | {"ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = sorted(line for line in done.stdout.splitlines() if line.startswith("processes"))
+    assert len(lines) == 2 and lines[0] == lines[1] and lines[0].startswith("processes 2")

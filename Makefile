@@ -6,13 +6,14 @@ ARGS    ?=
 BIN     := .venv/bin
 READY   := .venv/.ready
 
-.PHONY: help setup reproduce test bench lock clean
+.PHONY: help setup reproduce test bench lock strip clean
 help:
 	@echo "make reproduce   run notebooks 00-03 on the embedded phantom and render them (about 5 min on 2 cores)"
 	@echo "                 another study: make reproduce ARGS='-p dataset brain_tumor -p profile quick'"
 	@echo "make test        linter, unit tests and every notebook under nbval (about 8 min)"
 	@echo "make bench       measure the speed goals; writes outputs/benchmarks/"
 	@echo "make lock        resolve pyproject.toml again into requirements.lock"
+	@echo "make strip       take outputs out of notebooks/ before a commit, the checked facts excepted"
 	@echo "make clean       delete caches and trained weights (never results)"
 
 setup: $(READY)
@@ -28,11 +29,11 @@ $(READY): requirements.lock pyproject.toml
 reproduce: $(READY)
 	$(BIN)/python -m kdnb.run -p profile $(PROFILE) $(ARGS)
 
+# One thread a worker: two notebooks train side by side. loadscope keeps a notebook's cells, and a test module, together.
 test: $(READY)
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest tests
 	KDNB_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n2 --dist loadscope \
-	    --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+	    --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks tests
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.data
@@ -40,6 +41,10 @@ bench: $(READY)
 lock: $(READY)
 	VIRTUAL_ENV=.venv $(BIN)/uv pip compile --quiet --universal --generate-hashes --all-extras --no-header \
 	    pyproject.toml -o requirements.lock
+
+# Before a commit: outputs out of the notebooks, but for each one's checked facts.
+strip: $(READY)
+	$(BIN)/nbstripout --keep-count notebooks/*.ipynb
 
 clean:
 	rm -rf cache logs

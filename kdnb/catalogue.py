@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from kdnb.phantoms import PER_CLASS
+
 
 @dataclass(frozen=True)
 class DatasetSpec:
@@ -47,34 +49,27 @@ class DatasetSpec:
         return sum(self.counts.values())
 
 
-PHANTOM = {
-    "citation": "kdnb, this repository (kdnb/phantoms.py)",
-    "licence": "MIT, as this repository",
-    "source": "generated from a seed, nothing is downloaded",
-    "layout": "{Train,Val,Test}/<class>/{images,organ masks,lesion masks}/*.png",
-    "official_split": "Train / Val / Test, made independently of each other",
-    "group_key": "one image a synthetic patient",
-    "synthetic": True,
-    "notes": "Synthetic and no medical evidence of any kind.",
-}
+def _phantom(name: str, title: str, modality: str, color: str, classes: tuple[str, ...], flips: str = "") -> DatasetSpec:
+    return DatasetSpec(
+        name=name, title=title, modality=modality, color=color, flips=flips, synthetic=True,
+        classes=dict.fromkeys(classes, ()), counts=dict.fromkeys(classes, sum(PER_CLASS.values())),
+        citation="kdnb, this repository (kdnb/phantoms.py)", licence="MIT, as this repository",
+        source="generated from a seed, nothing is downloaded",
+        layout="{Train,Val,Test}/<class>/{images,organ masks,lesion masks}/*.png",
+        official_split="Train / Val / Test, made independently of each other", group_key="one image a synthetic patient",
+        notes="Synthetic and no medical evidence of any kind.",
+    )  # fmt: skip
+
 
 _ENTRIES = (
-    DatasetSpec(
-        name="phantom_cxr", title="Chest phantom", modality="synthetic chest radiograph", color="L",
-        classes={"COVID-like": (), "Non-COVID-like": (), "Normal-like": ()}, **PHANTOM,
-    ),
-    DatasetSpec(
-        name="phantom_histology", title="Histology phantom", modality="synthetic histology", color="RGB", flips="hv",
-        classes={"gland-forming": (), "solid nests": (), "benign": ()}, **PHANTOM,
-    ),
-    DatasetSpec(
-        name="phantom_brain", title="Brain phantom", modality="synthetic brain MRI", color="L", flips="h",
-        classes={"infiltrating": (), "extra-axial": (), "no lesion": (), "sellar": ()}, **PHANTOM,
-    ),
-    DatasetSpec(
-        name="phantom_fundus", title="Fundus phantom", modality="synthetic fundus photograph", color="RGB", flips="h",
-        classes={"hazy": (), "haemorrhages": (), "large cup": (), "plain": ()}, **PHANTOM,
-    ),
+    _phantom("phantom_cxr", "Chest phantom", "synthetic chest radiograph", "L",
+             ("COVID-like", "Non-COVID-like", "Normal-like")),
+    _phantom("phantom_histology", "Histology phantom", "synthetic histology", "RGB",
+             ("gland-forming", "solid nests", "benign"), flips="hv"),
+    _phantom("phantom_brain", "Brain phantom", "synthetic brain MRI", "L",
+             ("infiltrating", "extra-axial", "no lesion", "sellar"), flips="h"),
+    _phantom("phantom_fundus", "Fundus phantom", "synthetic fundus photograph", "RGB",
+             ("hazy", "haemorrhages", "large cup", "plain"), flips="h"),
     DatasetSpec(
         name="covid_qu_ex", title="COVID-QU-Ex", modality="chest radiograph", color="L", native_size=(256, 256),
         classes={"COVID-19": ("COVID",), "Non-COVID": ("Non COVID", "Pneumonia"), "Normal": ()},

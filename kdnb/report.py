@@ -12,6 +12,7 @@ import nbformat
 import pandas as pd
 from jinja2 import DictLoader
 from latex2mathml.converter import convert as mathml
+from matplotlib.figure import Figure
 from nbconvert import HTMLExporter
 from nbconvert.filters import Highlight2HTML
 from PIL import Image
@@ -39,6 +40,14 @@ def save_table(study: Study, name: str, table: pd.DataFrame) -> Path:
     path = study.outputs() / f"{name}.csv"
     with files.atomic(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
+    return path
+
+
+def save_figure(study: Study, name: str, figure: Figure) -> Path:
+    """Write a figure as PNG under the study's outputs. Returns the path."""
+    path = study.outputs() / f"{name}.png"
+    with files.atomic(path) as temporary:
+        figure.savefig(temporary, dpi=110, bbox_inches="tight")
     return path
 
 

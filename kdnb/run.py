@@ -58,9 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
         executed.parent.mkdir(parents=True, exist_ok=True)
         known = declared(nbformat.read(path, as_version=4))
         try:
-            # the kernel's progress bars come to this terminal as they move
+            # the kernel's progress bars come to this terminal as they move; its advice on encrypting localhost does not
             papermill.execute_notebook(path, executed, {k: v for k, v in parameters.items() if k in known}, cwd=path.parent,
-                                       kernel_name="python3", progress_bar=False, stderr_file=sys.stderr)  # fmt: skip
+                                       kernel_name="python3", progress_bar=False, stderr_file=sys.stderr,
+                                       extra_arguments=["--IPKernelApp.log_level=CRITICAL"])  # fmt: skip
         except PapermillExecutionError as error:
             print(f"\n{path.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
                   f"the executed notebook with the traceback: {executed}", file=sys.stderr)  # fmt: skip

@@ -1,6 +1,7 @@
 """Shared fixtures: every test gets folders of its own, and image trees are painted on the spot."""
 
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,11 @@ def real(home, monkeypatch) -> Path:
         pytest.skip("KDNB_DATA is not set: no real images here")
     monkeypatch.setenv("KDNB_DATA", REAL)
     return Path(REAL)
+
+
+def number_of(*parts: object) -> int:
+    """A seed that follows from names, the same in every process (``hash`` of text is not)."""
+    return zlib.crc32(repr(parts).encode())
 
 
 def paint(path: Path, seed: int, level: int | None = None, size: int = 40, mode: str = "L") -> Path:

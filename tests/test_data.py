@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import paint
+from conftest import number_of, paint
 
 from kdnb import data, index
 from kdnb.catalogue import DATASETS
@@ -90,7 +90,7 @@ def test_a_stand_in_is_called_one(home):
         for number in range(9):
             split = ("Train", "Val", "Test")[number % 3]
             tree = home / "data" / "covid_qu_ex" / "Lung Segmentation Data" / split / label / "images"
-            paint(tree / f"{number}.png", hash((label, number)) % 10**6)
+            paint(tree / f"{number}.png", number_of(label, number))
     assert "stand-in" in data.load("covid_qu_ex").title
 
 
@@ -125,7 +125,7 @@ def test_fetch_brings_and_counts(home, monkeypatch, capsys):
 
         for split in ("train", "test"):
             for label in ("MildDemented", "ModerateDemented", "NonDemented", "VeryMildDemented"):
-                paint(Path(output_dir) / "Alzheimer_s Dataset" / split / label / "1.jpg", hash((split, label)) % 10**6)
+                paint(Path(output_dir) / "Alzheimer_s Dataset" / split / label / "1.jpg", number_of(split, label))
 
     monkeypatch.setattr(kagglehub, "dataset_download", bring)
     assert data.fetch("alzheimer") == home / "data" / "alzheimer"

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import paint
+from conftest import number_of, paint
 from PIL import Image
 
 from kdnb import data, index
@@ -54,7 +54,7 @@ def test_spellings_of_public_copies_are_accepted(home, spelling):
     for split in ("TRAINING", "testing"):
         for number, label in enumerate((spelling, "Glioma_Tumor", "meningioma", "PITUITARY")):
             for copy, suffix in enumerate((".JPG", ".jpeg", ".png")):
-                paint(root / "Brain Tumor MRI" / split / label / f"{copy}{suffix}", hash((split, number, copy)) % 10**6)
+                paint(root / "Brain Tumor MRI" / split / label / f"{copy}{suffix}", number_of(split, number, copy))
     table = index.build(DATASETS["brain_tumor"], root).table
     assert len(table) == 24
     assert set(table["label"]) == {"no tumor", "glioma", "meningioma", "pituitary"}
@@ -93,7 +93,7 @@ def test_unknown_class_folders_are_named_for_a_known_dataset(home):
     root = home / "data" / "eye_disease" / "dataset"
     for label in ("cataract", "Diabetic_Retinopathy", "glaucoma", "normal", "myopia"):
         for number in range(3):
-            paint(root / label / f"{number}.jpg", hash((label, number)) % 10**6)
+            paint(root / label / f"{number}.jpg", number_of(label, number))
     found = index.build(DATASETS["eye_disease"], root.parent)
     unknown = found.problems[found.problems["problem"] == "unknown class folder"]
     assert len(unknown) == 3 and unknown["path"].str.contains("myopia").all()
@@ -105,7 +105,7 @@ def test_a_class_without_images_is_left_out_and_named(home):
     root = home / "data" / "lc25000"
     for label in ("lung_aca", "lung_n", "lung_scc"):
         for number in range(4):
-            paint(root / label / f"{number}.jpeg", hash((label, number)) % 10**6)
+            paint(root / label / f"{number}.jpeg", number_of(label, number))
     found = index.build(DATASETS["lc25000"], root)
     assert len(found.classes) == 3
     missing = found.problems[found.problems["problem"] == "class without images"]

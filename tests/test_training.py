@@ -9,7 +9,7 @@ import sys
 import pandas as pd
 import pytest
 import torch
-from conftest import paint
+from conftest import number_of, paint
 
 from kdnb import data, files, models, training
 from kdnb.losses import Objective
@@ -183,7 +183,7 @@ def test_several_teachers(mine):
 def test_two_classes_and_a_last_batch_of_one(home, method):
     for split, count in (("train", 33), ("val", 4), ("test", 4)):
         for number in range(count):
-            paint(home / "two" / split / "ab"[number % 2] / f"{number}.png", hash((split, number)) % 10**6)
+            paint(home / "two" / split / "ab"[number % 2] / f"{number}.png", number_of(split, number))
     two = data.load("folder", home / "two")
     wanted = study(method=method, teacher_epochs=1, student_epochs=1)
     run = training.distil(wanted, two, training.train_teachers(wanted, two))

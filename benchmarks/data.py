@@ -1,0 +1,93 @@
+"""Speed of the pixel cache and of augmentation, and the memory they take: ``make bench``.
+
+Absolute numbers depend on the machine; the ratios against the obvious way, measured in the same run, hardly do.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.transforms import v2
+
+from kdnb import files, provenance
+from kdnb.pixels import Augment, Pixels
+
+IMAGES, SIZE, BATCH = 34_000, 96, 64  # as many as COVID-QU-Ex has
+GOALS = {"loader_images_per_second": 50_000, "augmented_images_per_second": 5_000, "own_memory_mb": 1_000}
+
+
+def make(path: Path, channels: int) -> np.ndarray:
+    """A pixel cache of noise, as :func:`kdnb.pixels.cache` leaves it on disk."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(IMAGES, channels, SIZE, SIZE))
+    rng = np.random.default_rng(0)
+    for start in range(0, IMAGES, 2_000):
+        array[start : start + 2_000] = rng.integers(0, 256, array[start : start + 2_000].shape, dtype=np.uint8)
+    array.flush()
+    return np.load(path, mmap_mode="c")
+
+
+def rate(batches: Callable[[], Iterable], most: int = IMAGES, repeats: int = 3) -> float:
+    """Images a second, the best of some passes over at most ``most`` images."""
+    best = 0.0
+    for _ in range(repeats):
+        seen, started = 0, time.perf_counter()
+        for images, *_ in batches():
+            seen += len(images)
+            if seen >= most:
+                break
+        best = max(best, seen / (time.perf_counter() - started))
+    return best
+
+
+def own_memory_mb() -> float:
+    """Memory that belongs to this process alone; pages of the cache file are the system's, which may drop them."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith("RssAnon"))
+
+
+def measure(channels: int) -> dict[str, float]:
+    """Rates and memory for grey (1) or colour (3) images."""
+    with TemporaryDirectory() as folder:
+        array = make(Path(folder) / "pixels.npy", channels)
+        pixels = Pixels(array, np.zeros(IMAGES, int))
+        augment, views = Augment(hflip=True), torch.Generator().manual_seed(0)
+        found = {"loader_images_per_second": rate(lambda: pixels.batches(BATCH, shuffle=True))}
+        found["own_memory_mb"] = own_memory_mb()
+        found["augmented_images_per_second"] = rate(
+            lambda: ((augment(images, views),) for images, *_ in pixels.batches(BATCH, shuffle=True)), most=8_000
+        )
+        # the obvious way: one image at a time out of the same file, one transform call an image
+        one_by_one = TensorDataset(torch.from_numpy(array), torch.zeros(IMAGES))
+        plain = rate(lambda: ((images.float() / 255,) for images, _ in DataLoader(one_by_one, BATCH, shuffle=True)), 8_000, 1)
+        transform = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomAffine(10, (0.05, 0.05), (0.9, 1.1)),
+                                v2.ColorJitter(0.1, 0.1)])  # fmt: skip
+        singly = rate(lambda: ((torch.stack([transform(image) for image in images]),)
+                               for images, *_ in pixels.batches(BATCH)), 2_000, 1)  # fmt: skip
+    found |= {"loader_times_per_image_way": found["loader_images_per_second"] / plain,
+              "augment_times_per_image_way": found["augmented_images_per_second"] / singly}  # fmt: skip
+    return {name: round(value, 1) for name, value in found.items()}
+
+
+def main() -> None:
+    """Measure, compare with the goals, and write ``outputs/benchmarks/data.json``."""
+    results = {name: measure(channels) for name, channels in (("grey", 1), ("colour", 3))}
+    print(f"{IMAGES:,} images of {SIZE} px, batches of {BATCH}, {torch.get_num_threads()} threads")
+    print(f"{'':32}{'goal':>10}{'grey':>10}{'colour':>10}")
+    for name in results["grey"]:
+        print(f"{name:32}{GOALS.get(name, ''):>10}{results['grey'][name]:>10,}{results['colour'][name]:>10,}")
+    stored = {"images": IMAGES, "image_size": SIZE, "batch_size": BATCH, "goals": GOALS, "results": results,
+              "provenance": provenance.collect()}  # fmt: skip
+    print("wrote", files.write_json(files.outputs_dir() / "benchmarks" / "data.json", stored))
+
+
+if __name__ == "__main__":
+    main()

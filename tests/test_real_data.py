@@ -1,0 +1,55 @@
+"""Real downloads as they lie on disk. Skipped where KDNB_DATA is not set."""
+
+import pytest
+
+from kdnb import data, training
+from kdnb.losses import Objective
+from kdnb.study import Study
+
+KNOWN = {
+    # usable images, classes, problems that are in the public files themselves
+    "brain_tumor": (7_019, 4, {"copy across splits"}),
+    "eye_disease": (4_213, 4, {"label conflict"}),
+    "covid_qu_ex": (3_000, 3, {"copy across splits"}),
+    "lc25000": (5_505, 3, {"class without images"}),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_real_tree_is_read_whole(real, name):
+    images, classes, problems = KNOWN[name]
+    if not (real / name).is_dir():
+        pytest.skip(f"{name} is not in KDNB_DATA")
+    dataset = data.load(name)
+    if abs(len(dataset.table) - images) > 0.3 * images:
+        pytest.skip(f"another copy of {name}: {len(dataset.table)} images")
+    assert len(dataset.table) == images and len(dataset.classes) == classes
+    assert problems <= set(dataset.index.problems["problem"])
+    assert (dataset.counts() > 0).all(axis=None)
+
+
+def test_alzheimer_without_a_class_says_so_and_pools(real):
+    if not (real / "alzheimer").is_dir():
+        pytest.skip("alzheimer is not in KDNB_DATA")
+    pooled = data.load("alzheimer", split="pooled")
+    assert (pooled.counts() > 0).all(axis=None)
+    if len(pooled.table) < 4000:  # the incomplete copy
+        with pytest.raises(data.SplitError, match="'very mild dementia' has no train image.*-p split pooled"):
+            data.load("alzheimer")
+
+
+def test_both_eyes_of_a_patient_stay_together(real):
+    if not (real / "eye_disease").is_dir():
+        pytest.skip("eye_disease is not in KDNB_DATA")
+    table = data.load("eye_disease").table
+    known = table[table["group"] != ""]
+    assert len(known) > 1000 and known.groupby("group")["split"].nunique().max() == 1
+
+
+def test_a_student_learns_on_real_images(real):
+    if not (real / "brain_tumor").is_dir():
+        pytest.skip("brain_tumor is not in KDNB_DATA")
+    study = Study(dataset="brain_tumor", image_size=32, batch_size=32)
+    dataset = data.load("brain_tumor", per_class=150)
+    run = training.fit(study, dataset, "kdfmv5", Objective("hard"), 6)
+    assert run.record["best_val_balanced_accuracy"] > 0.5  # chance is 0.25

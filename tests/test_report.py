@@ -1,0 +1,122 @@
+"""Result files with all they rest on, and pages that open without a network."""
+
+import base64
+import io
+import re
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from kdnb import data, figures, files, provenance, report
+from kdnb.study import Study
+
+
+def page(home, *cells):
+    executed = home / "executed.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=list(cells)), executed)
+    return report.render(executed, home / "page.html").read_text()
+
+
+def png():
+    buffer = io.BytesIO()
+    figure = plt.figure()
+    figure.savefig(buffer, format="png")
+    plt.close(figure)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_a_page_needs_no_network_and_no_script(home):
+    cell = nbformat.v4.new_code_cell("plot()")
+    cell.outputs = [
+        nbformat.v4.new_output("display_data", {"image/png": png()}),
+        nbformat.v4.new_output("stream", name="stderr", text="100%|#####| 5/5"),
+        nbformat.v4.new_output("stream", name="stdout", text="accuracy 0.9"),
+    ]
+    html = page(home, nbformat.v4.new_markdown_cell("# A *title*\n\n$a_b$ and $$x^2$$, but `$HOME`"), cell)
+    assert "<script" not in html and not re.search(r"(?:src|href)=[\"']https?://", html)
+    assert "<title>A title</title>" in html
+    assert html.count("<math") == 2 and "$HOME" in html
+    assert "data:image/png;base64," in html and "accuracy 0.9" in html
+    assert "5/5" not in html  # progress bars are for the one who waits
+    assert "<details>" in html and "research use only" in html
+
+
+def test_figures_in_pages_are_small_pngs(home):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    slim = base64.b64decode(report._slim(base64.b64encode(buffer.getvalue()).decode()))
+    assert len(slim) < 0.5 * len(buffer.getvalue())
+    assert Image.open(io.BytesIO(slim)).size == (200, 200)
+
+
+def test_a_result_file_holds_what_it_rests_on(folder, home):
+    study = Study(dataset="folder", data_root=str(folder), seed=3)
+    dataset = data.load("folder", folder)
+    path = report.save(study, dataset, "x", {"accuracy": 0.5})
+    stored = files.read_json(path)
+    assert path == home / "outputs" / "folder" / "x.json"
+    assert stored["results"] == {"accuracy": 0.5} and stored["config"]["seed"] == 3
+    assert stored["config"] == study.config()
+    assert stored["data"]["checksum"] == dataset.checksum and stored["wall_seconds"] >= 0
+    found = stored["provenance"]
+    assert re.fullmatch(r"[0-9a-f]{12}(\+changes)?|unknown", found["commit"])
+    assert found["packages"].keys() >= {"torch", "timm", "accelerate", "kdnb"} and found["hardware"]["cores"] >= 1
+
+
+def test_the_commit_tells_when_code_was_changed(monkeypatch):
+    assert provenance.collect()["commit"]
+    monkeypatch.setattr(files, "ROOT", files.ROOT.parent / "nowhere")
+    assert provenance._commit() == "unknown"
+
+
+def test_distillations_are_collected_with_synthetic_ones_last(home):
+    def put(folder, title, caveat, accuracy):
+        gain = {"difference": 0.01, "low": -0.01, "high": 0.03}
+        scores = {role: {"accuracy": accuracy} for role in ("teacher", "distilled", "alone")}
+        files.write_json(home / "outputs" / folder / "distill-a-b-hybrid.json", {
+            "results": scores | {"distilled_minus_alone": gain},
+            "config": {"teacher": "a", "student": "b", "method": "hybrid", "image_size": 96},
+            "data": {"title": title, "caveat": caveat}, "provenance": {"commit": "abc"},
+        })  # fmt: skip
+
+    assert report.distillations().empty
+    put("a_phantom", "Phantom (synthetic)", "synthetic", 0.9)
+    put("z_real", "Real", "", 0.8)
+    table = report.distillations()
+    assert table["dataset"].tolist() == ["Real", "Phantom (synthetic)"]
+    assert table["gain (points)"].tolist() == ["+1.0 [-1.0, +3.0]"] * 2
+
+
+def test_figures_are_drawn_without_warnings(recwarn):
+    """Every plot, at its edges too: one class, empty bins, long names."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 32, 32), dtype=np.uint8)
+    masks = {"organ": np.ones((6, 32, 32), bool), "lesion": np.zeros((6, 32, 32), bool)}
+    names = ["a very long class name indeed", "b", "c"]
+    history = pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5], "hard_loss": [1.0, 0.5], "val_loss": [1.0, 0.6],
+                            "accuracy": [0.5, 0.6], "val_accuracy": [0.5, 0.6], "val_balanced_accuracy": [0.5, 0.6]})  # fmt: skip
+    gain = {"difference": 0.1, "low": -0.1, "high": 0.2, "p_mcnemar": 0.5, "n": 10}
+    bins = pd.DataFrame({"confidence": [0.9], "accuracy": [0.8], "count": [10]})
+    drawn = [
+        figures.samples(images, [names[0]] * 3 + ["b"] * 3, masks, "t"),
+        figures.samples(np.stack([images] * 3, -1), ["b"] * 6),
+        figures.class_balance(pd.DataFrame({"train": [5, 1, 0], "val": [1, 1, 1], "test": [1, 1, 1]}, index=names), "t"),
+        figures.problems(pd.DataFrame({"problem": ["label conflict"], "files": [3], "example": ["x"]}), "t"),
+        figures.learning_curves({"teacher x": history, "distilled y": history, "alone y": history}, "t"),
+        figures.confusion({"teacher x": [[1, 0, 0], [0, 0, 0], [0, 2, 3]]}, names, "t"),
+        figures.reliability({"alone y": bins}, {"alone y": 0.1}, "t"),
+        figures.gains(pd.DataFrame([{"label": "distilled − alone"} | gain]), "t"),
+    ]
+    for figure in drawn:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        assert np.asarray(Image.open(buffer).convert("L")).std() > 1
+        assert not plt.get_fignums()
+        for axis in figure.axes:
+            if axis.axison and not axis.images:
+                assert axis.get_xlabel() or axis.get_ylabel()
+    assert [str(w.message) for w in recwarn if issubclass(w.category, UserWarning)] == []

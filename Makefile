@@ -37,6 +37,7 @@ test: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.explanations
 
 lock: $(READY)
 	VIRTUAL_ENV=.venv $(BIN)/uv pip compile --quiet --universal --generate-hashes --all-extras --no-header \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,6 +89,27 @@ class Dataset:
         array = pixels.cache(self.index.root, self.table, image_size, mode, self.spec.slug, column)
         rows = None if split is None else np.flatnonzero(self.table["split"] == split)
         return pixels.Pixels(array, self.labels, rows)
+
+    def sample(self, split: str, count: int, seed: int = 0) -> np.ndarray:
+        """About ``count`` rows of a split, as many of each class as there are, in label order; the same for a seed."""
+        each = max(1, round(count / len(self.classes)))
+        rows = self.table[self.table["split"] == split].groupby("label", sort=False)
+        chosen = np.concatenate([part.sample(min(each, len(part)), random_state=seed).index for _, part in rows])
+        return chosen[np.argsort(self.labels[chosen], kind="stable")]
+
+    def masks(self, image_size: int, column: str, rows: np.ndarray) -> np.ndarray | None:
+        """Boolean masks ``(n, S, S)`` of chosen rows, ``column`` ``mask`` (lesion) or ``organ_mask``; None if none has one."""
+        if not self.table[column].iloc[rows].ne("").any():
+            return None
+        return self.pixels(image_size, column=column).pictures(rows) > 127
+
+    def shuffled(self, seed: int = 0) -> Dataset:
+        """The same images and splits with labels out of a hat: what a network learns from these is no evidence."""
+        labels = self.table.groupby("split", sort=False)["label"].transform(
+            lambda part: np.random.default_rng(seed).permutation(part.to_numpy()))  # fmt: skip
+        renamed = self.index.table.set_index("path")["label"].to_dict() | dict(zip(self.table["path"], labels, strict=True))
+        table = self.index.table.assign(label=self.index.table["path"].map(renamed))
+        return dataclasses.replace(self, table=self.table.assign(label=labels), index=dataclasses.replace(self.index, table=table))
 
     def augment(self) -> pixels.Augment:
         """The augmentation that keeps this modality plausible."""

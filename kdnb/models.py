@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 class Entry:
     """One network of the zoo: how to build it, where its class activation maps are read, and where it comes from.
 
-    ``cam_layer`` is a module path; ``cam_layout`` the layout of that module's output, ``NCHW`` or ``NHWC``. ``lr`` is a
+    ``cam_layer`` is a module path; ``cam_layout`` the layout of that module's output, ``NCHW``, ``NHWC`` or ``auto``. ``lr`` is a
     peak learning rate of AdamW that works from random weights; networks without batch norm, or with attention, need a smaller one.
     """
 
@@ -49,6 +50,10 @@ class KDFMV(nn.Module):
         super().__init__()
         widths = [3, 32, 64, 128, 256, 512, 512, 512, 512][: convolutions + 1]
         self.convs = nn.ModuleList(nn.Conv2d(inner, out, 3, padding=1) for inner, out in zip(widths, widths[1:], strict=False))
+        # modules of their own, not functions: explanations hook them
+        self.acts = nn.ModuleList(nn.ReLU() for _ in self.convs)
+        round_up = convolutions == 8
+        self.pools = nn.ModuleList(nn.MaxPool2d(2, ceil_mode=round_up and number > 4) for number in range(7 if round_up else 5))
         side = image_size
         for _ in range(5):
             side //= 2
@@ -66,16 +71,16 @@ class KDFMV(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature map, before the last pooling."""
-        for conv in self.convs[:5]:
-            x = F.max_pool2d(F.relu(conv(x)), 2) if conv is not self.convs[4] else F.relu(conv(x))
+        for conv, act, pool in zip(self.convs[:4], self.acts, self.pools, strict=False):
+            x = pool(act(conv(x)))
+        x = self.acts[4](self.convs[4](x))
         if len(self.convs) == 8:
-            x = F.max_pool2d(F.relu(self.convs[5](F.max_pool2d(x, 2))), 2, ceil_mode=True)
-            x = x + F.relu(self.convs[7](F.relu(self.convs[6](x))))
+            x = self.pools[5](self.acts[5](self.convs[5](self.pools[4](x))))
+            x = x + self.acts[7](self.convs[7](self.acts[6](self.convs[6](x))))
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.forward_features(x)
-        return self.head(F.max_pool2d(x, 2, ceil_mode=len(self.convs) == 8).flatten(1))
+        return self.head(self.pools[-1](self.forward_features(x)).flatten(1))
 
 
 def _timm(name: str, sized: bool = False) -> Callable[[int, int], nn.Module]:
@@ -102,9 +107,9 @@ ZOO: dict[str, Entry] = {
     "densenet121": _zoo_timm("densenet121", "features.norm5", "Huang et al. 2017, arXiv:1608.06993"),
     "ofa595": Entry(lambda classes, size: ofa.OFA595(classes), "final_expand_layer", "Cai et al. 2020, arXiv:1908.09791",
                     weights_url=OFA_URL),
-    "kdfmv5": Entry(lambda classes, size: KDFMV(classes, size, 5), "convs.4", "Jiang et al. 2025, arXiv:2502.15959 (text)",
+    "kdfmv5": Entry(lambda classes, size: KDFMV(classes, size, 5), "acts.4", "Jiang et al. 2025, arXiv:2502.15959 (text)",
                     lr=3e-4),
-    "kdfmv8": Entry(lambda classes, size: KDFMV(classes, size, 8), "convs.7", "Jiang et al. 2025, arXiv:2502.15959 (code)",
+    "kdfmv8": Entry(lambda classes, size: KDFMV(classes, size, 8), "acts.5", "Jiang et al. 2025, arXiv:2502.15959 (code)",
                     lr=3e-4),
 }  # fmt: skip
 
@@ -137,8 +142,18 @@ class Classifier(nn.Module):
         return self.network.get_submodule(self.cam_layer)
 
     def cam_reshape(self, features: Tensor) -> Tensor:
-        """The features at ``cam_layer`` as ``(N, C, h, w)``."""
-        return features.permute(0, 3, 1, 2) if self.cam_layout == "NHWC" else features
+        """A layer's features as ``(N, C, h, w)``: channels-last stages turned, tokens ``(N, T, C)`` put back into their grid.
+
+        Returned as they are where they have no grid.
+        """
+        if features.ndim == 3:
+            tokens = features.shape[1] - getattr(self.network, "num_prefix_tokens", 0)
+            side = math.isqrt(max(tokens, 0))
+            return features[:, -tokens:].transpose(1, 2).unflatten(2, (side, side)) if side**2 == tokens > 0 else features
+        # images are square, so the axis that differs from its neighbours is the channels'
+        last = features.ndim == 4 and features.shape[1] == features.shape[2] != features.shape[3]
+        turned = self.cam_layout == "NHWC" or (self.cam_layout == "auto" and last)
+        return features.permute(0, 3, 1, 2) if turned and features.ndim == 4 else features
 
 
 def create(name: str, num_classes: int, image_size: int = 224, pretrained: bool = False, sha256: str | None = None) -> Classifier:
@@ -174,9 +189,12 @@ def resolve(name: str) -> Entry:
             raise files.UnknownName(f"{nearest} Allowed: {', '.join(ZOO)}, and every name of timm.list_models().") from None
     config = timm.get_pretrained_cfg(name)
     with torch.device("meta"):
-        info = getattr(timm.create_model(name, num_classes=2), "feature_info", None)
+        network = timm.create_model(name, num_classes=2)
+    info = getattr(network, "feature_info", None)
     layer = info[-1]["module"] if info else ""
-    return _zoo_timm(name, layer, "timm", sized=bool(config and config.fixed_input_size))
+    if getattr(network, "num_prefix_tokens", 0):
+        layer += ".norm1"  # where a class token answers, the last block's patches do not reach the logits
+    return _zoo_timm(name, layer, "timm", "auto", sized=bool(config and config.fixed_input_size))
 
 
 def _pretrained(name: str, entry: Entry, num_classes: int, image_size: int, sha256: str | None) -> nn.Module:

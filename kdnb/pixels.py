@@ -87,6 +87,19 @@ class Pixels(Dataset):
     # DataLoader asks for a whole batch at once when this method exists: no Python per image
     __getitems__ = __getitem__
 
+    def subset(self, rows: Sequence[int]) -> Pixels:
+        """Chosen rows of the cache, in that order."""
+        return Pixels(self.images.numpy(), self.labels, rows)
+
+    def floats(self, rows: Sequence[int]) -> torch.Tensor:
+        """Chosen rows as float images ``(n, 3, S, S)`` in [0, 1]."""
+        return self.subset(rows)[range(len(rows))][0]
+
+    def pictures(self, rows: Sequence[int]) -> np.ndarray:
+        """Chosen rows as matplotlib draws them: uint8 ``(n, S, S)`` grey or ``(n, S, S, 3)`` colour."""
+        images = self.images[torch.as_tensor(np.asarray(rows))].permute(0, 2, 3, 1).numpy()
+        return images[..., 0] if images.shape[-1] == 1 else images
+
     def batches(self, batch_size: int, shuffle: bool = False, seed: int = 0) -> DataLoader:
         """A DataLoader over these rows; with ``shuffle`` the order follows from ``seed`` alone."""
         generator = torch.Generator().manual_seed(seed)

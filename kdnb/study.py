@@ -14,7 +14,11 @@ from kdnb.losses import Objective
 
 @dataclass(frozen=True)
 class Profile:
-    """Sizes and lengths of a run, and nothing else: the code path is the same in all of them."""
+    """Sizes and lengths of a run, and nothing else: the code path is the same in all of them.
+
+    ``per_class`` caps the images of a class in each split, ``explained`` counts the images that are explained and measured,
+    ``channels`` the masks a Score-CAM asks for (0: one for every channel).
+    """
 
     image_size: int
     teacher_epochs: int
@@ -22,14 +26,17 @@ class Profile:
     batch_size: int
     pretrained: bool = False
     per_class: int | None = None
+    explained: int = 24
+    channels: int = 0
 
 
 PROFILES = {
-    "smoke": Profile(image_size=32, teacher_epochs=1, student_epochs=1, batch_size=16, per_class=16),
-    "quick": Profile(image_size=64, teacher_epochs=10, student_epochs=20, batch_size=32),
+    "smoke": Profile(image_size=64, teacher_epochs=1, student_epochs=1, batch_size=16, per_class=16,
+                     explained=6, channels=8),
+    "quick": Profile(image_size=64, teacher_epochs=10, student_epochs=20, batch_size=32, explained=18, channels=96),
     # paper B's code trains for 100 epochs at batch 16 from ImageNet weights; paper A's settings could not be read
-    "paper": Profile(image_size=224, teacher_epochs=100, student_epochs=100, batch_size=16, pretrained=True),
-}
+    "paper": Profile(image_size=224, teacher_epochs=100, student_epochs=100, batch_size=16, pretrained=True, explained=60),
+}  # fmt: skip
 
 
 class BadParameter(ValueError):
@@ -42,7 +49,8 @@ class Study:
     network (``lr``).
 
     ``teacher`` may join several names with ``+`` (soft targets are averaged with ``teacher_weights``). ``image_size`` is in
-    pixels, ``lr`` the peak learning rate of AdamW. Raises ``UnknownName`` or :class:`BadParameter`.
+    pixels, ``lr`` the peak learning rate of AdamW, ``image`` a file of the reader's own to be explained.
+    Raises ``UnknownName`` or :class:`BadParameter`.
     """
 
     dataset: str = "phantom_cxr"
@@ -63,6 +71,9 @@ class Study:
     lr: float | None = None
     augment: bool = True
     pretrained: bool | None = None
+    explained: int | None = None
+    channels: int | None = None
+    image: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,7 +89,8 @@ class Study:
             if name != "per_class" and getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         for name, low, high in (("image_size", 32, 1024), ("teacher_epochs", 1, 10_000), ("student_epochs", 1, 10_000),
-                                ("batch_size", 2, 65_536), ("lr", 1e-8, 10.0), ("seed", 0, 2**31)):  # fmt: skip
+                                ("batch_size", 2, 65_536), ("lr", 1e-8, 10.0), ("explained", 4, 100_000),
+                                ("channels", 0, 100_000), ("seed", 0, 2**31)):  # fmt: skip
             if getattr(self, name) is not None and not low <= getattr(self, name) <= high:
                 raise BadParameter(f"{name} must lie between {low} and {high}, got {getattr(self, name)}")
         if self.teacher_weights and len(self.teacher_weights) != len(self.teachers):

@@ -84,6 +84,12 @@ def train_alone(study: Study, dataset: Dataset) -> Run:
     return fit(study, dataset, study.student, Objective("hard"), study.student_epochs)
 
 
+def train_on_shuffled_labels(study: Study, dataset: Dataset) -> Run:
+    """The student on labels out of a hat, without augmentation: the control of explanations (Adebayo et al. 2018, section 3.2)."""
+    fixed = dataclasses.replace(study, augment=False)
+    return fit(fixed, dataset.shuffled(), study.student, Objective("hard"), study.student_epochs)
+
+
 def fit(study: Study, dataset: Dataset, name: str, objective: Objective, epochs: int, teachers: list[Run] = ()) -> Run:
     """Train network ``name``; a finished run with the same key is loaded, an interrupted one goes on where it stood.
 

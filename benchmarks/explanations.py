@@ -1,0 +1,115 @@
+"""Speed and fidelity of the fast Score-CAM and of SHAP against their reference implementations: ``make bench``.
+
+Every row comes from one run: the same images, the same network, one after the other. With ``KDNB_DATA`` set and networks trained
+by notebook 03 the images are real and the networks trained; without, phantoms and a network trained for a minute stand in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import time
+
+import numpy as np
+import pytorch_grad_cam
+import shap
+import torch
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from tqdm import tqdm
+
+from kdnb import data, explain, files, pixels, provenance, shapley, training
+from kdnb.faithfulness import rank_correlation
+from kdnb.losses import Objective
+from kdnb.models import Classifier
+from kdnb.study import Study
+
+IMAGES, SIZE, CLUSTERS = 20, 96, 48
+MODELS = ("densenet121", "vgg19_bn", "visformer_small", "ofa595")
+
+
+def network(name: str, dataset: data.Dataset) -> Classifier:
+    """A network that has learnt something: logits and dead channels of random weights would flatter or mock the shortcuts."""
+    study = Study(dataset=dataset.spec.name, image_size=SIZE, batch_size=32)
+    return training.fit(study, dataset, name, Objective("hard"), 4).model
+
+
+def timed(work) -> tuple[object, float]:
+    begun = time.perf_counter()
+    found = work()
+    return found, (time.perf_counter() - begun) / IMAGES
+
+
+def score_cam(name: str, model: Classifier, images: torch.Tensor) -> dict:
+    """One row: seconds an image of the reference and of our three modes, and how close their maps are."""
+    targets = torch.from_numpy(training.predict(model, _pixels(images))).argmax(1).tolist()
+
+    def reference() -> np.ndarray:
+        # as a user runs it: contiguous float32, batches of 16; one image at a time, as its memory grows with images × channels
+        plain, maps = model.to(memory_format=torch.contiguous_format), []
+        with explain.untouched(plain), contextlib.redirect_stderr(io.StringIO()):
+            for image, target in zip((images - model.mean) / model.std, targets, strict=True):
+                cam = pytorch_grad_cam.ScoreCAM(model.network, [model.cam_module()], model.cam_reshape)
+                maps.append(cam(image[None], [ClassifierOutputTarget(target)])[0])
+                cam.activations_and_grads.release()
+        return np.stack(maps)
+
+    slow, reference_s = timed(reference)
+    model.to(memory_format=torch.channels_last)
+    exact, exact_s = timed(lambda: explain.explain(model, images, "score_cam", targets).maps)
+    fast, fast_s = timed(lambda: explain.explain(model, images, "score_cam", targets, fast=True).maps)
+    some, topk_s = timed(lambda: explain.explain(model, images, "score_cam", targets, fast=True, channels=CLUSTERS).maps)
+    return {
+        "model": name, "images": IMAGES, "size": SIZE, "channels": int(explain.features(model, images[:1]).shape[1]),
+        "clusters": CLUSTERS, "reference_s": reference_s, "exact_s": exact_s, "fast_s": fast_s, "topk_s": topk_s,
+        "exact_speedup": reference_s / exact_s, "fast_speedup": reference_s / fast_s, "topk_speedup": reference_s / topk_s,
+        "max_abs_diff_exact": float(np.abs(exact - slow).max()), "spearman_fast": _mean(fast, slow),
+        "spearman_topk": _mean(some, slow), "empty_maps": int((slow.max((1, 2)) == 0).sum()),
+    }  # fmt: skip
+
+
+def shap_row(name: str, model: Classifier, images: torch.Tensor, background: torch.Tensor, samples: int = 32) -> dict:
+    """One row: the library's values of all classes against ours of one class, same samples."""
+    few = images[:4]
+    x, base = ((some - model.mean) / model.std for some in (few, background))
+    model.to(memory_format=torch.contiguous_format)
+    targets = torch.full((len(few),), 1)
+    with explain.untouched(model):
+        begun = time.perf_counter()
+        theirs = shap.GradientExplainer(model.network, base).shap_values(x, nsamples=samples, rseed=0)[..., 1]
+        reference_s = (time.perf_counter() - begun) / len(few)
+        begun = time.perf_counter()
+        ours = shapley.gradient_shap(model.network, x, targets, base, samples).numpy()
+        ours_s = (time.perf_counter() - begun) / len(few)
+    return {"model": name, "images": len(few), "size": SIZE, "samples": samples, "background": len(base), "batch": 64,
+            "classes_reference": model.num_classes, "classes_ours": 1, "reference_s": reference_s, "ours_s": ours_s,
+            "share_of_reference": ours_s / reference_s,
+            "max_diff_of_scale": float(np.abs(ours - theirs).max() / np.abs(theirs).max())}  # fmt: skip
+
+
+def _mean(maps: np.ndarray, reference: np.ndarray) -> float:
+    return float(np.nanmean(rank_correlation(maps, reference)))
+
+
+def _pixels(images: torch.Tensor) -> pixels.Pixels:
+    return pixels.Pixels((images * 255).round().to(torch.uint8).numpy(), np.zeros(len(images), int))
+
+
+def main() -> None:
+    """Measure and write ``outputs/benchmarks/score_cam.json`` and ``shap.json``."""
+    dataset = data.load("brain_tumor" if os.environ.get("KDNB_DATA") else "phantom_cxr")
+    cached = dataset.pixels(SIZE)
+    images, background = cached.floats(dataset.sample("test", IMAGES)).contiguous(), cached.floats(dataset.sample("train", 12))
+    cams, shaps = [], []
+    for name in tqdm(MODELS, desc="explanations", unit="model"):
+        model = network(name, dataset)
+        cams.append(score_cam(name, model, images[:IMAGES]))
+        shaps.append(shap_row(name, model, images, background))
+        print({key: round(value, 4) if isinstance(value, float) else value for key, value in (cams[-1] | shaps[-1]).items()})
+    facts = {"data": dataset.title, "hardware": provenance.hardware(), "commit": provenance.collect()["commit"]}
+    for name, rows in (("score_cam", cams), ("shap", shaps)):
+        print("wrote", files.write_json(files.outputs_dir() / "benchmarks" / f"{name}.json", [row | facts for row in rows]))
+
+
+if __name__ == "__main__":
+    main()

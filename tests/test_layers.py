@@ -1,0 +1,152 @@
+"""Layers: the right ones are shown, likeness and probes give known answers, figures and the audit hold together."""
+
+import dataclasses
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from kdnb import audit, data, explain, layers, models, pictures
+from kdnb.study import Study
+
+
+def test_every_convolution_of_the_papers_student_is_shown():
+    assert layers.spatial_layers(models.create("kdfmv5", 3, 96)) == [f"acts.{n}" for n in range(5)]
+    assert layers.spatial_layers(models.create("kdfmv8", 3, 96)) == [f"acts.{n}" for n in range(8)]
+
+
+@pytest.mark.parametrize("name", ["ofa595", "densenet121", "visformer_small", "autoformerv2_tiny", "resnet10t"])
+def test_deep_networks_are_shown_block_by_block(name):
+    model = models.create(name, 3, 96).train()
+    shown = layers.spatial_layers(model)
+    assert model.training and 4 <= len(shown) <= 40
+    few = layers.spatial_layers(model, 5)
+    assert len(few) == 5 and few[-1] == shown[-1] and few[0] == shown[0]
+    maps = layers.average_maps(model, torch.rand(2, 3, 96, 96), shown)
+    sides = [m.shape[1] for m in maps.values()]
+    assert all(m.shape[0] == 2 and m.ndim == 3 for m in maps.values())
+    assert sides == sorted(sides, reverse=True)
+
+
+def test_the_average_map_is_the_mean_over_channels():
+    model = models.create("kdfmv5", 3, 64).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        first = torch.relu(model.network.convs[0]((images - model.mean) / model.std))
+    assert np.allclose(layers.average_maps(model, images, ["acts.0"])["acts.0"], first.mean(1).numpy(), atol=1e-5)
+
+
+def test_cka_by_construction():
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((60, 8))
+    turned, _ = np.linalg.qr(rng.standard_normal((8, 8)))
+    assert layers.cka(features, 3 * features @ turned + 5) == pytest.approx(1, abs=1e-6)
+    other = [layers.cka(features, rng.standard_normal((60, 500))) for _ in range(10)]
+    assert abs(np.mean(other)) < 0.1  # many channels and few images must not look alike
+    assert np.isnan(layers.cka(features, np.ones((60, 3))))
+    with pytest.raises(ValueError, match="4 images"):
+        layers.cka(features[:3], features[:3])
+
+
+def test_probes_tell_layers_that_separate_from_layers_that_do_not():
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 3
+    features = {"noise": rng.standard_normal((120, 5)), "told": np.eye(3)[labels] + 0.1 * rng.standard_normal((120, 3))}
+    table = layers.probe(features, labels, {k: v[::2] for k, v in features.items()}, labels[::2])
+    assert table["layer"].tolist() == ["noise", "told"] and table["depth"].tolist() == [0, 1]
+    assert table["balanced_accuracy"][1] == 1 and table["balanced_accuracy"][0] < 0.8
+
+
+def png(figure):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    assert not plt.get_fignums()
+    return np.asarray(Image.open(buffer).convert("L"))
+
+
+@pytest.fixture
+def audited():
+    torch.manual_seed(0)
+    networks = {"teacher resnet10t": models.create("resnet10t", 3, 64), "distilled kdfmv5": models.create("kdfmv5", 3, 64)}
+    images = torch.rand(6, 3, 64, 64)
+    lesion = np.zeros((6, 64, 64), bool)
+    lesion[:4, 20:30, 20:30] = True
+    methods = {"grad_cam": {}, "saliency": {}, "centre": {}}
+    return audit.audit(networks, images, np.zeros(6, int), methods, lesion, np.ones_like(lesion), steps=4)
+
+
+def test_the_audit_measures_every_pair(audited):
+    summary = audited.summary()
+    assert set(summary["model"]) == {"teacher resnet10t", "distilled kdfmv5"}
+    assert set(summary["method"]) == {"grad_cam", "saliency", "centre"}
+    assert set(audit.MEASURES) | {"area", "empty"} == set(summary["measure"])
+    assert len(audited.values) == 2 * 3 * 6 * summary["measure"].nunique()
+    lesions = summary[summary["measure"] == "pointing"]
+    assert (lesions["n"] <= 4).all()  # images without a lesion have nothing to point at
+    assert np.allclose(audited.of("teacher resnet10t", "centre", "outside"), 0, atol=1e-6)
+    assert set(audited.times()["method"]) == {"Grad-CAM", "Saliency"} and (audited.times()["seconds"] > 0).all()
+
+
+def test_an_empty_map_is_counted_and_takes_no_part(monkeypatch):
+    known = explain.METHODS["centre"]
+    blank = dataclasses.replace(known, run=lambda job: torch.zeros(len(job.x), 64, 64))
+    monkeypatch.setitem(explain.METHODS, "centre", blank)
+    network, images = {"teacher x": models.create("kdfmv5", 2, 64)}, torch.rand(3, 3, 64, 64)
+    found = audit.audit(network, images, np.zeros(3, int), {"centre": {}}, steps=2)
+    summary = found.summary().set_index("measure")
+    assert summary.loc["empty", "mean"] == 1 and summary.loc["deletion", "n"] == 0
+
+
+def test_figures_of_explanations(audited):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 64, 64), dtype=np.uint8)
+    chances = {name: np.full((6, 3), 1 / 3) for name in audited.explanations}
+    columns, titles, signed = audited.panels(("grad_cam", "saliency"), np.array([0, 2]), ("a", "b", "c"), chances)
+    assert len(columns) == 4 and titles["teacher\nGrad-CAM"] == ["a 0.33", "a 0.33"] and signed == []
+    columns["teacher\nempty"] = np.zeros((2, 64, 64))
+    summary, table = audited.summary(), pd.DataFrame({"stage": ["trained", "1 of 2"], "spearman": [1.0, 0.2]})
+    row = {"measure": "spearman", "mean": 0.2, "low": 0.1, "high": 0.3}
+    alike = pd.DataFrame([row | {"teacher against": name} for name in ("distilled student", "student alone", "centre prior")])
+    masks = np.zeros((2, 64, 64), bool)
+    masks[:, 8:20, 8:20] = True
+    grid = pd.DataFrame(rng.random((3, 4)), index=list("abc"), columns=list("wxyz"))
+    probe = pd.DataFrame({"layer": ["a", "b"], "depth": [0.0, 1.0], "balanced_accuracy": [0.4, 0.9]})
+    for figure in (
+        pictures.maps_over_images(images[:2], columns, ["a", "b"], titles, masks, ["teacher\nempty"], title="t"),
+        pictures.measures(summary, {"deletion": "deletion", "pointing": "pointing"}, "t"),
+        pictures.removal(audited.curves["teacher resnet10t"], "t"),
+        pictures.sanity({f"method {n}": table for n in range(14)}, "t"),
+        pictures.likeness(alike, title="t"),
+        pictures.times(audited.times(), "t"),
+        pictures.feature_maps(images[:2], {"a": rng.random((2, 8, 8)), "b": rng.random((2, 2, 2))}, "t"),
+        pictures.similarity(grid, "teacher", "student", "t"),
+        pictures.probes({"teacher x": probe, "alone y": probe}, 0.33, "t"),
+    ):
+        assert png(figure).std() > 1
+
+
+def test_samples_are_balanced_and_the_same_each_time(folder):
+    mine = data.load("folder", folder)
+    rows = mine.sample("test", 12)
+    assert (rows == mine.sample("test", 12)).all() and (mine.table["split"].iloc[rows] == "test").all()
+    assert np.bincount(mine.labels[rows]).tolist() == [4, 4, 4]
+    assert len(mine.sample("test", 1000)) == 27
+    assert mine.masks(32, "mask", rows) is None
+
+
+def test_shuffled_labels_keep_images_splits_and_counts(folder):
+    mine = data.load("folder", folder)
+    other = mine.shuffled()
+    assert other.checksum != mine.checksum and (other.table["path"] == mine.table["path"]).all()
+    assert (other.table["label"] != mine.table["label"]).mean() > 0.4
+    assert other.counts().equals(mine.counts())
+
+
+def test_a_study_carries_what_the_notebooks_ask(home):
+    assert Study(profile="smoke").explained == 6 and Study(profile="paper").channels == 0
+    with pytest.raises(ValueError, match="explained must lie between 4"):
+        Study(explained=2)

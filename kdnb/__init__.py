@@ -1,8 +1,8 @@
 """kdnb: the thin module behind the notebooks on explainable knowledge distillation.
 
 Rooms, from the ground up (a lower one never imports a higher one):
-files, phantoms, catalogue, index, pixels, data, ofa, models, losses, study, provenance, evaluation, training, figures,
-report, run.
+files, phantoms, catalogue, index, pixels, data, ofa, models, losses, study, provenance, evaluation, training, scorecam,
+shapley, explain, faithfulness, agreement, audit, layers, figures, pictures, report, run.
 """
 
 import warnings

@@ -121,6 +121,7 @@ def confusion(matrices: Mapping[str, Sequence[Sequence[int]]], classes: Sequence
         axis.set_title(name, fontsize="small")
         axis.set_xlabel("predicted class")
         axis.tick_params(axis="x", rotation=40)
+        axis.tick_params(axis="y", rotation=0)
         plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
     axes[0, 0].set_ylabel("true class")
     return _done(figure, title)

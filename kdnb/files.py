@@ -66,6 +66,14 @@ def outputs_dir() -> Path:
     return _folder("KDNB_OUTPUTS", "outputs")
 
 
+def shown(path: Path) -> str:
+    """A path as a page may print it: from the repository's, the cache's or the outputs' folder on, not where that lies."""
+    for base, name in ((ROOT, ""), (cache_dir(), "cache"), (outputs_dir(), "outputs")):
+        if Path(path).is_relative_to(base):
+            return str(Path(name, Path(path).relative_to(base)))
+    return str(path)
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it only when the block ends without an error."""

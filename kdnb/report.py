@@ -54,8 +54,7 @@ def save_figure(study: Study, name: str, figure: Figure) -> Path:
 def written(*paths: Path) -> None:
     """Say which files a notebook wrote."""
     for path in paths:
-        shown = path.relative_to(files.ROOT) if path.is_relative_to(files.ROOT) else path
-        print(f"wrote {shown} ({path.stat().st_size / 1024:.0f} kB)")
+        print(f"wrote {files.shown(path)} ({path.stat().st_size / 1024:.0f} kB)")
 
 
 def distillations(folder: Path | None = None) -> pd.DataFrame:

@@ -64,11 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
                                        extra_arguments=["--IPKernelApp.log_level=CRITICAL"])  # fmt: skip
         except PapermillExecutionError as error:
             print(f"\n{path.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-                  f"the executed notebook with the traceback: {executed}", file=sys.stderr)  # fmt: skip
+                  f"the executed notebook with the traceback: {files.shown(executed)}", file=sys.stderr)  # fmt: skip
             return 1
         report.written(report.render(executed, study.outputs() / f"{path.stem}.html"))
         timings.note(path, time.monotonic() - begun)
-    print(f"{len(paths)} notebooks in {_clock(time.monotonic() - started)}; pages in {study.outputs()}")
+    print(f"{len(paths)} notebooks in {_clock(time.monotonic() - started)}; pages in {files.shown(study.outputs())}")
     return 0
 
 

@@ -108,7 +108,7 @@ def fit(study: Study, dataset: Dataset, name: str, objective: Objective, epochs:
             model = models.create(name, len(dataset.classes), study.image_size, settings.pretrained)
             _train(model, dataset, settings, objective, [run.model for run in teachers], folder, key)
         else:
-            print(f"{name} ({objective.method}): trained before with this configuration, loaded from {_short(folder)}")
+            print(f"{name} ({objective.method}): trained before with this configuration, loaded from {files.shown(folder)}")
     return load(folder)
 
 
@@ -344,7 +344,3 @@ def _finish(folder: Path, model: Classifier, key: dict, rows: list[dict], accele
     (folder / "last.safetensors").unlink(missing_ok=True)
     print(f"{model.name} ({key['objective']['method']}): {len(rows)} epochs in {seconds:.0f} s, best epoch {best['epoch']}"
           f" with validation balanced accuracy {best['val_balanced_accuracy']:.3f}")  # fmt: skip
-
-
-def _short(path: Path) -> str:
-    return str(path.relative_to(files.ROOT)) if path.is_relative_to(files.ROOT) else str(path)

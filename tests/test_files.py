@@ -34,3 +34,9 @@ def test_folders_follow_the_environment(home, monkeypatch):
     assert files.data_dir() == files.ROOT / "data"
     monkeypatch.setenv("KDNB_DATA", "somewhere/else")
     assert files.data_dir() == files.ROOT / "somewhere" / "else"
+
+
+def test_pages_print_no_path_of_this_machine(home):
+    assert files.shown(home / "cache" / "runs" / "x") == "cache/runs/x"
+    assert files.shown(home / "outputs" / "y.json") == "outputs/y.json"
+    assert files.shown(files.ROOT / "kdnb" / "run.py") == "kdnb/run.py"

@@ -37,6 +37,7 @@ test: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.phantoms
 	$(BIN)/python -m benchmarks.explanations
 
 lock: $(READY)

@@ -33,7 +33,7 @@ class Profile:
 PROFILES = {
     "smoke": Profile(image_size=64, teacher_epochs=1, student_epochs=1, batch_size=16, per_class=16,
                      explained=6, channels=8),
-    "quick": Profile(image_size=64, teacher_epochs=10, student_epochs=20, batch_size=32, explained=18, channels=96),
+    "quick": Profile(image_size=96, teacher_epochs=8, student_epochs=15, batch_size=32, explained=18, channels=96),
     # paper B's code trains for 100 epochs at batch 16 from ImageNet weights; paper A's settings could not be read
     "paper": Profile(image_size=224, teacher_epochs=100, student_epochs=100, batch_size=16, pretrained=True, explained=60),
 }  # fmt: skip

@@ -280,6 +280,13 @@ def count_macs(name: str, num_classes: int = 1000, image_size: int = 224) -> int
     return sum(flops for op, flops in counter.get_flop_counts()["Global"].items() if op in linear) // 2
 
 
+def precision() -> str:
+    """``bf16`` where the hardware computes with it, else ``no``; emulated bf16 is slower than float32."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
+
+
 def checksum(network: nn.Module) -> str:
     """Names a network's weights and buffers (12 hexadecimal digits)."""
     hasher = hashlib.sha256()

@@ -203,4 +203,4 @@ def test_transfer_tells_a_student_that_looks_where_its_teacher_looks():
 
 def test_the_grid_of_a_network():
     assert agreement.grid(wrap(Pooled(), "act")) == (8, 8)
-    assert agreement.grid(models.create("densenet121", 3, 96)) == (3, 3)
+    assert agreement.grid(models.create("densenet121", 3, 96)) == (6, 6)

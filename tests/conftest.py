@@ -12,12 +12,17 @@ REAL = os.environ.get("KDNB_DATA")
 FOLDERS = ("KDNB_DATA", "KDNB_CACHE", "KDNB_OUTPUTS", "KDNB_WEIGHTS")
 
 
+@pytest.fixture(autouse=True)
+def own_profile(monkeypatch):
+    """make test sets KDNB_PROFILE for the notebooks; unit tests choose their own."""
+    monkeypatch.delenv("KDNB_PROFILE", raising=False)
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
     """Empty data, cache, outputs and weights folders below a temporary one."""
     for name in FOLDERS:
         monkeypatch.setenv(name, str(tmp_path / name.removeprefix("KDNB_").lower()))
-    monkeypatch.delenv("KDNB_PROFILE", raising=False)
     (tmp_path / "data").mkdir()
     return tmp_path
 

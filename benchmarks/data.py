@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from kdnb import files, provenance
@@ -31,6 +31,19 @@ def make(path: Path, channels: int) -> np.ndarray:
         array[start : start + 2_000] = rng.integers(0, 256, array[start : start + 2_000].shape, dtype=np.uint8)
     array.flush()
     return np.load(path, mmap_mode="c")
+
+
+class OneByOne(Dataset):
+    """The obvious way: one image at a time out of the same file."""
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.from_numpy(self.array[index]).float() / 255, 0
 
 
 def rate(batches: Callable[[], Iterable], most: int = IMAGES, repeats: int = 3) -> float:
@@ -65,9 +78,7 @@ def measure(channels: int) -> dict[str, float]:
         found["augmented_images_per_second"] = rate(
             lambda: ((augment(images, views),) for images, *_ in pixels.batches(BATCH, shuffle=True)), most=8_000
         )
-        # the obvious way: one image at a time out of the same file, one transform call an image
-        one_by_one = TensorDataset(torch.from_numpy(array), torch.zeros(IMAGES))
-        plain = rate(lambda: ((images.float() / 255,) for images, _ in DataLoader(one_by_one, BATCH, shuffle=True)), 8_000, 1)
+        plain = rate(lambda: DataLoader(OneByOne(array), BATCH, shuffle=True), 8_000, 1)
         transform = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomAffine(10, (0.05, 0.05), (0.9, 1.1)),
                                 v2.ColorJitter(0.1, 0.1)])  # fmt: skip
         singly = rate(lambda: ((torch.stack([transform(image) for image in images]),)

@@ -12,13 +12,16 @@ import os
 import time
 
 import numpy as np
+import pandas as pd
 import pytorch_grad_cam
+import seaborn as sns
 import shap
 import torch
+from matplotlib.figure import Figure
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from tqdm import tqdm
 
-from kdnb import data, explain, files, pixels, provenance, shapley, training
+from kdnb import data, explain, figures, files, pixels, provenance, shapley, training
 from kdnb.faithfulness import rank_correlation
 from kdnb.losses import Objective
 from kdnb.models import Classifier
@@ -63,7 +66,8 @@ def score_cam(name: str, model: Classifier, images: torch.Tensor) -> dict:
         "model": name, "images": IMAGES, "size": SIZE, "channels": int(explain.features(model, images[:1]).shape[1]),
         "clusters": CLUSTERS, "reference_s": reference_s, "exact_s": exact_s, "fast_s": fast_s, "topk_s": topk_s,
         "exact_speedup": reference_s / exact_s, "fast_speedup": reference_s / fast_s, "topk_speedup": reference_s / topk_s,
-        "max_abs_diff_exact": float(np.abs(exact - slow).max()), "spearman_fast": _mean(fast, slow),
+        "max_abs_diff_exact": float(np.abs(exact - slow).max()), "spearman_exact": _mean(exact, slow),
+        "spearman_fast": _mean(fast, slow),
         "spearman_topk": _mean(some, slow), "empty_maps": int((slow.max((1, 2)) == 0).sum()),
     }  # fmt: skip
 
@@ -107,8 +111,32 @@ def main() -> None:
         shaps.append(shap_row(name, model, images, background))
         print({key: round(value, 4) if isinstance(value, float) else value for key, value in (cams[-1] | shaps[-1]).items()})
     facts = {"data": dataset.title, "hardware": provenance.hardware(), "commit": provenance.collect()["commit"]}
+    folder = files.outputs_dir() / "benchmarks"
     for name, rows in (("score_cam", cams), ("shap", shaps)):
-        print("wrote", files.write_json(files.outputs_dir() / "benchmarks" / f"{name}.json", [row | facts for row in rows]))
+        print("wrote", files.write_json(folder / f"{name}.json", [row | facts for row in rows]))
+        with files.atomic(folder / f"{name}.csv") as table:
+            pd.DataFrame(rows).round(5).to_csv(table, index=False)
+    with files.atomic(folder / "explanations.png") as picture:
+        figure(pd.DataFrame(cams), pd.DataFrame(shaps), dataset.title).savefig(picture, dpi=110, bbox_inches="tight")
+
+
+def figure(cams: pd.DataFrame, shaps: pd.DataFrame, title: str) -> Figure:
+    """How many times faster each mode is than its library, with its likeness to it above the bar."""
+    modes = {"exact": ("exact", "spearman_exact"), "fast": ("bf16", "spearman_fast"),
+             "topk": (f"bf16, {CLUSTERS} clusters", "spearman_topk")}  # fmt: skip
+    rows = [{"model": row["model"], "mode": f"Score-CAM, {label}", "speed": row[f"{mode}_speedup"], "alike": row[alike]}
+            for row in cams.to_dict("records") for mode, (label, alike) in modes.items()]  # fmt: skip
+    rows += [{"model": row["model"], "mode": "SHAP of one class", "speed": 1 / row["share_of_reference"], "alike": 1.0}
+             for row in shaps.to_dict("records")]  # fmt: skip
+    table, (drawn, axes) = pd.DataFrame(rows), figures._start(size=(7.5, 4.2))
+    sns.barplot(table, x="model", y="speed", hue="mode", ax=axes[0, 0])
+    for bars, (_, part) in zip(axes[0, 0].containers, table.groupby("mode", sort=False), strict=True):
+        axes[0, 0].bar_label(bars, [f"{v:.3f}" for v in part["alike"]], fontsize="xx-small", rotation=90, padding=3)
+    axes[0, 0].axhline(1, color="0.5", linewidth=1)
+    axes[0, 0].set(yscale="log", ylabel="times faster than the library (logarithmic)", xlabel="", ylim=(0.7, None))
+    sns.move_legend(axes[0, 0], "upper left", bbox_to_anchor=(1, 1), frameon=False, title="above bars: rank correlation")
+    sns.despine(drawn)
+    return figures._done(drawn, f"{title}, {IMAGES} images of {SIZE} px, two cores")
 
 
 if __name__ == "__main__":

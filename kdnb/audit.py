@@ -46,13 +46,16 @@ class Audit:
         rows = self.values.query("model == @model and method == @method and measure == @measure")
         return rows.sort_values("image")["value"].to_numpy()
 
-    def panels(self, methods: Sequence[str], rows: np.ndarray, classes: Sequence[str],
+    def panels(self, methods: Mapping[str, str], rows: np.ndarray, classes: Sequence[str],
                chances: Mapping[str, np.ndarray]) -> tuple[dict, dict, list[str]]:  # fmt: skip
-        """For a figure: column title → maps of chosen images, → the class asked for with its probability, and signed columns."""
+        """For a figure: column title → maps of chosen images, → the class asked for with its probability, and signed columns.
+
+        ``methods`` name → title shown.
+        """
         columns, titles, signed = {}, {}, []
-        for method in methods:
+        for method, shown in methods.items():
             for model, parts in self.explanations.items():
-                key, found = f"{model.split()[0]}\n{METHODS[method].title}", parts[method]
+                key, found = f"{model.split()[0]}\n{shown}", parts[method]
                 columns[key] = found.maps[rows]
                 titles[key] = [f"{classes[found.targets[n]]} {chances[model][n, found.targets[n]]:.2f}" for n in rows]
                 signed += [key] if METHODS[method].signed else []
@@ -61,7 +64,7 @@ class Audit:
     def times(self) -> pd.DataFrame:
         """Mean execution time of each explanation (paper B's MET): columns method, model, seconds an image; floors left out."""
         return pd.DataFrame([
-            {"method": METHODS[method].title, "model": model, "seconds": float(np.median(found.seconds))}
+            {"method": method, "model": model, "seconds": float(np.median(found.seconds))}
             for model, parts in self.explanations.items() for method, found in parts.items() if not METHODS[method].floor
         ])  # fmt: skip
 

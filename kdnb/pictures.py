@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import shap
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -17,13 +20,12 @@ from kdnb.figures import LESION, _done, _start, _style
 
 
 def maps_over_images(images: np.ndarray, panels: Mapping[str, np.ndarray], rows: Sequence[str], titles: Mapping[str, Sequence[str]],
-                     masks: np.ndarray | None = None, signed: Sequence[str] = (), marked: Sequence[str] = (),
-                     title: str = "") -> Figure:  # fmt: skip
+                     masks: np.ndarray | None = None, signed: Sequence[str] = (), title: str = "") -> Figure:  # fmt: skip
     """Rows of images, columns of maps over them, one colour scale for all maps of a kind.
 
     ``images`` ``(N, H, W)`` uint8; ``panels`` column title → maps ``(N, H, W)``; ``rows`` a line for each image; ``titles``
     column title → a line above each of its panels; ``masks`` ``(N, H, W)`` outline a lesion; columns in ``signed`` are drawn
-    with two colours; those in ``marked`` carry a warning sign.
+    with two colours.
     """
     figure, axes = _start(len(images), len(panels) + 1, (1.45, 1.6))
     for number, line in enumerate(axes):
@@ -42,7 +44,7 @@ def maps_over_images(images: np.ndarray, panels: Mapping[str, np.ndarray], rows:
             axis.set(xticks=[], yticks=[])
             sns.despine(ax=axis, left=True, bottom=True)
     for axis, name in zip(axes[0], ["image", *panels], strict=True):
-        axis.annotate(name + (" ⚠" if name in marked else ""), (0.5, 1), (0, 16), textcoords="offset points", ha="center",
+        axis.annotate(name, (0.5, 1), (0, 16), textcoords="offset points", ha="center",
                       xycoords="axes fraction", fontsize="x-small", fontweight="bold", annotation_clip=False)  # fmt: skip
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), "inferno"), ax=axes, shrink=0.5, aspect=30, pad=0.01)
     bar.set_label("evidence for the class (1: the map's largest)", fontsize="x-small")
@@ -50,6 +52,18 @@ def maps_over_images(images: np.ndarray, panels: Mapping[str, np.ndarray], rows:
         other = figure.colorbar(ScalarMappable(Normalize(-1, 1), "RdBu_r"), ax=axes, shrink=0.5, aspect=30, pad=0.01)
         other.set_label("signed: red for, blue against", fontsize="x-small")
     return _done(figure, title)
+
+
+def shap_values(images: np.ndarray, values: Sequence[np.ndarray], classes: Sequence[str], rows: Sequence[str],
+                title: str = "") -> Figure:  # fmt: skip
+    """``shap.image_plot`` as in paper B: for each image (row) the SHAP values of every class (column), one scale an image.
+
+    ``images`` ``(N, H, W)`` or ``(N, H, W, 3)`` uint8, ``values`` one ``(N, H, W)`` a class, ``rows`` a line for each image.
+    """
+    sns.reset_orig()  # the library's own look
+    labels = [list(classes)] * len(images)
+    shap.image_plot([part[..., None] for part in values], images / 255, labels=labels, true_labels=list(rows), show=False)
+    return _done(plt.gcf(), title)
 
 
 def _shown(values: np.ndarray, low: int) -> np.ndarray:
@@ -107,8 +121,9 @@ def sanity(tables: Mapping[str, pd.DataFrame], title: str = "") -> Figure:
     """Likeness of maps to those of the trained network while its weights are drawn anew from head to stem (columns of a table:
     stage, spearman), one line a method."""
     figure, axes = _start(size=(6.2, 3.4))
-    for (method, table), marker in zip(tables.items(), "osD^vPX*<>hd" * 2, strict=False):
-        axes[0, 0].plot(table["stage"], table["spearman"], marker=marker, markersize=4, label=method)
+    looks = itertools.product(("-", "--"), sns.color_palette("colorblind", 7))
+    for (method, table), (dash, color), marker in zip(tables.items(), looks, "osD^vPX" * 2, strict=False):
+        axes[0, 0].plot(table["stage"], table["spearman"], dash, color=color, marker=marker, markersize=4, label=method)
     axes[0, 0].axhline(0, color="0.7", linewidth=1)
     axes[0, 0].set(ylabel="rank correlation with the trained map", xlabel="weights drawn anew, from the head down")
     axes[0, 0].set_ylim(-0.6, 1.05)

@@ -204,3 +204,17 @@ def test_transfer_tells_a_student_that_looks_where_its_teacher_looks():
 def test_the_grid_of_a_network():
     assert agreement.grid(wrap(Pooled(), "act")) == (8, 8)
     assert agreement.grid(models.create("densenet121", 3, 96)) == (6, 6)
+
+
+def test_localisation_and_sparseness_equal_quantus():
+    quantus = pytest.importorskip("quantus", reason="cross-check only (it brings a second OpenCV): pip install --no-deps quantus")
+    masks = np.concatenate([planted(count=3), planted(40, 5, 16, count=3)])
+    maps = np.random.default_rng(0).random(masks.shape) + masks * np.linspace(0, 1, 6)[:, None, None]
+    model, x, y = models.create("kdfmv5", 2, SIZE), np.zeros((6, 3, SIZE, SIZE), np.float32), np.zeros(6, int)
+    settings = {"abs": False, "normalise": False, "disable_warnings": True}
+    ours = faithfulness.localisation(maps, masks) | {"sparseness": faithfulness.sparseness(maps)}
+    theirs = {"mass": quantus.RelevanceMassAccuracy, "rank": quantus.RelevanceRankAccuracy, "pointing": quantus.PointingGame,
+              "sparseness": quantus.Sparseness}  # fmt: skip
+    for name, metric in theirs.items():
+        found = metric(**settings)(model=model, x_batch=x, y_batch=y, a_batch=maps[:, None], s_batch=masks[:, None].astype(float))
+        assert np.allclose(ours[name], np.asarray(found, float), atol=1e-5), name

@@ -88,7 +88,7 @@ def test_the_audit_measures_every_pair(audited):
     lesions = summary[summary["measure"] == "pointing"]
     assert (lesions["n"] <= 4).all()  # images without a lesion have nothing to point at
     assert np.allclose(audited.of("teacher resnet10t", "centre", "outside"), 0, atol=1e-6)
-    assert set(audited.times()["method"]) == {"Grad-CAM", "Saliency"} and (audited.times()["seconds"] > 0).all()
+    assert set(audited.times()["method"]) == {"grad_cam", "saliency"} and (audited.times()["seconds"] > 0).all()
 
 
 def test_an_empty_map_is_counted_and_takes_no_part(monkeypatch):
@@ -105,7 +105,8 @@ def test_figures_of_explanations(audited):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 64, 64), dtype=np.uint8)
     chances = {name: np.full((6, 3), 1 / 3) for name in audited.explanations}
-    columns, titles, signed = audited.panels(("grad_cam", "saliency"), np.array([0, 2]), ("a", "b", "c"), chances)
+    names = {"grad_cam": "Grad-CAM", "saliency": "Saliency"}
+    columns, titles, signed = audited.panels(names, np.array([0, 2]), ("a", "b", "c"), chances)
     assert len(columns) == 4 and titles["teacher\nGrad-CAM"] == ["a 0.33", "a 0.33"] and signed == []
     columns["teacher\nempty"] = np.zeros((2, 64, 64))
     summary, table = audited.summary(), pd.DataFrame({"stage": ["trained", "1 of 2"], "spearman": [1.0, 0.2]})
@@ -118,6 +119,7 @@ def test_figures_of_explanations(audited):
     for figure in (
         pictures.maps_over_images(images[:2], columns, ["a", "b"], titles, masks, ["teacher\nempty"], title="t"),
         pictures.measures(summary, {"deletion": "deletion", "pointing": "pointing"}, "t"),
+        pictures.shap_values(images[:2], list(rng.normal(size=(3, 2, 64, 64))), ("a", "b", "c"), ["a", "b"], "t"),
         pictures.removal(audited.curves["teacher resnet10t"], "t"),
         pictures.sanity({f"method {n}": table for n in range(14)}, "t"),
         pictures.likeness(alike, title="t"),

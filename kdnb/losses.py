@@ -127,3 +127,19 @@ class Objective:
             raise ValueError(f"{len(weights)} teacher_weights for {len(teacher_logits)} teachers")
         soft = METHODS[self.method].soft(logits, labels, teacher_logits, self.temperature, weights)
         return {"loss": self.alpha * hard + (1 - self.alpha) * soft, "hard_loss": hard, "soft_loss": soft}
+
+
+def sandwich(objective: Objective, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None,
+             class_weights: Tensor | None = None) -> dict[str, Tensor]:  # fmt: skip
+    """The objective of several subnets that answered the same ``(N,)`` labels, the largest first: logits ``(R·N, K)``.
+
+    With a teacher all learn from it. Without one the largest learns from the labels and the others from the labels and from the
+    largest (in-place distillation, Yu & Huang 2019, arXiv:1903.05134, section 3.3). Losses are means over the subnets; one
+    subnet is the plain objective.
+    """
+    parts = logits.split(len(labels))
+    told = [objective(parts[0], labels, teacher_logits, class_weights)]
+    if not objective.needs_teacher:
+        objective, teacher_logits = Objective("hybrid"), parts[0].detach().float()[None]
+    told += [objective(part, labels, teacher_logits, class_weights) for part in parts[1:]]
+    return {name: sum(losses[name] for losses in told) / len(told) for name in told[0]}

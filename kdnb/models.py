@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdnb import files, ofa
+from kdnb import files, ofa, ofa_checkpoints
 
 # The last layer of most networks shrinks the image 32 times: below 192 px fewer than 6 x 6 cells are left, and 3 x 3 point at
 # nothing. On the chest phantom at 96 px DenseNet121's Score-CAM does not beat a centre prior there; one stage earlier it does.
@@ -29,7 +29,8 @@ class Entry:
 
     ``cam_layer`` is a module path, ``fine_layer`` one of twice its resolution for images below ``FINE_BELOW`` px; ``cam_layout``
     the layout of their output, ``NCHW``, ``NHWC`` or ``auto``. ``lr`` is a peak learning rate of AdamW that works from random
-    weights; networks without batch norm, or with attention, need a smaller one.
+    weights; networks without batch norm, or with attention, need a smaller one. ``load`` builds the network from the tensors
+    at ``weights_url``.
     """
 
     build: Callable[[int, int], nn.Module]
@@ -38,6 +39,7 @@ class Entry:
     timm_name: str | None = None
     cam_layout: str = "NCHW"
     weights_url: str | None = None
+    load: Callable[[dict, int], nn.Module] | None = None
     lr: float = 1e-3
     fine_layer: str | None = None
 
@@ -102,6 +104,8 @@ def _zoo_timm(name: str, cam_layer: str, source: str, cam_layout: str = "NCHW", 
     return Entry(_timm(name, sized), cam_layer, source, name, cam_layout, lr=lr, fine_layer=fine_layer)
 
 
+SUPERNET = "ofa-supernet"
+SUPERNET_URL = "https://hanlab.mit.edu/files/OnceForAll/ofa_nets/ofa_mbv3_d234_e346_k357_w1.2"
 OFA_URL = "https://github.com/jitdee-ai/darmo/releases/download/0.0.1/ofa595_1k_b1a18d5.pt"
 
 ZOO: dict[str, Entry] = {
@@ -114,8 +118,9 @@ ZOO: dict[str, Entry] = {
                                    fine_layer="layers.2"),
     "densenet121": _zoo_timm("densenet121", "features.norm5", "Huang et al. 2017, arXiv:1608.06993",
                              fine_layer="features.transition3.norm"),
-    "ofa595": Entry(lambda classes, size: ofa.OFA595(classes), "final_expand_layer", "Cai et al. 2020, arXiv:1908.09791",
-                    weights_url=OFA_URL, fine_layer="blocks.16.mobile_inverted_conv.inverted_bottleneck.act"),
+    "ofa595": Entry(lambda classes, size: ofa.OFA(classes), "final_expand_layer", "Cai et al. 2020, arXiv:1908.09791",
+                    weights_url=OFA_URL, load=ofa_checkpoints.from_state_dict,
+                    fine_layer="blocks.16.mobile_inverted_conv.inverted_bottleneck.act"),
     "kdfmv5": Entry(lambda classes, size: KDFMV(classes, size, 5), "acts.4", "Jiang et al. 2025, arXiv:2502.15959 (text)",
                     lr=3e-4),
     "kdfmv8": Entry(lambda classes, size: KDFMV(classes, size, 8), "acts.5", "Jiang et al. 2025, arXiv:2502.15959 (code)",
@@ -178,7 +183,7 @@ def create(name: str, num_classes: int, image_size: int = 224, pretrained: bool 
     if image_size < 32:
         raise ValueError(f"image_size must be at least 32 px, got {image_size}")
     entry = resolve(name)
-    if pretrained and name.startswith("kdfmv"):
+    if pretrained and entry.timm_name is None and entry.load is None:
         raise PretrainedMissing(f"{name} has no published weights: train it (pretrained=False)")
     network = _pretrained(name, entry, num_classes, image_size, sha256) if pretrained else entry.build(num_classes, image_size)
     config = timm.get_pretrained_cfg(entry.timm_name) if entry.timm_name else None
@@ -190,13 +195,16 @@ def resolve(name: str) -> Entry:
     """The zoo's entry of a name; for other timm networks the last feature stage serves as CAM layer."""
     if name in ZOO:
         return ZOO[name]
+    if name.startswith("ofa-"):
+        return _ofa(name)
     if not timm.is_model(name):
         known = [*ZOO, *timm.list_models()]
         try:
             files.lookup(name, known, "model")
         except files.UnknownName as error:
             nearest = str(error).split(" Allowed:")[0]
-            raise files.UnknownName(f"{nearest} Allowed: {', '.join(ZOO)}, and every name of timm.list_models().") from None
+            raise files.UnknownName(f"{nearest} Allowed: {', '.join(ZOO)}, a subnet as notebook 07 names it (ofa-335433-...), and "
+                                    "every name of timm.list_models().") from None  # fmt: skip
     config = timm.get_pretrained_cfg(name)
     with torch.device("meta"):
         network = timm.create_model(name, num_classes=2)
@@ -207,9 +215,21 @@ def resolve(name: str) -> Entry:
     return _zoo_timm(name, layer, "timm", "auto", sized=bool(config and config.fixed_input_size))
 
 
+def _ofa(name: str) -> Entry:
+    """The supernet, or the subnet that a name spells (see ``ofa.Choice``); read at the same layers as OFA-595."""
+    if name == SUPERNET:
+        return Entry(lambda classes, size: ofa.Supernet(classes), "whole.final_expand_layer", "Cai et al. 2020, arXiv:1908.09791",
+                     weights_url=SUPERNET_URL, load=ofa_checkpoints.supernet_from_state_dict)  # fmt: skip
+    choice = ofa.Choice.parse(name)
+    last = 1 + sum(len(stage) for stage in choice.stages[:4])
+    return Entry(lambda classes, size: ofa.OFA(classes, blocks=choice.blocks()), "final_expand_layer",
+                 "a subnet of Cai et al. 2020, arXiv:1908.09791",
+                 fine_layer=f"blocks.{last}.mobile_inverted_conv.inverted_bottleneck.act")  # fmt: skip
+
+
 def _pretrained(name: str, entry: Entry, num_classes: int, image_size: int, sha256: str | None) -> nn.Module:
     if entry.timm_name is None:
-        return ofa.from_state_dict(_read_weights(name, entry.weights_url, sha256), num_classes)
+        return entry.load(_read_weights(name, entry.weights_url, sha256), num_classes)
     config = timm.get_pretrained_cfg(entry.timm_name)
     url = config.url or f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
     state = _read_weights(name, url, sha256)

@@ -19,11 +19,11 @@ from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.optim import param_groups_weight_decay
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
-from kdnb import evaluation, files, models, provenance
+from kdnb import evaluation, files, losses, models, provenance
 from kdnb.data import Dataset
 from kdnb.losses import Objective
 from kdnb.models import Classifier
@@ -90,10 +90,12 @@ def train_on_shuffled_labels(study: Study, dataset: Dataset) -> Run:
     return fit(fixed, dataset.shuffled(), study.student, Objective("hard"), max(1, study.student_epochs // 2))
 
 
-def fit(study: Study, dataset: Dataset, name: str, objective: Objective, epochs: int, teachers: list[Run] = ()) -> Run:
+def fit(study: Study, dataset: Dataset, name: str, objective: Objective, epochs: int, teachers: list[Run] = (),
+        start: nn.Module | None = None) -> Run:  # fmt: skip
     """Train network ``name``; a finished run with the same key is loaded, an interrupted one goes on where it stood.
 
-    The key holds the data's checksum, the sizes, the settings, the objective and the teachers' weights.
+    The key holds the data's checksum, the sizes, the settings, the objective and the teachers' weights. ``start`` is a network
+    of the same shape whose weights the training begins with (a tenth of the peak learning rate: it knows its task).
     """
     settings = Settings(epochs, study.batch_size, study.peak_lr(name), study.seed, study.augment,
                         study.pretrained and not name.startswith("kdfmv"))  # fmt: skip
@@ -101,11 +103,16 @@ def fit(study: Study, dataset: Dataset, name: str, objective: Objective, epochs:
     key = {"version": VERSION, "model": name, "classes": list(dataset.classes), "data": dataset.checksum,
            "image_size": study.image_size, "settings": dataclasses.asdict(settings),
            "objective": dataclasses.asdict(objective), "teachers": [run.checksum for run in teachers]}  # fmt: skip
+    if start is not None:
+        settings = dataclasses.replace(settings, lr=settings.lr / 10)
+        key |= {"settings": dataclasses.asdict(settings), "start": models.checksum(start)}
     folder = files.cache_dir() / "runs" / dataset.spec.slug / f"{name}-{objective.method}-{files.digest(key)}"
     with _alone(folder):
         if not (folder / "run.json").exists():
             torch.manual_seed(settings.seed)
-            model = models.create(name, len(dataset.classes), study.image_size, settings.pretrained)
+            model = models.create(name, len(dataset.classes), study.image_size, settings.pretrained and start is None)
+            if start is not None:
+                model.network.load_state_dict(start.state_dict(), strict=True)
             _train(model, dataset, settings, objective, [run.model for run in teachers], folder, key)
         else:
             print(f"{name} ({objective.method}): trained before with this configuration, loaded from {files.shown(folder)}")
@@ -205,12 +212,12 @@ def _train(model: Classifier, dataset: Dataset, settings: Settings, objective: O
                 taught = _ask(teachers, images, accelerator) if table is None else table[:, row.cpu()].to(images.device)
             with accelerator.autocast():
                 logits = prepared(images)
-            parts = objective(logits, target, taught, weights)
+            parts = losses.sandwich(objective, logits, target, taught, weights)  # a supernet answers for several subnets
             accelerator.backward(parts["loss"])
             accelerator.clip_grad_norm_(prepared.parameters(), settings.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            parts["accuracy"] = (logits.argmax(1) == target).float().mean()
+            parts["accuracy"] = (logits[: len(target)].argmax(1) == target).float().mean()
             for part, value in parts.items():
                 sums[part] = sums.get(part, 0.0) + value.detach() * len(target)
             seen += len(target)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from kdnb import files, models, ofa
+from kdnb import files, models, ofa, ofa_checkpoints
 
 # parameters and MACs at 224 px with 1000 classes, as published or measured from the authors' code
 PUBLISHED = {
@@ -34,8 +34,8 @@ def test_paper_b_students(name, parameters, macs):
 def test_ofa595_in_detail():
     assert models.count_macs("ofa595", image_size=236) == 595_189_032
     for classes in (2, 3, 1000):
-        assert models.count_parameters(ofa.OFA595(classes)) == 7_598_928 + 1537 * classes
-    state = ofa.OFA595().state_dict()
+        assert models.count_parameters(ofa.OFA(classes)) == 7_598_928 + 1537 * classes
+    state = ofa.OFA().state_dict()
     assert len(state) == 417
     for name, shape in {
         "first_conv.conv.weight": (24, 3, 3, 3), "blocks.0.mobile_inverted_conv.depth_conv.conv.weight": (24, 1, 3, 3),
@@ -53,7 +53,7 @@ def test_ofa595_in_detail():
 @pytest.fixture(scope="module")
 def published():
     torch.manual_seed(0)
-    network = ofa.OFA595(1000).eval()
+    network = ofa.OFA(1000).eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
@@ -67,25 +67,25 @@ def newer(state):
 
 @pytest.mark.parametrize("rename", [dict, newer, lambda s: {f"module.{k}": v for k, v in s.items()}, lambda s: {"state_dict": s}])
 def test_published_names_load_strictly(published, rename):
-    loaded = ofa.from_state_dict(rename(published.state_dict())).eval()
+    loaded = ofa_checkpoints.from_state_dict(rename(published.state_dict())).eval()
     x = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(loaded(x), published(x))
 
 
 def test_other_class_counts_get_a_new_classifier_only(published):
-    loaded = ofa.from_state_dict(published.state_dict(), num_classes=3)
+    loaded = ofa_checkpoints.from_state_dict(published.state_dict(), num_classes=3)
     assert loaded.classifier.linear.weight.shape == (3, 1536)
     assert torch.equal(loaded.first_conv.conv.weight, published.first_conv.conv.weight)
 
 
 def test_the_21k_variant_gets_its_activations():
-    state = ofa.OFA595(11221, smooth=True).state_dict()
+    state = ofa.OFA(11221, smooth=True).state_dict()
     state["classifier.linear.weight"] = state["classifier.linear.weight"][:, :, None, None]
-    loaded = ofa.from_state_dict(newer(state), num_classes=3)
+    loaded = ofa_checkpoints.from_state_dict(newer(state), num_classes=3)
     kinds = {type(module) for module in loaded.modules()}
     assert nn.SiLU in kinds and nn.Sigmoid in kinds and nn.Hardswish not in kinds and nn.Hardsigmoid not in kinds
-    plain = {type(module) for module in ofa.OFA595(3).modules()}
+    plain = {type(module) for module in ofa.OFA(3).modules()}
     assert nn.Hardswish in plain and nn.Hardsigmoid in plain and nn.SiLU not in plain
 
 
@@ -94,15 +94,15 @@ def test_anything_else_is_refused_with_what_differs(published):
     state.pop("blocks.3.mobile_inverted_conv.depth_conv.conv.weight")
     state["extra.weight"] = torch.zeros(2)
     state["first_conv.conv.weight"] = torch.zeros(16, 3, 3, 3)
-    with pytest.raises(ofa.CheckpointMismatch) as caught:
-        ofa.from_state_dict(state)
+    with pytest.raises(ofa_checkpoints.CheckpointMismatch) as caught:
+        ofa_checkpoints.from_state_dict(state)
     message = str(caught.value)
     assert "3 differences" in message
     assert "missing blocks.3.mobile_inverted_conv.depth_conv.conv.weight (128" in message or "missing blocks.3" in message
     assert "unknown extra.weight (2,)" in message
     assert "first_conv.conv.weight is (16, 3, 3, 3), expected (24, 3, 3, 3)" in message
-    with pytest.raises(ofa.CheckpointMismatch, match="and \\d+ more"):
-        ofa.from_state_dict(timm.create_model("resnet18").state_dict())
+    with pytest.raises(ofa_checkpoints.CheckpointMismatch, match="and \\d+ more"):
+        ofa_checkpoints.from_state_dict(timm.create_model("resnet18").state_dict())
 
 
 @pytest.mark.parametrize("name", models.ZOO)

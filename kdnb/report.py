@@ -43,6 +43,11 @@ def save_table(study: Study, name: str, table: pd.DataFrame) -> Path:
     return path
 
 
+def records(table: pd.DataFrame) -> list[dict]:
+    """The rows of a table as JSON-ready dictionaries; what is missing is None."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
 def save_figure(study: Study, name: str, figure: Figure) -> Path:
     """Write a figure as PNG under the study's outputs. Returns the path."""
     path = study.outputs() / f"{name}.png"

@@ -17,7 +17,9 @@ class Profile:
     """Sizes and lengths of a run, and nothing else: the code path is the same in all of them.
 
     ``per_class`` caps the images of a class in each split, ``explained`` counts the images that are explained and measured,
-    ``channels`` the masks a Score-CAM asks for (0: one for every channel).
+    ``channels`` the masks a Score-CAM asks for (0: one for every channel), ``compiled`` whether torch.compile, which takes
+    minutes, is among the runtimes that are timed. The last four are of the student search: epochs of the
+    supernet and of what fine-tunes a subnet, generations of the search with 16 subnets each, subnets that check the predictor.
     """
 
     image_size: int
@@ -28,15 +30,25 @@ class Profile:
     per_class: int | None = None
     explained: int = 24
     channels: int = 0
+    compiled: bool = True
+    supernet_epochs: int = 60
+    tune_epochs: int = 20
+    generations: int = 20
+    probes: int = 50
 
 
 PROFILES = {
     "smoke": Profile(image_size=64, teacher_epochs=1, student_epochs=1, batch_size=16, per_class=16,
-                     explained=6, channels=8),
-    "quick": Profile(image_size=96, teacher_epochs=8, student_epochs=15, batch_size=32, explained=18, channels=96),
+                     explained=6, channels=8, compiled=False, supernet_epochs=1, tune_epochs=1, generations=2, probes=3),
+    "quick": Profile(image_size=96, teacher_epochs=8, student_epochs=15, batch_size=32, explained=18, channels=96,
+                     compiled=False, supernet_epochs=4, tune_epochs=3, generations=5, probes=50),
     # paper B's code trains for 100 epochs at batch 16 from ImageNet weights; paper A's settings could not be read
     "paper": Profile(image_size=224, teacher_epochs=100, student_epochs=100, batch_size=16, pretrained=True, explained=60),
 }  # fmt: skip
+
+
+# of notebook 07; named here so that a wrong one fails at once, without what measures them
+RUNTIMES, COSTS = ("onnx", "eager"), ("latency", "macs", "parameters")
 
 
 class BadParameter(ValueError):
@@ -49,7 +61,8 @@ class Study:
     network (``lr``).
 
     ``teacher`` may join several names with ``+`` (soft targets are averaged with ``teacher_weights``). ``image_size`` is in
-    pixels, ``lr`` the peak learning rate of AdamW, ``image`` a file of the reader's own to be explained.
+    pixels, ``lr`` the peak learning rate of AdamW, ``image`` a file of the reader's own to be explained. ``runtime``, ``cost``
+    and ``latency_budget_ms`` (milliseconds an image) say for which device a student is searched.
     Raises ``UnknownName`` or :class:`BadParameter`.
     """
 
@@ -74,6 +87,14 @@ class Study:
     explained: int | None = None
     channels: int | None = None
     image: str | None = None
+    compiled: bool | None = None
+    supernet_epochs: int | None = None
+    tune_epochs: int | None = None
+    generations: int | None = None
+    probes: int | None = None
+    runtime: str = "onnx"
+    cost: str = "latency"
+    latency_budget_ms: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -82,6 +103,8 @@ class Study:
         files.lookup(self.profile, PROFILES, "profile")
         files.lookup(self.split, data.SPLIT_MODES, "split")
         files.lookup(self.method, losses.METHODS, "method")
+        files.lookup(self.runtime, RUNTIMES, "runtime")
+        files.lookup(self.cost, COSTS, "cost")
         data.describe(self.dataset)
         for name in (*self.teachers, self.student):
             models.resolve(name)
@@ -90,7 +113,9 @@ class Study:
                 object.__setattr__(self, name, value)
         for name, low, high in (("image_size", 32, 1024), ("teacher_epochs", 1, 10_000), ("student_epochs", 1, 10_000),
                                 ("batch_size", 2, 65_536), ("lr", 1e-8, 10.0), ("explained", 4, 100_000),
-                                ("channels", 0, 100_000), ("seed", 0, 2**31)):  # fmt: skip
+                                ("channels", 0, 100_000), ("supernet_epochs", 1, 10_000), ("tune_epochs", 1, 10_000),
+                                ("generations", 1, 10_000), ("probes", 3, 1000), ("latency_budget_ms", 1e-3, 1e6),
+                                ("seed", 0, 2**31)):  # fmt: skip
             if getattr(self, name) is not None and not low <= getattr(self, name) <= high:
                 raise BadParameter(f"{name} must lie between {low} and {high}, got {getattr(self, name)}")
         if self.teacher_weights and len(self.teacher_weights) != len(self.teachers):

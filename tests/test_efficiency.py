@@ -1,0 +1,99 @@
+"""What a network costs: counts, memory, times and the runtimes, on small networks."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_layers import png
+
+from kdnb import efficiency, models, pixels, tradeoffs
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return models.create("resnet10t", 3, SIZE)
+
+
+def test_latency_grows_with_the_work():
+    def work(rounds):
+        def run(x):
+            for _ in range(rounds):
+                x = x @ x / 300
+            return x
+
+        return run
+
+    x = torch.rand(300, 300)
+    few, many = (efficiency.latency(work(rounds), x, 0.05) for rounds in (1, 30))
+    assert 0 < few.low_ms <= few.median_ms <= few.high_ms and few.runs >= 5
+    assert many.median_ms > 5 * few.median_ms
+
+
+def test_throughput_takes_the_best_batch():
+    def run(images):  # a call costs the same whatever it holds: large batches win
+        return torch.linalg.eigvals(torch.eye(60)).sum() + images.sum()
+
+    rate, batch = efficiency.throughput(run, torch.rand(1, 3, 4, 4), (1, 4, 16), 0.05)
+    assert batch == 16 and rate > 0
+
+
+def test_memory_is_weights_and_the_largest_moment(model):
+    found = efficiency.peak_memory(model)
+    weights = efficiency.weight_size(model)
+    assert weights < found < weights + 30
+    wide = models.create("resnet10t", 3, 4 * SIZE)
+    assert efficiency.peak_memory(wide) - weights > 8 * (found - weights)  # activations grow with the area
+    kinds = {type(module) for module in model.modules()}
+    assert kinds == {type(module) for module in model.modules()} and not model.network.conv1[0]._forward_hooks
+
+
+def test_static_costs_are_those_of_the_zoo():
+    found = efficiency.static(models.create("ofa595", 1000, SIZE))
+    assert found["parameters"] == 9_135_928 and found["macs"] == models.count_macs("ofa595", 1000, SIZE)
+    assert 35 < found["weights_mb"] < 36 and found["peak_memory_mb"] > 29
+
+
+def test_every_runtime_answers_alike(model, home):
+    images = torch.rand(9, 3, SIZE, SIZE)
+    table, runs = efficiency.measure(model, ("a", "b", "c"), efficiency.here(compiled=False), images, seconds=0.05)
+    assert list(table["runtime"]) == efficiency.here(compiled=False) and set(runs) >= {"eager", "onnx", "onnx_int8"}
+    told = table[table["note"] == ""]
+    assert (told[["latency_ms", "images_per_second", "megabytes", "threads"]] > 0).all(axis=None)
+    assert (told["latency_low"] <= told["latency_ms"]).all() and (told["latency_ms"] <= told["latency_high"]).all()
+    subset = pixels.Pixels((images * 255).round().to(torch.uint8).numpy(), np.zeros(9, int))
+    answers = {name: efficiency.answers(run, subset, 4) for name, run in runs.items()}
+    assert all(z.shape == (9, 3) for z in answers.values())
+    scale = np.abs(answers["eager"]).max()
+    assert np.abs(answers["onnx"] - answers["eager"]).max() < 1e-4 * max(1, scale)
+    assert np.abs(answers["onnx_int8"] - answers["eager"]).max() < 0.5 * scale
+    size = table.set_index("runtime")["megabytes"]
+    assert size["onnx_int8"] < 0.4 * size["onnx"]
+
+
+def test_what_is_not_to_be_had_is_a_row_that_says_so(model, home, monkeypatch):
+    monkeypatch.setattr(efficiency.shutil, "which", lambda name: None)
+    monkeypatch.setattr(models, "precision", lambda: "no")
+    table, runs = efficiency.measure(model, ("a", "b", "c"), ["compile", "bf16", "onnx_int8"], seconds=0.05)
+    assert not runs and table["note"].str.contains("compiler|bf16|calibration").all()
+    with pytest.raises(ValueError, match="unknown runtime 'onxx'. Did you mean 'onnx'"):
+        efficiency.measure(model, ("a", "b", "c"), ["onxx"])
+
+
+def test_a_file_is_written_once_for_its_weights(model, home):
+    first = efficiency.exported(model, ("a", "b", "c"))
+    stamp = first.stat().st_mtime_ns
+    assert efficiency.exported(model, ("a", "b", "c")) == first and first.stat().st_mtime_ns == stamp
+    assert efficiency.exported(model, ("a", "b", "d")) != first
+
+
+def test_figures():
+    rows = {"accuracy": [0.9, 0.8], "low": [0.85, 0.75], "high": [0.93, 0.84], "latency_ms": [20.0, 2.0], "mb": [80.0, 8.0]}
+    table = pd.DataFrame(rows, index=["teacher x", "distilled y"])
+    timed = pd.DataFrame({"model": ["teacher x", "distilled y"], "title": ["eager"] * 2, "latency_ms": [20.0, np.nan],
+                          "latency_low": [19.0, np.nan], "latency_high": [22.0, np.nan],
+                          "images_per_second": [60.0, np.nan]})  # fmt: skip
+    for figure in (tradeoffs.bubbles(table, {"latency_ms": "ms", "mb": "MB"}, "mb", "t"), tradeoffs.runtimes(timed, "t")):
+        assert png(figure).std() > 1

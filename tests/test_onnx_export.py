@@ -1,0 +1,129 @@
+"""ONNX files: the answers of PyTorch for every network of the zoo, all that a developer needs inside, strange files refused."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from kdnb import models, ofa, onnx_export
+
+CLASSES = ("a", "b", "<c>")
+SIZE = 64
+
+
+def lively(name):
+    """A network with batch statistics and a head that lets logits differ: a constant answer would prove nothing."""
+    torch.manual_seed(0)
+    model = models.create(name, 3, SIZE)
+    head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = None
+        model.train()
+        for _ in range(2):
+            model(torch.rand(8, 3, SIZE, SIZE))
+        model.eval()
+        for _ in range(3):  # the head is scaled until its answers spread as those of a trained network do
+            head.weight.mul_(2 / model(torch.rand(8, 3, SIZE, SIZE)).std(0).mean().clamp(min=1e-12))
+    return model
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    model = lively("resnet10t")
+    path = onnx_export.export(model, tmp_path_factory.mktemp("onnx") / "small.onnx", CLASSES, {"data": "made"})
+    return model, path
+
+
+@pytest.mark.parametrize("name", [*models.ZOO, ofa.SMALLEST.name])
+def test_answers_equal_pytorch(name, tmp_path):
+    model = lively(name)
+    before = models.checksum(model.network)
+    deployed = onnx_export.open(onnx_export.export(model, tmp_path / "x.onnx", CLASSES))
+    images = torch.rand(3, 3, SIZE, SIZE)
+    with torch.inference_mode():
+        expected = model(images).numpy()
+    assert expected.std() > 0.05
+    assert np.abs(deployed(images.numpy()) - expected).max() < 1e-4 * max(1.0, np.abs(expected).max())
+    assert deployed(images[:1].numpy()).shape == (1, 3)
+    assert models.checksum(model.network) == before and not model.training
+
+
+def test_the_file_says_all_that_using_it_needs(small):
+    model, path = small
+    deployed = onnx_export.open(path)
+    assert deployed.classes == CLASSES and deployed.image_size == SIZE
+    about = deployed.metadata
+    assert about["model"] == "resnet10t" and about["data"] == "made" and about["weights"] == models.checksum(model.network)
+    assert json.loads(about["classes"]) == list(CLASSES) and "licence" in about and "255" in about["input"]
+    assert not list(path.parent.glob("*.data"))  # one file, nothing beside it
+
+
+def test_it_runs_without_this_package(small):
+    _, path = small
+    code = ("import sys, json, numpy as np, onnxruntime as ort\n"
+            f"s = ort.InferenceSession({str(path)!r}); m = s.get_modelmeta().custom_metadata_map\n"
+            "n = int(m['image_size']); z = s.run(None, {'images': np.zeros((2, 3, n, n), np.float32)})[0]\n"
+            "print(z.shape, json.loads(m['classes'])[2]); assert not {'torch', 'kdnb'} & set(sys.modules)")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=path.parent)
+    assert done.returncode == 0 and done.stdout.split() == ["(2,", "3)", "<c>"], done.stderr
+
+
+def test_int8_is_small_and_close(small, tmp_path):
+    model, path = small
+    images = torch.rand(32, 3, SIZE, SIZE)
+    made = onnx_export.quantise(path, tmp_path / "int8.onnx", images)
+    deployed = onnx_export.open(made)
+    assert made.stat().st_size < 0.4 * path.stat().st_size
+    assert deployed.metadata["precision"] == "int8, calibrated on 32 images" and deployed.classes == CLASSES
+    with torch.inference_mode():
+        expected = model(images).numpy()
+    assert np.corrcoef(deployed(images.numpy()).ravel(), expected.ravel())[0, 1] > 0.98
+    kinds = {node.op_type for node in onnx.load(made).graph.node}
+    assert "QuantizeLinear" in kinds
+
+
+def changed(path, out, **metadata):
+    graph = onnx.load(path)
+    for entry in list(graph.metadata_props):
+        if entry.key in metadata:
+            value = metadata[entry.key]
+            graph.metadata_props.remove(entry)
+            if value is not None:
+                graph.metadata_props.add(key=entry.key, value=value)
+    onnx.save(graph, out)
+    return out
+
+
+@pytest.mark.parametrize(("metadata", "message"), [
+    ({"classes": '["a", "b"]'}, "classes: the graph has 3, its metadata say 2"), ({"classes": "a, b"}, "cannot be read"),
+    ({"image_size": "96"}, "input shape: the graph has .*64.*, its metadata say .*96"),
+    ({"licence": None}, "lacks metadata .licence"), ({"format": "kdnb 99"}, "format"),
+])  # fmt: skip
+def test_a_file_that_does_not_match_its_metadata_is_refused(small, tmp_path, metadata, message):
+    with pytest.raises(onnx_export.NotOurs, match=message):
+        onnx_export.open(changed(small[1], tmp_path / "changed.onnx", **metadata))
+
+
+def test_other_files_are_refused(small, tmp_path):
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(small[1].read_bytes()[:2000])
+    with pytest.raises(onnx_export.NotOurs, match="cannot be read as ONNX"):
+        onnx_export.open(broken)
+    with pytest.raises(FileNotFoundError, match="onnx_export.export writes it"):
+        onnx_export.open(tmp_path / "none.onnx")
+    with pytest.raises(ValueError, match="2 class names for a network of 3 classes"):
+        onnx_export.export(small[0], tmp_path / "x.onnx", ("a", "b"))
+
+
+def test_a_training_model_is_left_training(tmp_path):
+    model = lively("resnet10t").train()
+    before = models.checksum(model.network)
+    onnx_export.export(model, tmp_path / "x.onnx", CLASSES)
+    assert model.training and models.checksum(model.network) == before

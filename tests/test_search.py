@@ -1,0 +1,146 @@
+"""The search for a student: genes, fronts, budgets, determinism, resuming, and the latency table."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_layers import png
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdnb import data, efficiency, latency, models, ofa, search, tradeoffs, training
+from kdnb.losses import Objective
+from kdnb.ofa import LARGEST, OFA595_CHOICE, SMALLEST, Choice
+from kdnb.study import Study
+
+
+@pytest.mark.parametrize("choice", [SMALLEST, LARGEST, OFA595_CHOICE, *ofa.random_choices(4)], ids=lambda choice: choice.name)
+def test_genes_spell_subnets(choice):
+    genes = search._encode(choice)
+    assert genes.shape == (45,) and genes.min() >= 0 and genes.max() <= 2 and search._decode(genes) == choice
+
+
+def blocks(choice):
+    return [pair for stage in choice.stages for pair in stage]
+
+
+def quality(choice):
+    """A made accuracy: wide kernels help, expansion does not; so the best subnets are known."""
+    return 0.5 + sum(kernel for kernel, _ in blocks(choice)) / 400
+
+
+def size(choice):
+    return float(sum(kernel * expansion for kernel, expansion in blocks(choice)))
+
+
+def test_evolution_finds_what_is_good_and_is_the_same_for_a_seed():
+    found = search.evolve(quality, size, population=24, generations=30, seed=1)
+    again = search.evolve(quality, size, population=24, generations=30, seed=1)
+    other = search.evolve(quality, size, population=24, generations=30, seed=2)
+    pd.testing.assert_frame_equal(found, again)
+    assert set(found["name"]) != set(other["name"])
+    front = found[found["front"]]
+    assert front["cost"].is_monotonic_increasing and front["accuracy"].is_monotonic_increasing
+    for row in found.itertuples():  # nothing that was seen beats the front
+        assert not ((front["accuracy"] < row.accuracy) & (front["cost"] > row.cost)).any()
+    assert {SMALLEST.name, LARGEST.name, OFA595_CHOICE.name} <= set(found["name"])
+    best = search.pick(found, size(OFA595_CHOICE))
+    assert quality(best) > quality(OFA595_CHOICE) and size(best) <= size(OFA595_CHOICE)
+    random = ofa.random_choices(24 * 30, seed=5)
+    within = [quality(choice) for choice in random if size(choice) <= size(OFA595_CHOICE)]
+    assert quality(best) >= max(within)
+
+
+def test_a_budget_that_nothing_meets_names_the_cheapest():
+    table = search.front_of({SMALLEST.name: (0.7, 3.0), LARGEST.name: (0.9, 9.0), OFA595_CHOICE.name: (0.6, 5.0)})
+    assert table["front"].tolist() == [True, False, True]
+    assert search.pick(table, 9.0) == LARGEST and search.pick(table, 8.9) == SMALLEST
+    with pytest.raises(search.NoSuchStudent, match=f"cheapest found is {SMALLEST.name} with 3 ms"):
+        search.pick(table, 2.0)
+
+
+def operations(module, shape, runtime="onnx", seconds=0.2):
+    """In place of milliseconds: a number that really is a sum over blocks."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module.eval()(torch.zeros(shape))
+    return counter.get_total_flops() / 1e6 + 0.01
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory):
+    """A table of operations, and those of some whole subnets: what the table adds up can be checked to the digit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDNB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(latency, "milliseconds", operations)
+        table = latency.latency_table(64, 3)
+        patch.setattr(latency, "milliseconds", None)  # measured once: now it is read
+        assert latency.latency_table(64, 3) == table
+    return table
+
+
+def test_the_latency_table_adds_up_blocks(calm, monkeypatch):
+    monkeypatch.setattr(latency, "milliseconds", operations)
+    assert len(calm.blocks) == 5 * 2 * 9 and 0.9 < calm.scale < 1.1
+    some = ofa.random_choices(5, seed=9)
+    found = latency.agreement([calm(choice) for choice in some], latency.measure(some, 64, 3))
+    assert found["latency_mape"] < 0.02 and np.isclose(found["kendall_tau"], 1) and found["subnets"] == 5
+    assert calm(SMALLEST) < calm(OFA595_CHOICE) < calm(LARGEST)
+
+
+def test_costs(calm):
+    for kind in ("latency", "macs", "parameters"):
+        price = search.cost_of(kind, 64, 3, calm)
+        assert price(SMALLEST) < price(OFA595_CHOICE) < price(LARGEST)
+    assert search.cost_of("parameters", 64, 3)(OFA595_CHOICE) == 7_598_928 + 1537 * 3
+    with pytest.raises(ValueError, match="unknown cost 'latencies'. Did you mean 'latency'"):
+        search.cost_of("latencies", 64, 3)
+
+
+def test_agreement_by_hand():
+    found = latency.agreement(np.array([1.1, 2.0, 2.7]), np.array([1.0, 2.0, 3.0]))
+    assert np.isclose(found["latency_mape"], (0.1 + 0 + 0.1) / 3) and np.isclose(found["kendall_tau"], 1)
+
+
+@pytest.mark.parametrize("runtime", latency.RUNTIMES)
+def test_a_block_is_really_measured(runtime):
+    block = LARGEST.blocks()[3]
+    assert 0 < latency.milliseconds(ofa.Residual(block, False), (1, block.inner, 8, 8), runtime, 0.02) < 1000
+    with pytest.raises(ValueError, match="unknown runtime 'onix'. Did you mean 'onnx'"):
+        latency.milliseconds(torch.nn.Identity(), (1, 3, 8, 8), "onix")
+
+
+def test_timing_is_that_of_efficiency(monkeypatch):
+    monkeypatch.setattr(efficiency, "latency", lambda run, x, seconds: efficiency.Timing(7.0, 6.0, 8.0, 3))
+    assert latency.milliseconds(torch.nn.Identity(), (1, 3, 8, 8), "eager") == 7.0
+
+
+def test_a_supernet_is_trained_searched_and_its_student_tuned(home, folder):
+    study = Study(dataset="folder", data_root=str(folder), profile="smoke", image_size=64, supernet_epochs=2)
+    mine = data.load("folder", folder)
+    run = training.fit(study, mine, models.SUPERNET, Objective("hard"), 2)
+    assert len(run.history) == 2 and run.record["key"]["model"] == models.SUPERNET
+    judge = search.Judge(run.model, mine)
+    before = models.checksum(run.model.network)
+    assert 0 <= judge(SMALLEST) <= 1 and models.checksum(run.model.network) == before
+    again = search.Judge(run.model, mine)
+    again.model = None  # a search that goes on asks nothing twice
+    assert again(SMALLEST) == judge(SMALLEST)
+    student = search.extract(run.model, SMALLEST, judge.calibration)
+    assert student.name == SMALLEST.name and not student.training
+    tuned = training.fit(study, mine, SMALLEST.name, Objective("hard"), 1, start=student.network)
+    assert tuned.record["key"]["start"] == models.checksum(student.network) != tuned.checksum
+    assert np.isclose(tuned.record["key"]["settings"]["lr"], 1e-4)
+
+
+def test_figures():
+    looked = search.front_of({SMALLEST.name: (0.7, 3.0), LARGEST.name: (0.9, 9.0), OFA595_CHOICE.name: (0.6, 5.0)})
+    for figure in (tradeoffs.predictor([1, 2, 3], [1.1, 2.0, 2.9], "t"), tradeoffs.front(looked, {"kdfmv5": (4, 0.8)}, "ms", "t")):
+        assert png(figure).std() > 1
+
+
+def test_names_of_subnets_are_students():
+    assert Study(student=SMALLEST.name).student == SMALLEST.name
+    with pytest.raises(ValueError, match="latency_budget_ms must lie"):
+        Study(latency_budget_ms=-1.0)
+    with pytest.raises(ValueError, match="unknown runtime"):
+        Study(runtime="tensorrt")
+    assert Choice.parse(SMALLEST.name) == SMALLEST

@@ -120,13 +120,13 @@ def removal(curves: Mapping[str, Mapping[str, np.ndarray]], title: str = "") -> 
 def sanity(tables: Mapping[str, pd.DataFrame], title: str = "") -> Figure:
     """Likeness of maps to those of the trained network while its weights are drawn anew from head to stem (columns of a table:
     stage, spearman), one line a method."""
-    figure, axes = _start(size=(6.2, 3.4))
+    figure, axes = _start(size=(6.2, 4.0))
     looks = itertools.product(("-", "--"), sns.color_palette("colorblind", 7))
     for (method, table), (dash, color), marker in zip(tables.items(), looks, "osD^vPX" * 2, strict=False):
         axes[0, 0].plot(table["stage"], table["spearman"], dash, color=color, marker=marker, markersize=4, label=method)
     axes[0, 0].axhline(0, color="0.7", linewidth=1)
     axes[0, 0].set(ylabel="rank correlation with the trained map", xlabel="weights drawn anew, from the head down")
-    axes[0, 0].set_ylim(-0.6, 1.05)
+    axes[0, 0].set_ylim(-1.05, 1.05)
     axes[0, 0].tick_params(axis="x", labelsize="x-small", rotation=15)
     axes[0, 0].legend(frameon=False, fontsize="x-small", bbox_to_anchor=(1, 1), loc="upper left")
     sns.despine(figure)

@@ -23,7 +23,7 @@ def gradient_shap(network: nn.Module, x: Tensor, targets: Tensor, background: Te
     # the library's own stream of numbers, so that both can be compared sample by sample
     stream = np.random.RandomState(seed)  # noqa: NPY002
     draws = [(image, stream.choice(len(background)), stream.uniform()) for image in range(len(x)) for _ in range(samples)]
-    values = torch.zeros_like(x, dtype=torch.float32)
+    values = torch.zeros_like(x)
     for start in tqdm(range(0, len(draws), batch_size), desc="SHAP", unit="batch", leave=False, disable=len(draws) < 4096):
         image, other, share = (list(column) for column in zip(*draws[start : start + batch_size], strict=True))
         t = torch.tensor(share, dtype=x.dtype, device=x.device).view(-1, 1, 1, 1)

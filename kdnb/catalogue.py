@@ -15,6 +15,7 @@ class DatasetSpec:
     and punctuation); empty means that the folders name the classes. ``counts`` are the published images a class.
     ``groups`` are (pattern, name) pairs that read a patient from a file name; ``group_key`` says it in words. ``trees`` are
     top folders that hold the same images twice. ``flips`` are the mirrorings that keep an image plausible.
+    ``distrust`` says what was measured against the official split; where it is told, the default is a split by groups.
     """
 
     name: str
@@ -28,6 +29,7 @@ class DatasetSpec:
     group_key: str
     counts: dict[str, int] = field(default_factory=dict)
     official_split: str | None = None
+    distrust: str = ""
     groups: tuple[tuple[str, str], ...] = ()
     trees: tuple[str, ...] = ()
     kaggle: str | None = None
@@ -114,6 +116,7 @@ _ENTRIES = (
         source="https://www.kaggle.com/datasets/masoudnickparvar/brain-tumor-mri-dataset",
         kaggle="masoudnickparvar/brain-tumor-mri-dataset", size_gb=0.15,
         layout="{Training,Testing}/{glioma,meningioma,notumor,pituitary}/*.jpg", official_split="Training / Testing",
+        distrust="189 sets of byte-identical files and neighbouring slices of the same patients stand on both sides",
         group_key="patients are not told by the file names (figshare, SARTAJ and Br35H mixed)",
         notes="A later release on the same page holds 7,200 images; paper B's counts are those of the older one (7,023).",
     ),
@@ -141,7 +144,8 @@ _ENTRIES = (
         source="https://www.kaggle.com/datasets/tourist55/alzheimers-dataset-4-class-of-images",
         kaggle="tourist55/alzheimers-dataset-4-class-of-images", size_gb=0.04,
         layout="Alzheimer_s Dataset/{train,test}/{MildDemented,ModerateDemented,NonDemented,VeryMildDemented}/*.jpg",
-        official_split="train / test", group_key="subjects are not told reliably by the file names",
+        official_split="train / test", distrust="slices of one subject stand on both sides",
+        group_key="subjects are not told reliably by the file names",
         notes="Slices of one subject stand in both official splits. Paper B used an augmented copy of about 34,000 images.",
     ),
     DatasetSpec(

@@ -10,18 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
-from kdnb import files, index, phantoms, pixels
+from kdnb import files, index, leakage, phantoms, pixels, splits
 from kdnb.catalogue import DATASETS, DatasetSpec
-
-SPLIT_SEED = 0  # one split for all runs: a seed changes the training, never the test images
-SPLIT_NAMES = ("train", "val", "test")
-SPLIT_MODES = ("auto", "official", "pooled")
-
-
-class SplitError(ValueError):
-    """The images cannot be split as asked; the message names the class and the way out."""
 
 
 class DatasetMissing(FileNotFoundError):
@@ -30,7 +21,11 @@ class DatasetMissing(FileNotFoundError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images with labels and splits: an index table and what can be read off it."""
+    """Images with labels and splits: an index table and what can be read off it.
+
+    ``table`` has the index's columns and ``family``, the number of the group that an image belongs to; ``split`` says how the
+    parts came about.
+    """
 
     spec: DatasetSpec
     index: index.Index
@@ -53,6 +48,16 @@ class Dataset:
     def checksum(self) -> str:
         """Names images, labels and splits together (12 hexadecimal digits)."""
         return files.digest([self.index.checksum, self.table[["path", "split"]].values.tolist()])
+
+    @property
+    def split_name(self) -> str:
+        """``official``, ``random`` or ``group``; stands beside every number."""
+        return self.split.split(":")[0].split(" ")[0]
+
+    @cached_property
+    def leakage(self) -> leakage.Leakage:
+        """Copies that the detector finds among these images, looked for once (minutes for a large set)."""
+        return leakage.find(self.index, self.spec.slug)
 
     @property
     def caveat(self) -> str:
@@ -81,7 +86,7 @@ class Dataset:
     def counts(self) -> pd.DataFrame:
         """Images by class (rows) and split (columns)."""
         table = pd.crosstab(self.table["label"], self.table["split"])
-        return table.reindex(index=list(self.classes), columns=list(SPLIT_NAMES), fill_value=0)
+        return table.reindex(index=list(self.classes), columns=list(splits.PARTS), fill_value=0)
 
     def pixels(self, image_size: int, split: str | None = None, column: str = "path") -> pixels.Pixels:
         """Rows of one split (all by default) from the pixel cache; ``column`` may be ``mask`` or ``organ_mask``."""
@@ -123,15 +128,24 @@ def load(name: str, data_root: str | Path | None = None, split: str = "auto", do
          per_class: int | None = None) -> Dataset:  # fmt: skip
     """Load a dataset of the catalogue, ``medmnist:<name>``, or ``folder`` with ``data_root``.
 
-    ``split``: ``official`` as published, ``pooled`` all images re-split 70/15/15 by class and patient, ``auto`` official
-    where there is one. ``per_class`` keeps at most so many images of a class in each split (for trying things out).
+    ``split``: ``official`` as published, ``random`` re-split by image as papers do, ``group`` re-split with copies and patients
+    kept together, ``auto`` official where nothing is known against it, else group. ``per_class`` keeps at most so many images of
+    a class in each split (for trying things out).
     Raises ``UnknownName``, ``DatasetMissing`` or ``SplitError``, each telling what to do next.
     """
-    files.lookup(split, SPLIT_MODES, "split")
+    files.lookup(split, splits.MODES, "split")
     spec = describe(name)
     root = locate(spec, data_root, download)
     found = index.build(spec, root)
-    table, used = assign_splits(spec, found, split)
+    mode = splits.resolve(spec, found, split)
+    table, family = found.table, index.families(found.table)
+    if splits.needs_groups(found, mode) and not spec.synthetic:  # every phantom is drawn alone
+        seen = leakage.find(found, spec.slug)
+        conflicts = seen.conflicts(table)
+        # same pixels, two labels: neither learnt from nor tested on, as byte-identical ones in the index
+        table = table[~table["path"].isin([*conflicts["first"], *conflicts["second"]])].reset_index(drop=True)
+        family = seen.groups(table)
+    table, used = splits.assign(spec, table, mode, family)
     if per_class:
         table = table.groupby(["split", "label"], sort=False).head(per_class).reset_index(drop=True)
     return Dataset(spec, found, table, used)
@@ -232,7 +246,7 @@ def _unpack_medmnist(spec: DatasetSpec, folder: Path, download: bool) -> Path:
         if (root / "complete").exists():
             return root
         folder.mkdir(parents=True, exist_ok=True)
-        for split in SPLIT_NAMES:
+        for split in splits.PARTS:
             try:
                 data = builder(split=split, root=str(folder), download=download)
             except Exception as error:  # not there, or not reachable: the package raises RuntimeError for both
@@ -247,50 +261,3 @@ def _unpack_medmnist(spec: DatasetSpec, folder: Path, download: bool) -> Path:
                 Image.fromarray(array).save(path)
         files.write_text(root / "complete", "")
     return root
-
-
-def assign_splits(spec: DatasetSpec, found: index.Index, mode: str = "auto") -> tuple[pd.DataFrame, str]:
-    """The index table with every row in train, val or test, and a sentence on how that came about.
-
-    A missing validation set is cut from train, never from test; patients and byte-identical files stay on one side of
-    whatever is cut here. Raises :class:`SplitError` when a class has no image to learn from or to be tested on.
-    """
-    table = found.table.copy()
-    has_official = {"train", "test"} <= set(table["split"])
-    if mode == "official" and not has_official:
-        raise SplitError(f"{spec.name} has no official train and test folders here; use -p split pooled")
-    if mode == "pooled" or not has_official:
-        used = "pooled: all images re-split by class and patient"
-        table["split"] = "train"
-        table.loc[_cut(table, found.classes, 0.15), "split"] = "test"
-        rest = table[table["split"] == "train"]
-        table.loc[rest.index[_cut(rest, found.classes, 0.15 / 0.85)], "split"] = "val"
-    else:
-        used = f"official ({spec.official_split})"
-        table.loc[table["split"] == "", "split"] = "train"
-        if "val" not in set(table["split"]):
-            used += ", validation cut from train"
-            rest = table[table["split"] == "train"]
-            table.loc[rest.index[_cut(rest, found.classes, 0.15)], "split"] = "val"
-    counts = pd.crosstab(table["label"], table["split"]).reindex(columns=list(SPLIT_NAMES), fill_value=0)
-    empty = [f"{label!r} has no {split} image" for split in ("train", "test") for label in counts.index[counts[split] == 0]]
-    if empty:
-        way_out = (
-            "re-split all images together: -p split pooled" if not used.startswith("pooled")
-            else "add images of that class, or leave its folder out"
-        )  # fmt: skip
-        raise SplitError(f"{spec.name}: class {'; class '.join(empty)} (split {used}). The way out: {way_out}.")
-    return table, used
-
-
-def _cut(table: pd.DataFrame, classes: tuple[str, ...], fraction: float) -> np.ndarray:
-    """Positions of about ``fraction`` of the rows, the same share of every class, families kept together."""
-    labels = pd.Categorical(table["label"], categories=classes).codes
-    family = index.families(table)
-    folds = min(max(2, round(1 / fraction)), len(np.unique(family)))
-    if folds < 2:
-        return np.array([], dtype=int)
-    smallest = pd.Series(labels).groupby(labels).size().min()
-    folds = max(2, min(folds, int(smallest)))
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=SPLIT_SEED)
-    return next(splitter.split(labels, labels, family))[1]

@@ -1,4 +1,4 @@
-"""How good predictions are: metrics, calibration and paired intervals, from labels and logits alone."""
+"""How good predictions are: metrics with their intervals, and paired comparisons, from labels and logits alone."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from scipy.special import log_softmax, softmax
 from sklearn import metrics as sk
 
-BINS = 15  # Guo et al. 2017, arXiv:1706.04599, section 3
+from kdnb import statistics
+from kdnb.calibration import BINS, adaptive_bins, brier, calibration_error, reliability
+
+__all__ = ["BINS", "Measures", "balanced_accuracy", "calibration_error", "compare", "evaluate", "reliability", "table_of_tests"]
 
 
-def evaluate(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str]) -> dict:
-    """All metrics of one set of predictions, as JSON-ready numbers in [0, 1].
+def evaluate(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str], split: str = "", groups: np.ndarray | None = None,
+             seed: int = 0) -> dict:  # fmt: skip
+    """All metrics of one set of predictions, as JSON-ready numbers in [0, 1], with their 95 % intervals under ``intervals``.
 
-    ``labels`` ``(N,)``, ``logits`` ``(N, K)``. A class that the labels lack has no recall and no ROC-AUC: its entry is
-    None and the averages are over the classes there are. A precision without any prediction of that class is 0.
+    ``labels`` ``(N,)``, ``logits`` ``(N, K)``; ``split`` names where the images come from and goes into the result; ``groups``
+    ``(N,)`` number images that belong together and are drawn together. A class that the labels lack has no recall and no
+    ROC-AUC: its entry is None and the averages are over the classes there are. A precision without any prediction of that
+    class is 0. ``ece`` has equal bins, ``ece_adaptive`` equally filled ones; their intervals are those of a biased estimate.
     """
     labels, logits = np.asarray(labels), np.asarray(logits, dtype=np.float64)
     if not np.isfinite(logits).all():
@@ -31,12 +36,15 @@ def evaluate(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str]) -> 
     known = [value for value in auc if value is not None]
     return {
         "n": len(labels),
+        "split": split,
         "accuracy": float((predicted == labels).mean()),
         "balanced_accuracy": float(recall[present].mean()),
         "macro_f1": float(f1[present].mean()),
         "macro_auc": float(np.mean(known)) if known else None,
         "cross_entropy": float(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean()),
         "ece": calibration_error(labels, logits),
+        "ece_adaptive": calibration_error(labels, logits, adaptive=True),
+        "brier": float(brier(labels, logits).mean()),
         "per_class": [
             {"class": classes[k], "precision": float(precision[k]), "recall": float(recall[k]) if present[k] else None,
              "f1": float(f1[k]) if present[k] else None, "auc": auc[k] if auc[k] is None else float(auc[k]),
@@ -44,7 +52,56 @@ def evaluate(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str]) -> 
             for k in every
         ],
         "confusion": sk.confusion_matrix(labels, predicted, labels=every).tolist(),
+        "intervals": statistics.intervals(Measures(labels, logits), labels, groups, seed),
     }  # fmt: skip
+
+
+class Measures:
+    """Every metric of ``evaluate`` under many weightings of the same images at once: no Python for an image or a draw.
+
+    Called with counts ``(draws, N)`` it gives ``{metric: (draws,)}``; one row of ones gives the metrics themselves.
+    """
+
+    def __init__(self, labels: np.ndarray, logits: np.ndarray):
+        self.labels, logits = np.asarray(labels), np.asarray(logits, dtype=np.float64)
+        self.probabilities = softmax(logits, axis=1)
+        self.predicted, self.size = logits.argmax(1), logits.shape[1]
+        self.loss = -log_softmax(logits, axis=1)[np.arange(len(self.labels)), self.labels]
+        self.brier = brier(self.labels, logits)
+        confidence = self.probabilities.max(1)
+        self.gap = (self.predicted == self.labels) - confidence
+        self.bins = {"ece": np.minimum((confidence * BINS).astype(int), BINS - 1), "ece_adaptive": adaptive_bins(confidence)}
+        self.present = np.flatnonzero(np.bincount(self.labels, minlength=self.size))
+
+    def __call__(self, counts: np.ndarray) -> dict[str, np.ndarray]:
+        total = counts.sum(1)
+        cell = np.eye(self.size**2, dtype=np.float32)[self.labels * self.size + self.predicted]
+        matrix = (counts @ cell).reshape(-1, self.size, self.size).astype(float)
+        hits, truth, said = (np.einsum("bkk->bk", matrix), matrix.sum(2), matrix.sum(1))
+        recall = hits / np.maximum(truth, 1)
+        f1 = 2 * hits / np.maximum(truth + said, 1)
+        found = {"accuracy": hits.sum(1) / total, "balanced_accuracy": recall[:, self.present].mean(1),
+                 "macro_f1": f1[:, self.present].mean(1), "macro_auc": self._auc(counts),
+                 "cross_entropy": counts @ self.loss / total, "brier": counts @ self.brier / total}  # fmt: skip
+        for name, which in self.bins.items():
+            parts = np.eye(which.max(initial=0) + 1)[which] * self.gap[:, None]
+            found[name] = np.abs(counts @ parts).sum(1) / total
+        return found
+
+    def _auc(self, counts: np.ndarray) -> np.ndarray:
+        """Mean one-against-rest area: the weighted share of (positive, negative) pairs in the right order, ties half."""
+        areas = []
+        for k in self.present:
+            if len(self.present) < 2:
+                return np.full(len(counts), np.nan)
+            score, rank = np.unique(self.probabilities[:, k], return_inverse=True)
+            order = np.argsort(rank, kind="stable")
+            starts = np.searchsorted(rank[order], np.arange(len(score)))
+            positive = np.add.reduceat(counts[:, order] * (self.labels[order] == k), starts, axis=1, dtype=np.float64)
+            negative = np.add.reduceat(counts[:, order] * (self.labels[order] != k), starts, axis=1, dtype=np.float64)
+            below = np.cumsum(negative, axis=1) - 0.5 * negative
+            areas.append((positive * below).sum(1) / np.maximum(positive.sum(1) * negative.sum(1), 1e-12))
+        return np.mean(areas, axis=0)
 
 
 def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
@@ -54,39 +111,41 @@ def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
         return float(sk.balanced_accuracy_score(labels, predicted))
 
 
-def reliability(labels: np.ndarray, logits: np.ndarray, bins: int = BINS) -> pd.DataFrame:
-    """Confidence of the predicted class in equal bins of [0, 1]: columns confidence, accuracy, count; empty bins left out.
+def compare(labels: np.ndarray, logits: np.ndarray, other: np.ndarray, groups: np.ndarray | None = None, seed: int = 0) -> dict:
+    """One model minus another on the same images: accuracy, macro F1 and macro AUC, each with its 95 % bootstrap interval.
 
-    Guo et al. 2017, arXiv:1706.04599, equations 1-3. Ours because scikit-learn's ``calibration_curve`` is binary and
-    gives no counts.
+    Both models see the same draws (paired). ``p_mcnemar`` is exact, from the images that exactly one of the two gets right; it
+    takes images as independent. ``macro_f1`` and ``macro_auc`` hold difference, low, high and the bootstrap's p.
     """
-    probabilities = softmax(np.asarray(logits, dtype=np.float64), axis=1)
-    table = pd.DataFrame({"confidence": probabilities.max(1), "accuracy": probabilities.argmax(1) == np.asarray(labels)})
-    which = np.minimum((table["confidence"] * bins).astype(int), bins - 1)
-    grouped = table.groupby(which).mean()
-    return grouped.assign(count=table.groupby(which).size()).reset_index(drop=True)
-
-
-def calibration_error(labels: np.ndarray, logits: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error: Σ (bin count / N) · |accuracy − confidence|, in [0, 1] (same source, equation 3)."""
-    table = reliability(labels, logits, bins)
-    return float(((table["accuracy"] - table["confidence"]).abs() * table["count"]).sum() / table["count"].sum())
-
-
-def compare(labels: np.ndarray, logits: np.ndarray, other: np.ndarray, seed: int = 0) -> dict:
-    """Accuracy of one model minus another's on the same images: difference, 95 % bootstrap interval, exact McNemar p.
-
-    The interval resamples images (percentile, 2,000 draws); McNemar's test is the binomial test on the images on which
-    exactly one of the two is right.
-    """
+    labels = np.asarray(labels)
     right, other_right = (np.asarray(z).argmax(1) == labels for z in (logits, other))
-    gain = right.astype(float) - other_right
-    better, worse = int((gain > 0).sum()), int((gain < 0).sum())
-    if better + worse == 0:
-        low = high = 0.0
-    else:
-        result = stats.bootstrap((gain,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(seed))
-        low, high = (float(value) for value in result.confidence_interval)
-    p_value = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
-    return {"difference": float(gain.mean()), "low": low, "high": high, "p_mcnemar": p_value,
-            "only_first_right": better, "only_second_right": worse, "n": len(gain)}  # fmt: skip
+    p_value, better, worse = statistics.mcnemar(right, other_right)
+    one, two = Measures(labels, logits), Measures(labels, other)
+    whole = np.ones((1, len(labels)), np.float32)
+    found = {}
+    names = ("accuracy", "macro_f1", "macro_auc")
+    parts = [(one(counts), two(counts)) for counts in statistics.draws(labels, groups, seed=seed)]
+    for name in names:
+        drawn = np.concatenate([first[name] - second[name] for first, second in parts])
+        difference, limits = float((one(whole)[name] - two(whole)[name])[0]), statistics.interval(drawn)
+        known = limits is not None and np.isfinite(difference)
+        values = (difference, *limits, statistics.bootstrap_p(drawn)) if known else (None,) * 4
+        found[name] = dict(zip(("difference", "low", "high", "p_bootstrap"), values, strict=True))
+    accuracy = found.pop("accuracy")
+    return {"difference": float(right.mean() - other_right.mean()), "low": accuracy["low"], "high": accuracy["high"],
+            "p_mcnemar": p_value, "only_first_right": better, "only_second_right": worse, "n": len(labels), **found}  # fmt: skip
+
+
+def table_of_tests(pairs: dict[str, dict]) -> pd.DataFrame:
+    """Comparisons of :func:`compare` as a table, with p values corrected over all of them (Holm): one row a comparison."""
+    rows = pd.DataFrame([
+        {"comparison": name, "n": pair["n"], "accuracy": pair["difference"], "low": pair["low"], "high": pair["high"],
+         "macro F1": pair["macro_f1"]["difference"], "macro AUC": pair["macro_auc"]["difference"], "p McNemar": pair["p_mcnemar"],
+         "p F1": pair["macro_f1"]["p_bootstrap"], "p AUC": pair["macro_auc"]["p_bootstrap"]}
+        for name, pair in pairs.items()
+    ])  # fmt: skip
+    columns = ["p McNemar", "p F1", "p AUC"]
+    tests = rows[columns].to_numpy(dtype=float, copy=True)
+    known = np.isfinite(tests)
+    tests[known] = statistics.holm(tests[known])
+    return rows.assign(**dict(zip(columns, tests.T, strict=True)))

@@ -19,17 +19,23 @@ from tqdm.contrib.concurrent import thread_map
 from kdnb import files
 
 
-def read_image(path: Path, image_size: int, mode: str, resample: int = Image.Resampling.BILINEAR) -> np.ndarray:
-    """One image as uint8 ``(C, image_size, image_size)``, stretched to a square; C is 1 for mode ``L``, 3 for ``RGB``."""
+def decode(path: Path) -> Image.Image:
+    """One image in memory with 8 bits a channel and no transparency."""
     with Image.open(path) as image:
         if image.mode.startswith("I") or image.mode == "F":  # 16- and 32-bit scans: Pillow would clip, not scale
             values = np.asarray(image, dtype=np.float32)
             low, high = values.min(), values.max()
-            image = Image.fromarray(np.uint8((values - low) * (255 / max(high - low, 1e-6))))
-        elif image.mode == "P" or "A" in image.mode:
+            return Image.fromarray(np.uint8((values - low) * (255 / max(high - low, 1e-6))))
+        if image.mode == "P" or "A" in image.mode:
             image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-        array = np.asarray(image.convert(mode).resize((image_size, image_size), resample))
+            return Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+        image.load()
+        return image
+
+
+def read_image(path: Path, image_size: int, mode: str, resample: int = Image.Resampling.BILINEAR) -> np.ndarray:
+    """One image as uint8 ``(C, image_size, image_size)``, stretched to a square; C is 1 for mode ``L``, 3 for ``RGB``."""
+    array = np.asarray(decode(path).convert(mode).resize((image_size, image_size), resample))
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdnb import data, files, losses, models
+from kdnb import data, files, losses, models, splits
 from kdnb.losses import Objective
 
 
@@ -101,7 +101,7 @@ class Study:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _typed(field, getattr(self, field.name)))
         files.lookup(self.profile, PROFILES, "profile")
-        files.lookup(self.split, data.SPLIT_MODES, "split")
+        files.lookup(self.split, splits.MODES, "split")
         files.lookup(self.method, losses.METHODS, "method")
         files.lookup(self.runtime, RUNTIMES, "runtime")
         files.lookup(self.cost, COSTS, "cost")
@@ -158,9 +158,12 @@ class Study:
         return data.load(self.dataset, self.data_root, self.split, self.download, PROFILES[self.profile].per_class)
 
     def outputs(self) -> Path:
-        """Where results go: ``outputs/<dataset>/``; a smoke run proves nothing, so its results stay in the cache."""
+        """Where results go: ``outputs/<dataset>/``, below that ``<split>/`` for a split that is not the default.
+
+        A smoke run proves nothing, so its results stay in the cache.
+        """
         base = files.cache_dir() / "smoke" if self.profile == "smoke" else files.outputs_dir()
-        return base / data.describe(self.dataset).slug
+        return base / data.describe(self.dataset).slug / ("" if self.split == "auto" else self.split)
 
     def config(self) -> dict[str, object]:
         """Every choice, resolved; written beside every result."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import number_of, paint
 
-from kdnb import data, index
+from kdnb import data, index, splits
 from kdnb.catalogue import DATASETS
 
 
@@ -26,7 +26,7 @@ def test_a_folder_keeps_its_own_splits(folder):
     assert "dark" in repr(dataset) and dataset.classes == ("dark", "grey", "light")
 
 
-def test_a_folder_without_splits_is_pooled(home):
+def test_a_folder_without_splits_is_grouped(home):
     root = home / "flat"
     for seed in range(60):
         paint(root / ("a" if seed % 3 else "b") / f"{seed}.png", seed)
@@ -47,16 +47,16 @@ def test_validation_is_cut_from_train_and_never_from_test(folder):
 def test_a_class_that_cannot_be_learnt_is_named_with_the_way_out(folder):
     shutil.rmtree(folder / "train" / "grey")
     shutil.rmtree(folder / "val" / "grey")
-    with pytest.raises(data.SplitError, match="'grey' has no train image.*-p split pooled"):
+    with pytest.raises(splits.SplitError, match="'grey' has no train image.*-p split group"):
         data.load("folder", folder)
-    pooled = data.load("folder", folder, split="pooled")
-    assert (pooled.counts() > 0).all(axis=None)
+    grouped = data.load("folder", folder, split="group")
+    assert (grouped.counts() > 0).all(axis=None)
 
 
 def test_an_official_split_that_is_not_there_is_refused(home):
     for seed in range(20):
         paint(home / "flat" / "ab"[seed % 2] / f"{seed}.png", seed)
-    with pytest.raises(data.SplitError, match="-p split pooled"):
+    with pytest.raises(splits.SplitError, match="-p split group"):
         data.load("folder", home / "flat", split="official")
 
 
@@ -157,5 +157,5 @@ def test_medmnist_through_its_package(home):
 
 
 def test_the_checksum_names_images_labels_and_splits(folder):
-    official, pooled = data.load("folder", folder), data.load("folder", folder, split="pooled")
-    assert official.index.checksum == pooled.index.checksum and official.checksum != pooled.checksum
+    official, grouped = data.load("folder", folder), data.load("folder", folder, split="group")
+    assert official.index.checksum == grouped.index.checksum and official.checksum != grouped.checksum

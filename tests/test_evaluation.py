@@ -2,11 +2,12 @@
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
 
-from kdnb import evaluation
+from kdnb import calibration, evaluation, statistics
 
 CLASSES = ("a", "b", "c")
 
@@ -75,3 +76,96 @@ def test_a_difference_and_its_interval():
     assert found["low"] > 0 and found["p_mcnemar"] == pytest.approx(2 * 0.5**20)
     assert (found["only_first_right"], found["only_second_right"]) == (20, 0)
     assert evaluation.compare(labels, worse, better)["difference"] == pytest.approx(-0.1)
+
+
+def test_weighted_metrics_are_the_metrics():
+    """One draw that holds each image once gives what scikit-learn gives; another equals repeating images."""
+    rng = np.random.default_rng(0)
+    labels, logits = rng.integers(0, 3, 60), rng.normal(size=(60, 3)).round(1)  # rounded: ties in the scores
+    counts = rng.integers(0, 4, 60)
+    for weights in (np.ones(60, int), counts):
+        rows = np.repeat(np.arange(60), weights)
+        score = evaluation.evaluate(labels[rows], logits[rows], CLASSES)
+        measured = evaluation.Measures(labels, logits)(weights[None].astype(np.float32))
+        for name in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "cross_entropy", "brier", "ece"):
+            assert measured[name][0] == pytest.approx(score[name], abs=1e-6), name
+
+
+def test_intervals_hold_the_metric_and_narrow_with_images():
+    rng = np.random.default_rng(0)
+    widths = []
+    for count in (100, 1600):
+        labels = rng.integers(0, 3, count)
+        score = evaluation.evaluate(labels, np.eye(3)[labels] + rng.normal(size=(count, 3)), CLASSES, "group")
+        for name, (low, high) in score["intervals"].items():
+            assert low < high and (name.startswith("ece") or low <= score[name] <= high), name
+        low, high = score["intervals"]["accuracy"]
+        widths.append(high - low)
+        normal = 2 * 1.96 * math.sqrt(score["accuracy"] * (1 - score["accuracy"]) / count)
+        assert high - low == pytest.approx(normal, rel=0.2)
+    assert score["split"] == "group" and widths[1] < widths[0] / 3
+
+
+def test_groups_widen_the_interval():
+    """Ten copies of an image are one piece of evidence, not ten."""
+    rng = np.random.default_rng(0)
+    labels, logits = np.repeat(rng.integers(0, 3, 60), 10), np.repeat(rng.normal(size=(60, 3)), 10, axis=0)
+    groups = np.repeat(np.arange(60), 10)
+    alone, together = (evaluation.evaluate(labels, logits, CLASSES, groups=g)["intervals"]["accuracy"] for g in (None, groups))
+    assert together[1] - together[0] > 2.5 * (alone[1] - alone[0])
+
+
+def test_intervals_of_a_test_set_take_about_a_second():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 1300)
+    begun = time.process_time()
+    evaluation.evaluate(labels, rng.normal(size=(1300, 3)), CLASSES)
+    assert time.process_time() - begun < 5  # generous: the machine may be busy
+
+
+def test_paired_differences_of_f1_and_auc():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 400)
+    good, bad = (np.eye(3)[labels] + noise * rng.normal(size=(400, 3)) for noise in (0.5, 2.0))
+    found = evaluation.compare(labels, good, bad)
+    scores = [evaluation.evaluate(labels, z, CLASSES) for z in (good, bad)]
+    for name in ("macro_f1", "macro_auc"):
+        assert found[name]["difference"] == pytest.approx(scores[0][name] - scores[1][name])
+        assert 0 < found[name]["low"] < found[name]["difference"] < found[name]["high"] and found[name]["p_bootstrap"] < 0.01
+    same = evaluation.compare(labels, good, good)
+    assert same["macro_f1"]["p_bootstrap"] == 1 and same["macro_auc"]["low"] == 0
+    table = evaluation.table_of_tests({"good − bad": found, "good − good": same})
+    assert (table["p McNemar"] >= [found["p_mcnemar"], 1]).all() and table["n"].tolist() == [400, 400]
+
+
+def test_holm_by_hand():
+    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert statistics.holm([0.6, 0.7]) == [1.0, 1.0]
+
+
+def test_spread_over_seeds():
+    assert statistics.over_seeds([0.8, 0.9]) == pytest.approx({"mean": 0.85, "sd": math.sqrt(0.005), "seeds": 2})
+    assert statistics.over_seeds([0.8])["sd"] is None
+
+
+def test_brier_by_hand():
+    """Probabilities 0.8 and 0.2: 0.08 when right, 1.28 when wrong."""
+    logits = np.tile([math.log(4), 0.0], (2, 1))
+    assert calibration.brier(np.array([0, 1]), logits) == pytest.approx([0.08, 1.28])
+
+
+def test_temperature_undoes_what_was_done():
+    rng = np.random.default_rng(0)
+    logits = 2 * rng.normal(size=(4000, 3))
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = (rng.random((4000, 1)) > chances.cumsum(1)).sum(1)
+    assert calibration.fit_temperature(labels, logits) == pytest.approx(1, abs=0.1)
+    assert calibration.fit_temperature(labels, 3 * logits) == pytest.approx(3, abs=0.3)
+    change = calibration.before_and_after(labels, 3 * logits, 3.0)
+    assert change["after"]["ece"] < 0.05 < change["before"]["ece"] and change["after"]["brier"] < change["before"]["brier"]
+
+
+def test_adaptive_bins_hold_equal_numbers():
+    table = calibration.reliability(np.zeros(300, int), np.random.default_rng(0).normal(size=(300, 3)), bins=10, adaptive=True)
+    assert table["count"].tolist() == pytest.approx([30] * 10, abs=2)
+    assert calibration.reliability(np.zeros(8, int), np.tile([1.0, 0.0], (8, 1)), adaptive=True)["count"].tolist() == [8]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdnb import data, training
+from kdnb import data, splits, training
 from kdnb.losses import Objective
 from kdnb.study import Study
 
@@ -31,10 +31,10 @@ def test_a_real_tree_is_read_whole(real, name):
 def test_alzheimer_without_a_class_says_so_and_pools(real):
     if not (real / "alzheimer").is_dir():
         pytest.skip("alzheimer is not in KDNB_DATA")
-    pooled = data.load("alzheimer", split="pooled")
-    assert (pooled.counts() > 0).all(axis=None)
-    if len(pooled.table) < 4000:  # the incomplete copy
-        with pytest.raises(data.SplitError, match="'very mild dementia' has no train image.*-p split pooled"):
+    grouped = data.load("alzheimer", split="group")
+    assert (grouped.counts() > 0).all(axis=None)
+    if len(grouped.table) < 4000:  # the incomplete copy
+        with pytest.raises(splits.SplitError, match="'very mild dementia' has no train image.*-p split group"):
             data.load("alzheimer")
 
 

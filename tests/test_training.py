@@ -151,7 +151,7 @@ def test_cached_soft_targets_are_the_teachers_answers_row_by_row(mine):
 def test_soft_targets_of_another_teacher_size_or_split_are_another_file(mine, folder, home):
     first, second = (models.create("resnet10t", 3, 32) for _ in range(2))
     for teachers, dataset, size in (([first], mine, 32), ([second], mine, 32), ([first, second], mine, 32), ([first], mine, 48),
-                                    ([first], data.load("folder", folder, split="pooled"), 32), ([first], mine, 32)):  # fmt: skip
+                                    ([first], data.load("folder", folder, split="group"), 32), ([first], mine, 32)):  # fmt: skip
         training.soft_target_table(teachers, dataset, size)
     assert len(list((home / "cache" / "soft-targets").glob("*.safetensors"))) == 5
 

@@ -1,0 +1,294 @@
+"""Which images are one image: copies, near copies, rotated and mirrored copies, and the groups that a split must keep together.
+
+Two searches propose pairs, one measurement decides. A 64-bit perceptual hash in all eight flips and quarter turns finds near
+copies; the nearest neighbours of a rotation- and mirror-invariant descriptor find copies under any turn and zoom about the
+centre. Each proposed pair is then registered (:mod:`kdnb.registration`) and
+its fine detail correlated. How far unrelated images of the same set correlate decides what counts as a copy: chest
+radiographs are more alike than histology tiles, and get a stricter limit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy.fft import dct
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+from tqdm.auto import tqdm
+from tqdm.contrib.concurrent import thread_map
+
+from kdnb import files, index, pixels
+from kdnb.registration import RADII, log_polar, refine, register
+
+VERSION = 1  # part of the stored links' name: raise it when a rule changes
+THUMB = 96  # pixels a side of what is kept of an image
+HASH_BITS = 6  # perceptual hashes (64 bits) closer than this are looked at
+NEIGHBOURS = 6  # nearest descriptors that are looked at
+DEVIATIONS = 8.0  # a copy correlates more than unrelated images do by so many standard deviations of Fisher's z
+DOUBT = 1.5  # from so many on, a pair gets a second look
+LIMITS = (0.35, 0.97)  # the limit stays between these
+ZOOMS = (0, -4, -2, 2, 4)  # steps of the log-polar radius (7.6 % each) at which neighbours are sought: 0.74 to 1.35
+HARMONICS = 13
+COLUMNS = ["first", "second", "kind", "correlation", "turn", "zoom", "mirrored", "hash_bits"]
+
+
+@dataclass(frozen=True)
+class Signatures:
+    """What is kept of N images: ``pixels`` SHA-256 of the decoded RGB pixels and their shape, ``thumbs`` grey uint8
+    ``(N, THUMB, THUMB)``, ``small`` grey uint8 ``(N, 32, 32)`` for hashing, ``colours`` root frequencies ``(N, 512)`` of
+    8×8×8 colours (None where the set is grey)."""
+
+    pixels: list[str]
+    thumbs: np.ndarray
+    small: np.ndarray
+    colours: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """What the detector found in one dataset.
+
+    ``links`` has the columns ``COLUMNS``: paths of two images, ``kind`` (``same pixels``, ``near copy``, ``turned copy``),
+    the correlation of their detail after registration, turn in degrees, zoom, mirrored or not, and the distance of the
+    perceptual hashes in bits. A family of m copies has at least m − 1 links, not all m(m − 1)/2. ``facts`` tells the limit,
+    what unrelated images reach, how many pairs were looked at and the seconds it took.
+    """
+
+    links: pd.DataFrame
+    facts: dict
+
+    def groups(self, table: pd.DataFrame) -> np.ndarray:
+        """Number the rows of an index table so that copies, patients and byte-identical files have one number, ``(N,)``."""
+        rows = dict(zip(table["path"], range(len(table)), strict=True))
+        ends = self.links[["first", "second"]].map(rows.get).dropna().to_numpy(dtype=int)
+        family = index.families(table)
+        order = np.argsort(family, kind="stable")
+        chain = np.stack([order[:-1], order[1:]], 1)[np.diff(family[order]) == 0]
+        return join(np.concatenate([ends, chain]), len(table))
+
+    def conflicts(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Links of kind ``same pixels`` whose images carry two labels (columns as ``links`` and both labels)."""
+        labels = table.set_index("path")["label"]
+        links = self.links[self.links["first"].isin(labels.index) & self.links["second"].isin(labels.index)]
+        told = links.assign(first_label=links["first"].map(labels), second_label=links["second"].map(labels))
+        return told[(told["kind"] == "same pixels") & (told["first_label"] != told["second_label"])].reset_index(drop=True)
+
+
+def find(found: index.Index, name: str) -> Leakage:
+    """Copies among the images of an index; looked for once, then read from the cache. ``name`` labels bar and file."""
+    folder = files.cache_dir() / "leakage" / f"{name}-{found.checksum}-{VERSION}"
+    with files.lock(folder):
+        if not (folder / "facts.json").exists():
+            links, facts = detect(found.root, found.table, name)
+            with files.atomic(folder / "links.csv") as temporary:
+                links.to_csv(temporary, index=False, float_format="%.5g")
+            files.write_json(folder / "facts.json", facts)  # last: its presence says that the search is whole
+    kinds = {"first": str, "second": str, "kind": str}
+    return Leakage(pd.read_csv(folder / "links.csv", dtype=kinds, keep_default_na=False), files.read_json(folder / "facts.json"))
+
+
+def detect(root: Path, table: pd.DataFrame, name: str = "images") -> tuple[pd.DataFrame, dict]:
+    """Links between the images of a table (columns path, mode), and the facts of the search; see :class:`Leakage`."""
+    started = time.monotonic()
+    known = sign(root, table, name)
+    read = time.monotonic()
+    links = same_pixels(known)
+    one_each = np.unique(pd.factorize(pd.Series(known.pixels))[0], return_index=True)[1]
+    polar = log_polar(known.thumbs)
+    limits = limits_of(known.thumbs, polar, one_each)
+    bits = hash_all(known.small)
+    proposals = propose(known, polar, bits, one_each)
+    looked_at, near = confirm(known, polar, bits, proposals, limits, name)
+    rows = pd.concat([links, near], ignore_index=True)
+    paths = table["path"].to_numpy()
+    rows = rows.assign(first=paths[rows["first"].to_numpy(int)], second=paths[rows["second"].to_numpy(int)])
+    facts = {"images": len(table), **limits, "looked_at": looked_at, "links": len(rows),
+             "seconds": round(time.monotonic() - started, 1), "seconds_reading": round(read - started, 1)}  # fmt: skip
+    return rows[COLUMNS], facts
+
+
+def sign(root: Path, table: pd.DataFrame, name: str = "images") -> Signatures:
+    """Decode every image once and keep what the search needs."""
+    grey = table["mode"].isin(["L", "1", "LA", "I", "I;16", "F"]).all()
+
+    def look(path: str) -> tuple[str, np.ndarray, np.ndarray, np.ndarray | None]:
+        image = pixels.decode(root / path).convert("RGB")
+        whole = np.asarray(image)
+        sha = hashlib.sha256(str(whole.shape).encode() + whole.tobytes()).hexdigest()
+        shades, colours = image.convert("L"), None
+        if not grey:
+            cells = np.asarray(image.resize((32, 32), Image.Resampling.BOX)).astype(int) // 32
+            counts = np.bincount((cells @ [64, 8, 1]).ravel(), minlength=512)
+            colours = np.sqrt(counts / counts.sum()).astype(np.float32)  # Hellinger: distances of roots of frequencies
+        thumb = np.asarray(shades.resize((THUMB, THUMB), Image.Resampling.BOX))
+        return sha, thumb, np.asarray(shades.resize((32, 32), Image.Resampling.LANCZOS)), colours
+
+    seen = thread_map(look, table["path"].tolist(), desc=f"signatures of {name}", unit="img", leave=False,
+                      max_workers=2 * (os.cpu_count() or 1), disable=len(table) < 500)  # fmt: skip
+    shas, thumbs, small, colours = zip(*seen, strict=True)
+    return Signatures(list(shas), np.stack(thumbs), np.stack(small), None if grey else np.stack(colours))
+
+
+def same_pixels(known: Signatures) -> pd.DataFrame:
+    """Chains of images with the same decoded pixels, as links between row numbers."""
+    code = pd.factorize(pd.Series(known.pixels))[0]
+    order = np.argsort(code, kind="stable")
+    pairs = np.stack([order[:-1], order[1:]], 1)[np.diff(code[order]) == 0]
+    return pd.DataFrame({"first": pairs[:, 0], "second": pairs[:, 1], "kind": "same pixels", "correlation": 1.0, "turn": 0.0,
+                         "zoom": 1.0, "mirrored": False, "hash_bits": 0})  # fmt: skip
+
+
+def hash_all(small: np.ndarray) -> np.ndarray:
+    """64-bit perceptual hashes ``(N, 8, 8)`` uint8 of the eight flips and quarter turns of images ``(N, 32, 32)``.
+
+    Bit for bit ``imagehash.phash`` of the turned images. Ours because a flip only changes signs in the cosine transform and a
+    quarter turn transposes it: one transform of a whole set in place of eight for each image (34,000 images: 3 s, not 90 s).
+    """
+    low = dct(dct(small.astype(np.float64), axis=1), axis=2)[:, :8, :8]
+    sign = (-1.0) ** np.arange(8)
+    views = []
+    for turned in (low, low.transpose(0, 2, 1)):
+        for rows in (1.0, sign[:, None]):
+            views += [turned * rows * columns for columns in (1.0, sign[None, :])]
+    flat = np.stack(views, 1).reshape(len(small), 8, 64)
+    return np.packbits(flat > np.median(flat, axis=2, keepdims=True), axis=2)
+
+
+def propose(known: Signatures, polar: Tensor, bits: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
+    """Pairs of rows worth a look, ``(M, 2)`` each, the likeliest first. Only ``rows`` take part."""
+    if len(rows) < 2:
+        return []
+    near = _close_hashes(bits[rows])
+    neighbours = _neighbours(polar[rows], None if known.colours is None else known.colours[rows])
+    return [rows[pairs] for pairs in (near, *neighbours) if len(pairs)]
+
+
+def _close_hashes(bits: np.ndarray) -> np.ndarray:
+    """Pairs whose hashes differ by fewer than ``HASH_BITS`` bits in some orientation.
+
+    Exact and not quadratic: of four 16-bit parts of two hashes that differ by at most 7 bits, one differs by at most one.
+    """
+    store = faiss.IndexBinaryMultiHash(64, 4, 16)
+    store.nflip = 1
+    store.add(np.ascontiguousarray(bits[:, 0]))
+    pairs = []
+    for view in range(8):
+        limits, _, second = store.range_search(np.ascontiguousarray(bits[:, view]), HASH_BITS)
+        first = np.repeat(np.arange(len(bits)), np.diff(limits.astype(np.int64)))
+        pairs.append(np.stack([first, second], 1))
+    return _unique(np.concatenate(pairs))
+
+
+def _neighbours(polar: Tensor, colours: np.ndarray | None) -> list[np.ndarray]:
+    """Pairs of nearest descriptors over all zooms: one array for each rank, nearest first."""
+    centre = max(abs(zoom) for zoom in ZOOMS) + 1
+
+    def describe(zoom: int) -> np.ndarray:
+        # moduli of the Fourier transform along a ring forget where it starts and which way it runs
+        rings = slice(centre + zoom, RADII - centre + zoom)
+        parts = []
+        for part in polar.split(2048):
+            part = part.float()
+            rough = torch.fft.rfft(part - part.mean((1, 2), keepdim=True), dim=2)[:, rings, :HARMONICS].abs().sqrt().flatten(1)
+            parts.append(F.normalize(rough, dim=1).numpy())
+        shape = np.concatenate(parts)
+        return np.ascontiguousarray(shape if colours is None else np.hstack([shape, colours]))
+
+    base = describe(0)
+    cells = max(1, min(len(base) // 40, round(math.sqrt(len(base)) / 2)))
+    store = faiss.IndexIVFFlat(faiss.IndexFlatL2(base.shape[1]), base.shape[1], cells)
+    store.train(base)
+    store.add(base)
+    store.nprobe = 8
+    count = min(NEIGHBOURS + 1, len(base))
+    answers = [store.search(base if zoom == 0 else describe(zoom), count) for zoom in ZOOMS]
+    distance, other = (np.hstack([answer[k] for answer in answers]) for k in (0, 1))
+    own = np.arange(len(base))[:, None]
+    first, second, how_far = np.broadcast_to(own, other.shape).ravel(), other.ravel(), distance.ravel()
+    pairs = pd.DataFrame({"first": first, "second": second, "distance": how_far})
+    pairs = pairs[(pairs["second"] >= 0) & (pairs["first"] != pairs["second"])]
+    pairs = pairs.groupby(["first", "second"], as_index=False)["distance"].min().sort_values("distance", kind="stable")
+    rank = pairs.groupby("first").cumcount()
+    return [_unique(pairs.loc[rank == k, ["first", "second"]].to_numpy()) for k in range(NEIGHBOURS)]
+
+
+def _unique(pairs: np.ndarray) -> np.ndarray:
+    pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
+    return np.unique(pairs, axis=0)
+
+
+def limits_of(thumbs: np.ndarray, polar: Tensor, rows: np.ndarray, draws: int = 1500) -> dict[str, float]:
+    """Correlations: the median of unrelated images, from where a pair is in doubt, and the limit from where it is a copy.
+
+    Unrelated pairs are drawn at random and registered as well as they can be. Median and median absolute deviation of
+    Fisher's z do not mind the few true copies among them.
+    """
+    if len(rows) < 2:
+        return {"unrelated": 0.0, "doubt": 0.0, "limit": LIMITS[1]}
+    rng = np.random.default_rng(0)
+    pairs = _unique(rows[rng.integers(0, len(rows), (draws, 2))])
+    z = np.arctanh(np.clip(register(thumbs, polar, pairs)["correlation"], -0.999, 0.999))
+    middle = np.median(z)
+    spread = 1.4826 * np.median(np.abs(z - middle))
+    reach = {"unrelated": 0.0, "doubt": DOUBT, "limit": DEVIATIONS}
+    reach = {name: float(np.tanh(middle + deviations * spread)) for name, deviations in reach.items()}
+    return reach | {"limit": float(np.clip(reach["limit"], *LIMITS))}
+
+
+def confirm(known: Signatures, polar: Tensor, bits: np.ndarray, proposals: list[np.ndarray],
+            limits: dict[str, float], name: str) -> tuple[int, pd.DataFrame]:  # fmt: skip
+    """Register proposed pairs and keep the copies; pairs whose ends are joined already are passed over.
+
+    Pairs in doubt get a second look with free stretch (:func:`refine`), where they must come half way from the limit to 1.
+    """
+    links, looked_at, tried = [], 0, np.empty((0, 2), int)
+    group = np.arange(len(known))
+    limit = limits["limit"]
+    bar = tqdm(total=sum(map(len, proposals)), desc=f"comparing {name}", unit="pair", leave=False, disable=len(known) < 500)
+    for pairs in proposals:
+        seen = np.isin(pairs @ [len(known), 1], tried @ [len(known), 1])
+        open_ = pairs[~seen & (group[pairs[:, 0]] != group[pairs[:, 1]])]
+        tried = np.concatenate([tried, open_])
+        bar.update(len(pairs) - len(open_))
+        if len(open_):
+            measured = register(known.thumbs, polar, open_, bar)
+            kept = measured[measured["correlation"] >= limit]
+            # likelier than chance and not yet sure: a stretch may keep two copies apart
+            doubtful = measured[measured["correlation"].between(limits["doubt"], limit, inclusive="left")]
+            refined = refine(known.thumbs, doubtful)
+            kept = pd.concat([kept, refined[refined["correlation"] >= (1 + limit) / 2]])
+            links.append(kept)
+            group = _merge(group, kept[["first", "second"]].to_numpy(int))
+            looked_at += len(open_)
+    bar.close()
+    found = pd.concat(links, ignore_index=True) if links else register(known.thumbs, polar, np.empty((0, 2), int))
+    ends = found[["first", "second"]].to_numpy(int)
+    upright = (found["turn"] % 90).pipe(lambda turn: np.minimum(turn, 90 - turn)) < 3
+    near = upright & (np.abs(np.log(found["zoom"])) < 0.08)
+    apart = np.bitwise_count(bits[ends[:, :1], :] ^ bits[ends[:, 1], :1][:, None]).sum(-1).min((1, 2)) if len(ends) else []
+    return looked_at, found.assign(kind=np.where(near, "near copy", "turned copy"), hash_bits=apart)
+
+
+def join(pairs: np.ndarray, count: int) -> np.ndarray:
+    """Number ``count`` rows so that joined ones have one number (connected components), ``(count,)``."""
+    edges = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    return connected_components(edges, directed=False)[1]
+
+
+def _merge(group: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    return join(group[pairs], int(group.max()) + 1)[group]

@@ -1,0 +1,67 @@
+"""Copies whose origin is known: phantoms and what people make of images, to measure the detector and to show what leaks cost."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageEnhance, ImageOps
+from tqdm.auto import tqdm
+
+from kdnb import files, phantoms
+
+VERSION = 1
+
+
+def _recoded(image: Image.Image) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=60)
+    return Image.open(buffer)
+
+
+def _cropped(image: Image.Image) -> Image.Image:
+    edge = round(0.02 * image.width)  # 2 % off the left and the top, back to the old size
+    return image.crop((edge, edge, image.width, image.height)).resize(image.size, Image.Resampling.BILINEAR)
+
+
+WAYS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "copy": lambda image: image,
+    "recoded": _recoded,
+    "cropped": _cropped,
+    "mirrored": ImageOps.mirror,
+    "upside-down": ImageOps.flip,
+    "turned-90": lambda image: image.transpose(Image.Transpose.ROTATE_90),
+    "turned-17": lambda image: image.rotate(17, Image.Resampling.BILINEAR),
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.1),
+    "darker": lambda image: ImageEnhance.Brightness(image).enhance(0.9),
+}
+
+
+def plant(name: str, labels: Sequence[str], each: int, ways: Sequence[str] = tuple(WAYS), root: Path | None = None) -> Path:
+    """Draw ``each`` phantoms a class, with a copy in each of some ``ways``, as a ``<class>/<number>-<way>.png`` tree.
+
+    Drawn once; ``root`` defaults to a folder of the cache. Returns the tree's root, to be loaded as dataset ``folder``.
+    """
+    ways = [files.lookup(way, WAYS, "way to copy an image") for way in ways]
+    mark = files.digest([VERSION, phantoms.VERSION, name, list(labels), each, ways])
+    root = Path(root) if root else files.cache_dir() / "planted" / f"{name}-{mark}"
+    with files.lock(root):
+        if not (root / "complete").exists():
+            todo = [(label, number) for label in labels for number in range(each)]
+            for count, (label, number) in enumerate(tqdm(todo, desc="planting copies", unit="img", leave=False, disable=each < 50)):
+                drawn = phantoms.draw(name, label, 10_000 + count)  # not one of the phantom's own numbers
+                image = Image.fromarray(np.uint8(np.clip(drawn.image, 0, 1) * 255))
+                (root / label).mkdir(parents=True, exist_ok=True)
+                image.save(root / label / f"{number:04d}-original.png")
+                for way in ways:
+                    WAYS[way](image).save(root / label / f"{number:04d}-{way}.png")
+            files.write_text(root / "complete", mark)
+    return root
+
+
+def origins(table: pd.DataFrame) -> np.ndarray:
+    """The number of the phantom that each row of an index table was copied from, ``(N,)``."""
+    return pd.factorize(table["path"].str.rsplit("-", n=1).str[0].str.replace(r"-(upside|turned)$", "", regex=True))[0]

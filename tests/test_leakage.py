@@ -1,0 +1,125 @@
+"""The detector against copies that were planted, and the parts it is made of."""
+
+import imagehash
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import number_of, paint
+from PIL import Image
+
+from kdnb import index, leakage, phantoms, planted, registration
+from kdnb.catalogue import DATASETS
+
+# of each phantom a fifth has copies, in all ways; the rest stand alone and must stay so
+EACH, ALONE = 6, 34
+
+
+def scored(name, root):
+    """Recall of planted copies and precision of the links found, with the way each missed copy was made."""
+    labels = list(DATASETS[name].classes)
+    planted.plant(name, labels, EACH, root=root)
+    for count, label in enumerate(labels):
+        for number in range(ALONE):
+            image = phantoms.draw(name, label, 20_000 + count * ALONE + number).image
+            Image.fromarray(np.uint8(np.clip(image, 0, 1) * 255)).save(root / label / f"alone{number}-original.png")
+    found = index.build(DATASETS["folder"], root)
+    seen = leakage.find(found, name)
+    origin, group = planted.origins(found.table), seen.groups(found.table)
+    original = found.table["path"].str.endswith("-original.png")
+    home = pd.Series(group[original], index=origin[original])
+    copies = found.table[~original]
+    recalled = home.loc[origin[copies.index]].to_numpy() == group[copies.index]
+    where = dict(zip(found.table["path"], origin, strict=True))
+    right = seen.links["first"].map(where) == seen.links["second"].map(where)
+    return recalled.mean(), right.mean(), copies["path"][~recalled].tolist(), seen
+
+
+@pytest.mark.parametrize("name", ["phantom_cxr", "phantom_histology"])
+def test_planted_copies_are_found_and_nothing_else(home, name):
+    recall, precision, missed, seen = scored(name, home / "data" / "planted")
+    assert len(seen.links) >= EACH * len(planted.WAYS)
+    assert recall >= 0.98, missed
+    assert precision >= 0.98, seen.links
+
+
+def test_the_search_is_done_once(home, monkeypatch):
+    for seed in range(12):
+        paint(home / "flat" / "ab"[seed % 2] / f"{seed}.png", seed)
+    found = index.build(DATASETS["folder"], home / "flat")
+    first = leakage.find(found, "flat")
+    monkeypatch.setattr(leakage, "detect", lambda *arguments: pytest.fail("looked again"))
+    assert leakage.find(found, "flat").facts == first.facts and first.links.empty
+    assert len(set(first.groups(found.table))) == 12
+
+
+def test_blank_and_single_images_are_no_trouble(home):
+    for number in range(3):
+        Image.new("L", (40, 40), 80 * number).save(paint(home / "flat" / "a" / f"{number}.png", number))
+    Image.new("L", (40, 40), 0).save(home / "flat" / "a" / "again.bmp")
+    found = index.build(DATASETS["folder"], home / "flat")
+    links, facts = leakage.detect(found.root, found.table)
+    assert links[["kind", "correlation"]].to_numpy().tolist() == [["same pixels", 1.0]]
+    links, _ = leakage.detect(found.root, found.table.head(1))
+    assert links.empty and list(links) == leakage.COLUMNS
+
+
+def test_patients_and_copies_of_copies_form_one_group():
+    table = pd.DataFrame({"path": list("abcdef"), "group": ["p", "", "p", "", "", ""], "sha256": list("112345"), "label": "x"})
+    links = pd.DataFrame({"first": ["c", "gone"], "second": ["d", "a"]})
+    group = leakage.Leakage(links, {}).groups(table)
+    assert group[0] == group[1] == group[2] == group[3] and len(set(group)) == 3
+
+
+def test_conflicts_name_both_labels(home):
+    for label in ("ill", "well"):
+        for number in range(4):
+            paint(home / "flat" / label / f"{number}.png", number_of(label, number))
+    image = Image.open(home / "flat" / "ill" / "1.png")
+    image.save(home / "flat" / "well" / "other.bmp")  # other bytes, same pixels, other label
+    found = index.build(DATASETS["folder"], home / "flat")
+    told = leakage.find(found, "flat").conflicts(found.table)
+    assert told[["first_label", "second_label"]].to_numpy().tolist() == [["ill", "well"]]
+
+
+def test_hashes_are_those_of_the_library():
+    """All eight orientations, bit for bit; only exact ties at the median may fall either way."""
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (20, 32, 32), dtype=np.uint8)
+    ours = leakage.hash_all(small)
+    for image, views in zip(small, ours, strict=True):
+        turned = [view for base in (image, image.T) for view in (base, base[:, ::-1], base[::-1], base[::-1, ::-1])]
+        for bits, view in zip(views, turned, strict=True):
+            library = np.packbits(imagehash.phash(Image.fromarray(np.ascontiguousarray(view))).hash.ravel())
+            assert (bits == library).all()
+
+
+@pytest.mark.parametrize(("turn", "zoom", "mirrored"), [(0, 1.0, False), (33, 1.0, False), (200, 1.2, True), (120, 0.85, False)])
+def test_registration_recovers_what_was_done(turn, zoom, mirrored):
+    one = Image.fromarray(np.uint8(phantoms.draw("phantom_cxr", "COVID-like", 7).image * 255)).resize((leakage.THUMB,) * 2)
+    half, reach = leakage.THUMB / 2, leakage.THUMB / 2 / zoom
+    other = one.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if mirrored else one
+    other = other.rotate(turn, Image.Resampling.BICUBIC)
+    box = (half - reach, half - reach, half + reach, half + reach)
+    other = other.transform(other.size, Image.Transform.EXTENT, box, Image.Resampling.BICUBIC)
+    thumbs = np.stack([np.asarray(one), np.asarray(other)])
+    found = registration.register(thumbs, registration.log_polar(thumbs), np.array([[0, 1]])).iloc[0]
+    assert found["mirrored"] == mirrored and found["zoom"] == pytest.approx(1 / zoom, rel=0.08)  # one step of the log-polar radius
+    assert abs((found["turn"] - (turn if not mirrored else -turn) + 180) % 360 - 180) < 2
+    assert found["correlation"] > (0.9 if zoom == 1 else 0.6)
+
+
+def test_a_stretched_copy_needs_the_second_look():
+    image = phantoms.draw("phantom_histology", "benign", 3).image.mean(-1)
+    one = Image.fromarray(np.uint8(image * 255)).resize((leakage.THUMB,) * 2)
+    wide = one.resize((round(1.3 * leakage.THUMB), leakage.THUMB))
+    edge = (wide.width - leakage.THUMB) // 2
+    thumbs = np.stack([np.asarray(one), np.asarray(wide.crop((edge, 0, edge + leakage.THUMB, leakage.THUMB)))])
+    first = registration.register(thumbs, registration.log_polar(thumbs), np.array([[0, 1]]))
+    second = registration.refine(thumbs, first)
+    assert first["correlation"].item() < 0.8 < 0.9 < second["correlation"].item()
+
+
+def test_correlation_of_nothing_is_zero():
+    blank, mask = torch.zeros(1, 8, 8), torch.ones(1, 8, 8)
+    assert registration._correlation(blank, torch.rand(1, 8, 8), mask).item() == 0

@@ -11,9 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import pandas as pd
-
-from kdnb import files
 from kdnb.catalogue import DATASETS
 from kdnb.results import Estimate, Pool, Result, combine, grid, pools, real
 from kdnb.verdicts import RANK, UNTESTED, Judged, about, best_cell, faster, fewer, gain, no_loss, reaches, settle
@@ -201,18 +198,16 @@ def _from(claim: Claim, members: list[Result], e: Estimate, judged: Judged, unit
                setting=f"{c['teacher']} → {c['student']}, {c['method']}, {c['image_size']} px")  # fmt: skip
 
 
-def counted(claim: Claim, _: Sequence[Result], column: str, teachers: Sequence[str], students: Sequence[str],
+def counted(claim: Claim, results: Sequence[Result], column: str, teachers: Sequence[str], students: Sequence[str],
             limit: float = 1.0) -> list[Row]:  # fmt: skip
     """Parameters or MACs, student's over teacher's, from the zoo's table (224 px, 1,000 classes)."""
-    tables = sorted(files.outputs_dir().glob("*/zoo.csv"))
-    if not tables:
-        return []
-    zoo = pd.read_csv(tables[0]).set_index("model")[column]
+    table = next((result for result in results if result.kind == "zoo"), None)
+    zoo = table.stored["results"] if table else {}
     rows = []
-    for teacher, student in ((t, s) for t in teachers for s in students if {t, s} <= set(zoo.index)):
-        ratio = zoo[student] / zoo[teacher]
+    for teacher, student in ((t, s) for t in teachers for s in students if {t, s} <= zoo.keys()):
+        ratio = zoo[student][column] / zoo[teacher][column]
         rows.append(row(claim, Estimate(float(ratio), float(ratio), float(ratio)), fewer(ratio, limit), unit="of the teacher's",
-                        dataset="any", profile="any", file=f"outputs/{tables[0].parent.name}/zoo.csv",
+                        dataset="any", profile="any", file=table.file,
                         setting=f"{teacher} → {student}, 224 px, 1,000 classes"))  # fmt: skip
     return rows
 

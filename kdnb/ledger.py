@@ -93,7 +93,7 @@ def heat_maps(found: Sequence[Result]) -> dict[str, Figure]:
     """Paper B's α × T grids where they were run: a title → figure for each dataset and split; the paper's best cell is framed."""
     drawn = {}
     for claim in claims.CLAIMS:
-        for split in sorted({r.split for r in found}) if claim.id.endswith("-optimum") else ():
+        for split in sorted({r.split for r in results.real(found, "distill")}) if claim.id.endswith("-optimum") else ():
             runs = results.grid(found, claim.dataset, split)
             if len(runs) > 1:
                 values = pd.Series({key: pool.accuracy("distilled").value for key, pool in runs.items()}).unstack()
@@ -115,7 +115,8 @@ STYLE = """
 .ledger { border-collapse: collapse; width: 100%; font: .82rem/1.4 system-ui, sans-serif; }
 .ledger th, .ledger td { padding: .45rem .6rem; border-bottom: 1px solid #bbb8; text-align: left; vertical-align: top; }
 .ledger td { overflow-wrap: anywhere; }
-.ledger small { opacity: .8; }
+.ledger small { font-size: .72rem; line-height: 1.3; color: inherit; opacity: .85; }
+.ledger td:nth-child(4) { min-width: 9rem; }
 .verdict { display: inline-block; padding: .1rem .5rem; border-radius: 1rem; border: 1.5px solid; font-weight: 600;
            white-space: nowrap; color: #1a1a1a; }
 .v-holds { background: #bfe5d6; border-color: #00785a; } .v-holds::before { content: "● "; }

@@ -65,9 +65,14 @@ class Result:
 
 
 def load(folder: Path | None = None) -> list[Result]:
-    """Every result file under ``outputs/``; smoke runs prove nothing and are left out, and so is the same run stored twice."""
+    """Every result file under ``outputs/``; smoke runs prove nothing and are left out, and so is the same run stored twice.
+
+    The table of counts that notebook 00 writes comes as a result of kind ``zoo``, with neither configuration nor data.
+    """
     folder = folder or files.outputs_dir()
     found: dict[str, Result] = {}
+    for path in sorted(folder.glob("*/zoo.csv"))[:1]:  # the counts do not depend on the dataset
+        found["zoo"] = Result("zoo", _shown(path, folder), {"results": pd.read_csv(path).set_index("model").to_dict("index")})
     for path in sorted(folder.rglob("*.json"), key=lambda path: (len(path.parts), path)):
         stored = files.read_json(path)
         if not isinstance(stored, dict) or not {"results", "config", "data"} <= stored.keys():
@@ -75,11 +80,14 @@ def load(folder: Path | None = None) -> list[Result]:
         if not {"dataset", "seed"} <= stored["config"].keys() or stored["config"].get("profile") == "smoke":
             continue
         kind = path.stem.split("-")[0]
-        # a benchmark inside the repository is named from its root, one elsewhere from the folder that was asked for
-        shown = path.relative_to(files.ROOT) if path.is_relative_to(files.ROOT) else Path("outputs", path.relative_to(folder))
         same = files.digest([kind, stored["config"], stored["data"]["checksum"]])
-        found.setdefault(same, Result(kind, shown.as_posix(), stored))
+        found.setdefault(same, Result(kind, _shown(path, folder), stored))
     return list(found.values())
+
+
+def _shown(path: Path, folder: Path) -> str:
+    """A file's name from the repository's root on, wherever ``outputs/`` lies."""
+    return Path("outputs", path.relative_to(folder)).as_posix()
 
 
 def real(results: Iterable[Result], kind: str, dataset: str | None = None) -> list[Result]:

@@ -6,12 +6,14 @@ ARGS    ?=
 BIN     := .venv/bin
 READY   := .venv/.ready
 
-.PHONY: help setup reproduce test bench lock strip clean
+.PHONY: help setup reproduce test bench study site lock strip clean
 help:
 	@echo "make reproduce   run notebooks 00-03 on the embedded phantom and render them (about 5 min on 2 cores)"
 	@echo "                 another study: make reproduce ARGS='-p dataset brain_tumor -p profile quick'"
 	@echo "make test        linter, unit tests and every notebook under nbval (about 8 min)"
 	@echo "make bench       measure the speed goals; writes outputs/benchmarks/"
+	@echo "make study       the whole matrix of both papers as a Snakemake workflow (SET=cpu, paper or smoke)"
+	@echo "make site        ledger, README numbers and the static site from outputs/, offline; site/_build/html/index.html"
 	@echo "make lock        resolve pyproject.toml again into requirements.lock"
 	@echo "make strip       take outputs out of notebooks/ before a commit, the checked facts excepted"
 	@echo "make clean       delete caches and trained weights (never results)"
@@ -39,6 +41,16 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.phantoms
 	$(BIN)/python -m benchmarks.explanations
+
+# Every run in its own folder under outputs/runs/; interrupted, the same command goes on. A cluster: PROFILE_DIR=profiles/slurm
+SET         ?= cpu
+PROFILE_DIR ?= profiles/local
+study: $(READY)
+	$(BIN)/snakemake --profile $(PROFILE_DIR) --config set=$(SET) $(ARGS)
+
+site: $(READY)
+	$(BIN)/python -m kdnb.ledger
+	$(BIN)/python -m kdnb.site
 
 lock: $(READY)
 	VIRTUAL_ENV=.venv $(BIN)/uv pip compile --quiet --universal --generate-hashes --all-extras --no-header \

@@ -88,6 +88,40 @@ def problems(table: pd.DataFrame, title: str = "") -> Figure:
     return _done(figure, title)
 
 
+def forest(table: pd.DataFrame, title: str = "") -> Figure:
+    """Differences of accuracy with their intervals, a panel a group: columns group, label, difference, low, high (shares of 1)."""
+    groups = dict(tuple(table.groupby("group", sort=False)))
+    heights = [len(part) + 0.8 for part in groups.values()]
+    figure, axes = _start(len(groups), 1, (8.4, (0.34 * sum(heights) + 1.1) / len(groups)), sharex=True,
+                          gridspec_kw={"height_ratios": heights})  # fmt: skip
+    for axis, (name, part) in zip(axes.flat, groups.items(), strict=True):
+        rows = np.arange(len(part))[::-1]
+        middle, low, high = (100 * part[column].to_numpy(float) for column in ("difference", "low", "high"))
+        axis.axvline(0, color="0.6", linewidth=1)
+        axis.errorbar(middle, rows, xerr=np.abs(np.stack([middle - low, high - middle])), fmt="o", color=_PALETTE[1], capsize=3)
+        axis.set_yticks(rows, part["label"], fontsize="small")
+        axis.set_ylim(-0.6, len(part) - 0.4)
+        axis.set_title(name, loc="left", fontsize="small")
+        axis.tick_params(axis="y", length=0)
+    axes[-1, 0].set_xlabel("difference in test accuracy (percentage points, 95 % interval)")
+    sns.despine(figure, left=True)
+    return _done(figure, title)
+
+
+def cells(table: pd.DataFrame, marked: tuple[float, float] | None = None, title: str = "") -> Figure:
+    """A heat map of accuracy (shares of 1) by α (rows) and temperature (columns); ``marked`` is framed, cells not run are blank."""
+    figure, axes = _start(size=(0.95 * table.shape[1] + 1.9, 0.6 * table.shape[0] + 1.3))
+    axis = axes[0, 0]
+    sns.heatmap(100 * table, annot=True, fmt=".1f", cmap="Blues", linewidths=0.5, ax=axis,
+                cbar_kws={"label": "test accuracy (%)"})  # fmt: skip
+    if marked and marked[0] in table.index and marked[1] in table.columns:
+        corner = list(table.columns).index(marked[1]), list(table.index).index(marked[0])
+        axis.add_patch(plt.Rectangle(corner, 1, 1, fill=False, edgecolor=_PALETTE[3], linewidth=2.5))
+    axis.set(xlabel="temperature T", ylabel="share of the labels α")
+    axis.tick_params(axis="y", rotation=0)
+    return _done(figure, title)
+
+
 def learning_curves(histories: Mapping[str, pd.DataFrame], title: str = "") -> Figure:
     """Loss and balanced accuracy over epochs for each run; the mark is the epoch whose weights were kept."""
     figure, axes = _start(1, 2, (4.8, 3.4))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import re
+import textwrap
 import time
+from html import escape, unescape
 from pathlib import Path
 
 import nbformat
@@ -126,9 +128,43 @@ def render(executed: Path, page: Path) -> Path:
     )  # fmt: skip
     exporter.register_filter("highlight_code", Highlight2HTML(pygments_lexer="python"))
     body, _ = exporter.from_notebook_node(notebook)
-    body = body.replace('alt="No description has been provided for this image"', 'alt="figure"')
+    body = describe(body)
     style = HtmlFormatter(style="friendly").get_style_defs(".highlight")
     return files.write_text(page, _PAGE.format(title=title, highlight=style, body=body, source=executed.name))
+
+
+_MARKS = re.compile(r"<h[1-4]\b[^>]*>(?P<heading>.*?)</h[1-4]>|<p>(?P<text>.*?)</p>|<img\b[^>]*>", re.DOTALL)
+_NO_ALT = ("", "figure", "No description has been provided for this image")  # what nbconvert and older pages say
+
+
+def describe(html: str) -> str:
+    """Give every image that has none an alternative text: the heading it stands under and what is said there first.
+
+    A page's argument stands above its figure, so that is what a reader who does not see the figure should hear again.
+    """
+    heading, said, number = "", "", 0
+
+    def visit(match: re.Match) -> str:
+        nonlocal heading, said, number
+        if match["heading"] is not None:
+            heading, said, number = _plain(match["heading"]), "", 0
+        elif match["text"] is not None:
+            said = said or _plain(match["text"])
+        else:
+            number += 1
+            alt = re.search(r'alt="([^"]*)"', match[0])
+            if alt is None or alt[1] in _NO_ALT:
+                text = escape(textwrap.shorten(f"Figure {number} of: {heading or 'this page'}. {said}", 240, placeholder=" …"))
+                bare = match[0] if alt is None else match[0].replace(alt[0], "")
+                return f'<img alt="{text}"' + bare.removeprefix("<img")
+        return match[0]
+
+    return _MARKS.sub(visit, html)
+
+
+def _plain(html: str) -> str:
+    """The text of a piece of HTML, without formulas and the pilcrows of headings."""
+    return " ".join(unescape(re.sub(r"<math.*?</math>|<[^>]+>|¶", " ", html, flags=re.DOTALL)).split())
 
 
 def _slim(png: str) -> str:

@@ -1,0 +1,195 @@
+"""The result files that notebooks wrote, read back: runs pooled over seeds, and estimates with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from kdnb import files
+from kdnb.catalogue import DATASETS
+
+# what makes two runs the same experiment, the seed apart
+_SETTING = ("dataset", "teacher", "teacher_weights", "student", "method", "alpha", "temperature", "image_size", "profile",
+            "teacher_epochs", "student_epochs", "batch_size", "lr", "augment", "pretrained")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured value with its 95 % interval, test images ``n`` and training runs ``seeds``; None where there is none."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    seeds: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One result file: ``kind`` is the first word of its name (distill, explain, …), ``file`` its path as it may be shown."""
+
+    kind: str
+    file: str
+    stored: dict
+
+    @property
+    def config(self) -> dict:
+        """Every choice of the run, resolved."""
+        return self.stored["config"]
+
+    @property
+    def title(self) -> str:
+        """The dataset with its caveat: a stand-in is called so wherever its numbers stand."""
+        return self.stored["data"]["title"]
+
+    @property
+    def caveat(self) -> str:
+        """What keeps the images from being the published set."""
+        return self.stored["data"]["caveat"]
+
+    @property
+    def split(self) -> str:
+        """The split that was used, in one word: ``auto`` is what it came to (official, pooled, random, group)."""
+        return self.stored["data"]["split"].split()[0].rstrip(":,")
+
+    @property
+    def synthetic(self) -> bool:
+        """Drawn images, by the file's own word or the catalogue's."""
+        spec = DATASETS.get(self.config["dataset"])
+        return self.caveat == "synthetic" or (spec is not None and spec.synthetic)
+
+
+def load(folder: Path | None = None) -> list[Result]:
+    """Every result file under ``outputs/``; smoke runs prove nothing and are left out, and so is the same run stored twice.
+
+    The table of counts that notebook 00 writes comes as a result of kind ``zoo``, with neither configuration nor data.
+    """
+    folder = folder or files.outputs_dir()
+    found: dict[str, Result] = {}
+    for path in sorted(folder.glob("*/zoo.csv"))[:1]:  # the counts do not depend on the dataset
+        found["zoo"] = Result("zoo", _shown(path, folder), {"results": pd.read_csv(path).set_index("model").to_dict("index")})
+    for path in sorted(folder.rglob("*.json"), key=lambda path: (len(path.parts), path)):
+        stored = files.read_json(path)
+        if not isinstance(stored, dict) or not {"results", "config", "data"} <= stored.keys():
+            continue
+        if not {"dataset", "seed"} <= stored["config"].keys() or stored["config"].get("profile") == "smoke":
+            continue
+        kind = path.stem.split("-")[0]
+        same = files.digest([kind, stored["config"], stored["data"]["checksum"]])
+        found.setdefault(same, Result(kind, _shown(path, folder), stored))
+    return list(found.values())
+
+
+def _shown(path: Path, folder: Path) -> str:
+    """A file's name from the repository's root on, wherever ``outputs/`` lies."""
+    return Path("outputs", path.relative_to(folder)).as_posix()
+
+
+def real(results: Iterable[Result], kind: str, dataset: str | None = None) -> list[Result]:
+    """Results of one kind on images of patients: phantoms, and folders of the reader's own, are no evidence on the papers."""
+    return [result for result in results if result.kind == kind and not result.synthetic and result.config["dataset"] in DATASETS
+            and result.config["dataset"] != "folder" and dataset in (None, result.config["dataset"])]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Distillations that differ in nothing but the seed."""
+
+    members: tuple[Result, ...]
+
+    @property
+    def first(self) -> Result:
+        """The run with the lowest seed: it speaks for the setting."""
+        return self.members[0]
+
+    @property
+    def setting(self) -> str:
+        """The setting of the row in words."""
+        c = self.first.config
+        weights = "ImageNet weights" if c["pretrained"] else "random initial weights"
+        return (f"{c['teacher']} → {c['student']}, {c['method']} α {c['alpha']:g} T {c['temperature']:g}, {c['image_size']} px, "
+                f"at most {c['teacher_epochs']} + {c['student_epochs']} epochs, {weights}")  # fmt: skip
+
+    @property
+    def files(self) -> str:
+        """The result files, separated by blanks."""
+        return " ".join(member.file for member in self.members)
+
+    @property
+    def seeds(self) -> str:
+        """The seeds, separated by blanks."""
+        return " ".join(str(member.config["seed"]) for member in self.members)
+
+    def accuracy(self, role: str) -> Estimate:
+        """Test accuracy of ``teacher``, ``distilled`` or ``alone``: Wilson's interval for the images, then over seeds."""
+        return combine([_share(member.stored["results"][role]) for member in self.members])
+
+    def difference(self, pair: str) -> Estimate:
+        """``distilled_minus_alone`` or ``distilled_minus_teacher`` in accuracy: the paired bootstrap, then over seeds."""
+        stored = [member.stored["results"][pair] for member in self.members]
+        return combine([Estimate(d["difference"], d["low"], d["high"], d["n"], 1) for d in stored])
+
+
+def pools(results: Iterable[Result], dataset: str | None = None) -> list[Pool]:
+    """Real distillations by setting, split and data, each with its seeds in order."""
+    groups: dict[str, dict[int, Result]] = {}
+    for result in real(results, "distill", dataset):
+        key = [result.config.get(name) for name in _SETTING] + [result.split, result.stored["data"]["checksum"]]
+        groups.setdefault(files.digest(key), {}).setdefault(result.config["seed"], result)
+    return [Pool(tuple(by_seed[seed] for seed in sorted(by_seed))) for by_seed in groups.values()]
+
+
+def combine(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean over seeds. Its half-width joins two chances in quadrature: that of the test images, which are the same for
+    every seed (mean half-width of the single intervals), and that of training (Student's t over the seeds).
+
+    With one seed the second is unknown and the interval holds the images' chance alone.
+    """
+    values = np.array([e.value for e in estimates])
+    middle, count = float(values.mean()), len(values)
+    training = float(stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
+    below = float(np.hypot(np.mean([e.value - e.low for e in estimates]), training))
+    above = float(np.hypot(np.mean([e.high - e.value for e in estimates]), training))
+    return Estimate(middle, middle - below, middle + above, estimates[0].n, count)
+
+
+def _share(score: dict) -> Estimate:
+    right = round(score["accuracy"] * score["n"])
+    interval = stats.binomtest(right, score["n"]).proportion_ci(method="wilson")
+    return Estimate(score["accuracy"], float(interval.low), float(interval.high), score["n"], 1)
+
+
+def distillations(results: Iterable[Result]) -> pd.DataFrame:
+    """Every real distillation, one row a setting: what the report prints, each number with split, n and seeds."""
+    rows = []
+    for pool in pools(results):
+        gain, config = pool.difference("distilled_minus_alone"), pool.first.config
+        accuracy = {f"{role} accuracy": pool.accuracy(role).value for role in ("teacher", "distilled", "alone")}
+        rows.append({
+            "dataset": pool.first.title, "split": pool.first.split, "teacher": config["teacher"], "student": config["student"],
+            "method": config["method"], "α": config["alpha"], "T": config["temperature"], "px": config["image_size"],
+            "epochs": f"{config['teacher_epochs']} + {config['student_epochs']}",
+            "initial weights": "ImageNet" if config["pretrained"] else "random", "seeds": gain.seeds, "n": gain.n,
+            **accuracy, "difference": gain.value, "low": gain.low, "high": gain.high,
+        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    return table.sort_values(["dataset", "split", "teacher", "student", "method"], ignore_index=True) if rows else table
+
+
+def grid(results: Iterable[Result], dataset: str, split: str, method: str = "kd_fmv") -> dict[tuple[float, float], Pool]:
+    """(α, temperature) → distillations of a dataset and split; empty where nothing was run.
+
+    Of several students, sizes or lengths, the setting with the most cells is taken, so that cells compare.
+    """
+    by_setting: dict[str, dict[tuple[float, float], Pool]] = {}
+    for pool in pools(results, dataset):
+        config = pool.first.config
+        if pool.first.split == split and config["method"] == method:
+            rest = [config.get(name) for name in _SETTING if name not in ("alpha", "temperature")]
+            by_setting.setdefault(files.digest(rest), {})[config["alpha"], config["temperature"]] = pool
+    return max(by_setting.values(), key=len, default={})

@@ -1,0 +1,112 @@
+"""When a claim holds: rules that turn an estimate with its interval into a verdict and the reason. Pure functions."""
+
+from __future__ import annotations
+
+import math
+
+from kdnb.results import Estimate
+
+HOLDS, PART, NOT, UNTESTED = VERDICTS = ("holds", "holds in part", "does not hold", "not testable here")
+MARGIN = 0.01  # a point of accuracy
+SEEDS = 3
+RANK = 0.05  # a difference of rank correlations that is worth naming
+Judged = tuple[str, str]  # the verdict, and why
+RULES = (
+    "A difference is judged by its 95 % interval, never by its middle. What matters is one point of accuracy, or "
+    f"{RANK:g} of a rank correlation: a gain below it is none worth naming, a loss below it is no loss.",
+    f"“Holds” and “does not hold” need {SEEDS} training runs. On fewer, what speaks for a claim makes it hold in part, and what "
+    "speaks against it leaves it not testable here; the number is shown all the same.",
+    "An interval that allows both answers leaves a claim not testable here: too few images or runs to tell.",
+    "On a stand-in or a partial copy of the published images no claim holds more than in part.",
+    "A printed accuracy can be reached in any setting; only the paper's own (224 px, pretrained weights, its length) refutes it.",
+    "Counts of parameters and operations are exact: they need neither seeds nor intervals.",
+)
+
+
+def _worth(margin: float) -> str:
+    return "one point" if margin == MARGIN else f"{margin:g}"
+
+
+def gain(e: Estimate, margin: float = MARGIN) -> Judged:
+    """Is it better? Above 0 with its whole interval: yes; below the margin with its whole interval: no."""
+    if e.low > 0:
+        return HOLDS, "the whole interval lies above 0"
+    if e.high < margin:
+        return NOT, f"the interval leaves no room for a gain of {_worth(margin)}"
+    return UNTESTED, f"the interval holds both 0 and a gain of {_worth(margin)}: too few images or runs to tell"
+
+
+def no_loss(e: Estimate, margin: float = MARGIN) -> Judged:
+    """Is it as good? Above minus the margin with its whole interval: yes; below it with the whole interval: no."""
+    if e.low >= -margin:
+        return HOLDS, f"a loss of more than {_worth(margin)} lies outside the interval"
+    if e.high < -margin:
+        return NOT, f"the whole interval is a loss of more than {_worth(margin)}"
+    return UNTESTED, f"the interval holds both no loss and one of more than {_worth(margin)}: too few images or runs to tell"
+
+
+def about(e: Estimate, claimed: float, tolerance: float = 0.02) -> Judged:
+    """Is it about the claimed value? The whole interval within the tolerance: yes; the whole interval outside: no."""
+    low, high = claimed - tolerance, claimed + tolerance
+    band = f"{100 * tolerance:g} points of {100 * claimed:+.1f}"
+    if low <= e.low and e.high <= high:
+        return HOLDS, f"the interval lies within {band}"
+    if e.high < low or e.low > high:
+        return NOT, f"the interval lies outside {band}"
+    return UNTESTED, f"the interval reaches into {band} and beyond: too few images or runs to tell"
+
+
+def reaches(e: Estimate, claimed: float, papers_setting: bool) -> Judged:
+    """Is a printed accuracy reached, less the margin? Only the paper's own setting can refute it."""
+    verdict, why = no_loss(Estimate(e.value - claimed, e.low - claimed, e.high - claimed))
+    if verdict == NOT and not papers_setting:
+        return UNTESTED, "not reached, but this is not the paper's setting (size, length, pretrained weights)"
+    return verdict, why + " against the printed value"
+
+
+def best_cell(claimed: tuple[float, float], cells: dict[tuple[float, float], float], n: int) -> tuple[Estimate, Judged]:
+    """Is the claimed (α, T) the best of the cells that were run? ``cells`` (α, T) → accuracy, ``n`` test images.
+
+    The interval is that of two independent shares, which is wider than a paired one: the files hold no predictions.
+    """
+    ours, others = cells[claimed], {key: value for key, value in cells.items() if key != claimed}
+    best = max(others, key=others.get)
+    rival = others[best]
+    half = 1.96 * math.sqrt((ours * (1 - ours) + rival * (1 - rival)) / n)
+    e = Estimate(ours - rival, ours - rival - half, ours - rival + half, n)
+    told = f"of {len(cells)} cells run; the best other one is α {best[0]:g}, T {best[1]:g}"
+    if e.low > 0:
+        return e, (HOLDS, f"best {told}")
+    if e.high < 0:
+        return e, (NOT, f"another cell is better, {told}")
+    return e, (PART, f"among the best, not told apart from them, {told}")
+
+
+def fewer(ratio: float, limit: float) -> Judged:
+    """Is a counted ratio (student / teacher) below a limit? Counts are exact and need no seeds."""
+    return (HOLDS if ratio < limit else NOT), f"counted, not estimated: {ratio:.3f} of the teacher's"
+
+
+def faster(e: Estimate, claimed: float = 1.0) -> Judged:
+    """Is the student that many times as fast (within a fifth)? ``e`` the ratio teacher / student, its range as interval."""
+    if e.low > 1 and e.high >= 0.8 * claimed:
+        return HOLDS, "faster in every run" + (f", by about the {claimed:g} times that are claimed" if claimed > 1 else "")
+    if e.low > 1:
+        return PART, f"faster in every run, but by less than the {claimed:g} times that are claimed"
+    if e.high <= 1:
+        return NOT, "not faster in any run"
+    return UNTESTED, "faster in some runs only"
+
+
+def settle(judged: Judged, seeds: int, caveat: str = "") -> Judged:
+    """The verdict after the rules on seeds and on images that are not the published ones."""
+    verdict, why = judged
+    if seeds < SEEDS:
+        runs = f"{seeds} training run{'s' if seeds > 1 else ''}, {SEEDS} are needed"
+        if verdict == HOLDS:
+            verdict, why = PART, f"{why}; {runs}"
+        elif verdict == NOT:
+            verdict, why = UNTESTED, f"speaks against it: {why}; {runs}"
+    if caveat:
+        verdict, why = (PART if verdict == HOLDS else verdict), f"{why}; {caveat.split(':')[0]}"
+    return verdict, why

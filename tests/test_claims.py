@@ -1,0 +1,263 @@
+"""The ledger: verdicts follow their rules, every number has a file behind it, and nothing synthetic gets in."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from kdnb import claims, figures, files, ledger, results, verdicts
+from kdnb.results import Estimate
+from kdnb.study import Study
+from kdnb.verdicts import HOLDS, NOT, PART, UNTESTED
+
+
+def distillation(home, name, dataset="brain_tumor", title="Brain Tumor MRI", caveat="", split="official (Training / Testing)",
+                 right=(950, 960, 940), gain=(0.02, 0.01, 0.03), n=1000, classes=("a", "b"), **choices):  # fmt: skip
+    """A result file as notebook 03 writes it; ``right`` are the correct answers of teacher, distilled and lone student."""
+    given = {"dataset": dataset, "method": "kd_fmv", "student": "kdfmv5"} | choices
+    scores = {role: {"n": n, "accuracy": hits / n} for role, hits in zip(("teacher", "distilled", "alone"), right, strict=True)}
+    against = {"difference": (right[1] - right[0]) / n, "low": (right[1] - right[0]) / n - 0.008,
+               "high": (right[1] - right[0]) / n + 0.008, "n": n}  # fmt: skip
+    return files.write_json(home / "outputs" / f"{name}.json", {
+        "results": scores | {"distilled_minus_alone": dict(zip(("difference", "low", "high"), gain, strict=True)) | {"n": n},
+                             "distilled_minus_teacher": against},
+        "config": Study(**given).config(),
+        "data": {"title": title, "caveat": caveat, "split": split, "checksum": files.digest([dataset, split]),
+                 "classes": list(classes)},
+    })  # fmt: skip
+
+
+def row_of(rows, name):
+    (found,) = [row for row in rows if row.id == name]
+    return found
+
+
+@pytest.mark.parametrize(("low", "high", "verdict"), [
+    (0.001, 0.05, HOLDS), (0.0, 0.005, NOT), (-0.03, -0.01, NOT), (-0.02, 0.02, UNTESTED), (0.0, 0.01, UNTESTED)])  # fmt: skip
+def test_a_gain_is_judged_by_its_interval(low, high, verdict):
+    assert verdicts.gain(Estimate((low + high) / 2, low, high))[0] == verdict
+
+
+@pytest.mark.parametrize(("low", "high", "verdict"), [
+    (-0.01, 0.05, HOLDS), (-0.04, -0.011, NOT), (-0.02, 0.02, UNTESTED), (0.02, 0.03, HOLDS)])  # fmt: skip
+def test_no_loss_allows_one_point(low, high, verdict):
+    assert verdicts.no_loss(Estimate((low + high) / 2, low, high))[0] == verdict
+
+
+def test_a_printed_accuracy_is_refuted_in_the_papers_setting_only():
+    below, above = Estimate(0.90, 0.88, 0.92), Estimate(0.97, 0.965, 0.975)
+    assert verdicts.reaches(below, 0.97, papers_setting=True)[0] == NOT
+    assert verdicts.reaches(below, 0.97, papers_setting=False)[0] == UNTESTED
+    assert verdicts.reaches(above, 0.97, papers_setting=False)[0] == HOLDS
+
+
+def test_about_ratios_and_times():
+    assert verdicts.about(Estimate(-0.05, -0.06, -0.04), -0.05)[0] == HOLDS
+    assert verdicts.about(Estimate(0.01, 0.0, 0.02), -0.05)[0] == NOT
+    assert verdicts.about(Estimate(-0.04, -0.09, 0.01), -0.05)[0] == UNTESTED
+    assert verdicts.fewer(0.49, 0.5)[0] == HOLDS and verdicts.fewer(0.5, 0.5)[0] == NOT
+    assert verdicts.faster(Estimate(5, 4, 6), 4.0)[0] == HOLDS and verdicts.faster(Estimate(2, 1.5, 2.5), 4.0)[0] == PART
+    assert verdicts.faster(Estimate(0.8, 0.7, 0.9))[0] == NOT and verdicts.faster(Estimate(1, 0.9, 1.1))[0] == UNTESTED
+
+
+def test_the_best_cell_counts_its_rivals():
+    cells = {(0.1, 1.0): 0.90, (0.1, 5.0): 0.91, (0.7, 1.0): 0.92, (0.7, 5.0): 0.99}
+    assert verdicts.best_cell((0.7, 5.0), cells, 2000)[1][0] == HOLDS
+    assert verdicts.best_cell((0.1, 1.0), cells, 2000)[1][0] == NOT
+    estimate, (verdict, why) = verdicts.best_cell((0.7, 5.0), cells, 30)
+    assert verdict == PART and "of 4 cells" in why and "α 0.7, T 1" in why
+    assert estimate.value == pytest.approx(0.07) and estimate.low < 0 < estimate.high
+
+
+def test_few_seeds_and_other_images_soften_a_verdict():
+    assert verdicts.settle((HOLDS, "w"), 3)[0] == HOLDS and verdicts.settle((NOT, "w"), 3)[0] == NOT
+    assert verdicts.settle((HOLDS, "w"), 2)[0] == PART and verdicts.settle((NOT, "w"), 1)[0] == UNTESTED
+    assert "3 are needed" in verdicts.settle((NOT, "w"), 1)[1]
+    assert verdicts.settle((HOLDS, "w"), 3, "stand-in: other images") == (PART, "w; stand-in")
+    assert verdicts.settle((NOT, "w"), 3, "stand-in: other images")[0] == NOT  # a stand-in is no excuse
+
+
+def test_seeds_add_to_the_interval_what_training_adds():
+    one = Estimate(0.02, 0.01, 0.04, 100, 1)
+    assert results.combine([one]) == one
+    same = results.combine([one] * 3)
+    assert (same.low, same.high, same.seeds) == (pytest.approx(0.01), pytest.approx(0.04), 3)
+    spread = results.combine([Estimate(v, v - 0.01, v + 0.01, 100, 1) for v in (0.01, 0.02, 0.03)])
+    # t(2, 0.975) = 4.3027, sd = 0.01: hypot(0.01, 4.3027 * 0.01 / sqrt(3)) = 0.026779
+    assert spread.value == pytest.approx(0.02) and spread.high - spread.value == pytest.approx(0.026779, abs=1e-6)
+
+
+def test_without_any_result_every_claim_says_what_would_test_it(home):
+    rows = claims.ledger(results.load())
+    assert {row.id for row in rows} == {claim.id for claim in claims.CLAIMS} and len(rows) == len(claims.CLAIMS)
+    for row in rows:
+        assert row.verdict == UNTESTED and row.measured is None and row.result_file == ""
+        assert "python -m kdnb.run" in row.why or "make study" in row.why
+    assert ledger.differences(rows) is None and ledger.heat_maps([]) == {}
+    assert "No distillation of real images" in ledger.refresh("<!-- results -->\n\n<!-- /results -->", home)
+
+
+def test_commands_of_untested_claims_are_commands(home):
+    """A reader copies them: every parameter must be one that a study takes."""
+    for claim in claims.CLAIMS:
+        _, *pairs = claim.run.split(" -p ")
+        given = dict(pair.split() for pair in pairs)
+        for name in ("alpha", "temperature"):
+            given |= {name: float(given[name])} if name in given else {}
+        assert Study(**given)
+
+
+def test_three_seeds_decide_and_one_does_not(home):
+    distillation(home, "runs/x/distill", seed=0)
+    assert row_of(claims.ledger(results.load()), "B-brain_tumor-gain").verdict == PART
+    for seed in (1, 2):
+        distillation(home, f"runs/{seed}/distill", seed=seed)
+    row = row_of(claims.ledger(results.load()), "B-brain_tumor-gain")
+    assert row.verdict == HOLDS and row.seeds == "0 1 2" and row.n == 1000 and row.split == "official"
+    assert row.measured == pytest.approx(0.02) and row.low == pytest.approx(0.01) and row.profile == "quick"
+    assert len(row.result_file.split()) == 3 and "kd_fmv α 0.7 T 10, 96 px" in row.setting
+
+
+def test_what_speaks_against_a_claim_is_said(home):
+    for seed in range(3):
+        distillation(home, f"runs/{seed}/distill", seed=seed, right=(960, 930, 955), gain=(-0.025, -0.04, -0.01))
+    rows = claims.ledger(results.load())
+    assert row_of(rows, "B-brain_tumor-gain").verdict == NOT and row_of(rows, "B-brain_tumor-teacher").verdict == NOT
+    assert row_of(rows, "B-brain_tumor-student-accuracy").verdict == UNTESTED  # 96 px: not the paper's setting
+    assert "below zero in 1" in " ".join(ledger.summary(rows))
+
+
+def test_each_split_and_teacher_has_its_row_and_the_papers_choices_come_first(home):
+    distillation(home, "a/distill-1")
+    distillation(home, "a/distill-2", method="hybrid", image_size=224, gain=(0.5, 0.4, 0.6))  # better, but not the paper's method
+    distillation(home, "a/distill-3", split="group (duplicates together)", gain=(0.0, -0.005, 0.005))
+    distillation(home, "a/distill-4", method="kd_fmv_as_released", gain=(0.0, -0.002, 0.002))
+    distillation(home, "a/distill-5", student="ofa595", gain=(0.3, 0.2, 0.4))  # paper A's student
+    rows = claims.ledger(results.load())
+    found = {row.split: row for row in rows if row.id == "B-brain_tumor-gain"}
+    assert found["official"].measured == pytest.approx(0.02) and found["group"].measured == 0
+    assert row_of(rows, "B-brain_tumor-released").high == pytest.approx(0.002)
+
+
+def test_the_same_run_stored_twice_counts_once_and_smoke_counts_nothing(home):
+    distillation(home, "brain_tumor/distill-a")
+    distillation(home, "runs/cell/distill")
+    distillation(home, "brain_tumor/distill-b", profile="smoke", seed=1)
+    (found,) = results.load()
+    assert found.file == "outputs/brain_tumor/distill-a.json"
+
+
+def test_nothing_synthetic_stands_in_the_ledger(home):
+    distillation(home, "phantom_brain/distill", dataset="phantom_brain", title="Brain phantom (synthetic)", caveat="synthetic")
+    distillation(home, "folder/distill", dataset="folder", title="Your own images")
+    found = results.load()
+    assert len(found) == 2 and results.pools(found) == [] and results.distillations(found).empty
+    assert all(row.measured is None for row in claims.ledger(found))
+
+
+def test_a_stand_in_is_called_one(home):
+    for seed in range(3):
+        distillation(home, f"runs/{seed}/distill", dataset="covid_qu_ex", title="COVID-QU-Ex (stand-in: 3,000 images)", seed=seed,
+                     caveat="stand-in: 3,000 images", teacher="visformer_small", student="ofa595", method="hybrid")  # fmt: skip
+    row = row_of(claims.ledger(results.load()), "A-covid_qu_ex-gain")
+    assert row.verdict == PART and "stand-in" in row.dataset and "stand-in" in row.why
+    assert "COVID-QU-Ex (stand-in)" in " ".join(ledger.summary([row])) and "stand-in" in ledger.described([row])
+
+
+def test_the_grid_needs_two_by_two_and_the_papers_cell(home):
+    for alpha, temperature, right in ((0.7, 10.0, 960), (0.7, 1.0, 900), (0.1, 10.0, 890)):
+        distillation(home, f"runs/{alpha}-{temperature}/distill", alpha=alpha, temperature=temperature, right=(950, right, 940))
+    rows = claims.ledger(results.load())
+    row = row_of(rows, "B-brain_tumor-optimum")
+    assert row.verdict == PART and row.measured == pytest.approx(0.06) and "1 training run" in row.why
+    assert len(row.result_file.split()) == 3
+    (title,) = ledger.heat_maps(results.load())
+    assert title == "Brain Tumor MRI, split official: distilled student, n 1,000"
+
+
+def test_files_of_other_kinds_are_passed_over(home):
+    files.write_json(home / "outputs" / "benchmarks" / "data.json", {"results": {"x": 1}})
+    files.write_text(home / "outputs" / "x" / "list.json", "[1, 2]")
+    assert results.load() == []
+
+
+def explained(home, name, spearman, seconds, **choices):
+    return files.write_json(home / "outputs" / f"{name}.json", {
+        "results": {"images": 18, "likeness_distilled_minus_alone": {"grad_cam": {"spearman": spearman}},
+                    "met_seconds": [{"method": "SHAP", "model": "teacher densenet121", "seconds": seconds[0]},
+                                    {"method": "SHAP", "model": "distilled kdfmv5", "seconds": seconds[1]}]},
+        "config": Study(dataset="eye_disease", **choices).config(),
+        "data": {"title": "Eye Diseases", "caveat": "", "split": "pooled: all images", "checksum": "c"},
+    })  # fmt: skip
+
+
+def test_focus_and_times_of_explanations(home):
+    explained(home, "eye_disease/explain-a", {"mean": 0.2, "low": 0.1, "high": 0.3, "n": 18}, (8.0, 2.0))
+    rows = claims.ledger(results.load())
+    assert row_of(rows, "B-eye_disease-focus").verdict == PART
+    met = row_of(rows, "B-eye_disease-met-shap")
+    assert met.measured == 4 and met.verdict == PART and met.n == 18 and met.split == "pooled"
+    for seed in (1, 2):
+        explained(home, f"runs/{seed}/explain", {"mean": 0.2, "low": 0.1, "high": 0.3, "n": 18}, (2.0, 4.0), seed=seed)
+    rows = claims.ledger(results.load())
+    assert row_of(rows, "B-eye_disease-focus").verdict == HOLDS
+    assert row_of(rows, "B-eye_disease-met-shap").verdict == UNTESTED  # faster in one run of three
+
+
+def test_the_csv_has_the_columns_and_the_page_escapes(home):
+    evil = "<script>alert(1)</script>"
+    distillation(home, "a/distill", title=evil, classes=(evil, "b"))
+    rows = claims.ledger(results.load())
+    csv, html, *_ = ledger.save(rows, home / "out")
+    assert csv.read_text().splitlines()[0] == (
+        "id,paper,claim,claimed,claimed_source,measured,low,high,n,dataset,split,profile,seeds,verdict,result_file")
+    table = pd.read_csv(csv)
+    assert set(table["verdict"]) <= set(verdicts.VERDICTS)
+    assert (table["measured"].notna() == table["result_file"].notna()).all()
+    text = html.read_text()
+    assert "<script" not in text and "&lt;script&gt;" in text and "http" not in text.split("<body>")[0]
+    assert 'alt="Differences in test accuracy' in text and "data:image/png" in text
+
+
+def test_committed_ledger_and_readme_are_those_of_the_result_files():
+    """After a new result: python -m kdnb.ledger."""
+    found = results.load(files.ROOT / "outputs")
+    written = pd.read_csv(files.ROOT / "outputs" / "claims.csv", dtype=str)
+    fresh = ledger.table(claims.ledger(found))
+    assert written["id"].tolist() == fresh["id"].tolist() and written["verdict"].tolist() == fresh["verdict"].tolist()
+    assert written["measured"].astype(float).tolist() == pytest.approx(fresh["measured"].tolist(), rel=1e-5, nan_ok=True)
+    for file in {name for names in written["result_file"].dropna() for name in names.split()}:
+        assert (files.ROOT / file).exists(), file
+    readme = (files.ROOT / "README.md").read_text()
+    assert ledger.refresh(readme) == readme, "run python -m kdnb.ledger"
+
+
+def test_no_number_stands_alone_in_readme_or_report():
+    readme = (files.ROOT / "README.md").read_text()
+    assert "<!-- results -->" in readme and ledger.stray(readme) == []
+    report = json.loads((files.ROOT / "notebooks" / "09_report.ipynb").read_text())
+    prose = "\n".join("".join(cell["source"]) for cell in report["cells"] if cell["cell_type"] == "markdown")
+    assert ledger.stray(prose) == []
+
+
+@pytest.mark.parametrize("line", ["it rose to 0.973", "42 % of them", "a gain of +1.3 points", "4 times as fast", "3× faster"])
+def test_a_stray_number_is_found(line):
+    assert ledger.stray(f"text\n{line}\n`0.973`") == [line]
+
+
+def test_numbers_in_sentences_follow_their_file(home):
+    files.write_json(home / "outputs" / "x.json", {"results": {"list": [{"ms": 12.34}]}})
+    text = "It takes <!-- outputs/x.json results.list.0.ms .1f -->99<!-- / --> ms."
+    fresh = ledger.refresh(text, home)
+    assert fresh == "It takes <!-- outputs/x.json results.list.0.ms .1f -->12.3<!-- / --> ms."
+    assert ledger.refresh(fresh, home) == fresh and ledger.stray(fresh) == []
+
+
+def test_figures_of_the_report(recwarn):
+    frame = pd.DataFrame({"group": ["A", "A", "B"], "label": ["x", "y", "z"], "difference": [0.01, -0.02, 0.0],
+                          "low": [0.0, -0.03, -0.1], "high": [0.02, 0.0, 0.1]})  # fmt: skip
+    assert len(figures.forest(frame, "t").axes) == 2
+    table = pd.DataFrame({1.0: [0.9, None], 10.0: [0.95, 0.93]}, index=pd.Index([0.1, 0.7]))
+    framed = figures.cells(table, (0.7, 10.0)).axes[0]
+    assert any(p.get_xy() == (1, 1) for p in framed.patches)
+    assert [str(w.message) for w in recwarn if issubclass(w.category, UserWarning)] == []

@@ -1,0 +1,207 @@
+"""The site: built from committed files alone, complete, escaped, and looked at by a real browser."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import pytest
+from bs4 import BeautifulSoup
+from test_claims import distillation
+from test_report import png
+
+from kdnb import files, ledger, report, site
+from kdnb.study import Study
+
+EVIL = "<script>window.planted=1</script>"
+
+
+def rendered(title, image):
+    """A page as ``report.render`` writes it, with a heading level left out and a class name that means harm."""
+    escaped = EVIL.replace("<", "&lt;")
+    return f"""<!doctype html><html><head><title>{title}</title></head><body>
+<div class="cell text_cell rendered"><div class="text_cell_render"><h1 id="t">{title}<a class="anchor-link" href="#t">¶</a></h1>
+<p>What it is. It takes <math><mi>T</mi></math>.</p>
+<h3 id="d">Deep *down* &amp; ~~~</h3><p>Look at the curve "here".</p></div></div>
+<div class="cell code_cell rendered"><details><summary>code</summary><pre>x</pre></details><pre>{escaped} ~~~~~~~~</pre>
+<img src="data:image/png;base64,{image}" alt="figure"></div>
+<script>planted()</script><footer>f</footer></body></html>"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A site of a few made result files and pages: seconds, and the same code as the whole one."""
+    home = tmp_path_factory.mktemp("site")
+    outputs = home / "outputs"
+    distillation(home, "brain_tumor/distill", title="Brain Tumor MRI", classes=(EVIL, "b"))
+    distillation(home, "covid_qu_ex/distill", dataset="covid_qu_ex", title="COVID-QU-Ex (stand-in: 3 images)", student="ofa595",
+                 caveat="stand-in: 3 images", method="hybrid")  # fmt: skip
+    files.write_json(outputs / "brain_tumor" / "data.json", {
+        "results": {"counts": {EVIL: {"train": 5, "val": 1, "test": 2}}, "published": {EVIL: 9}, "test_images": 2,
+                    "leaking_test_images": 1, "problems": [{"problem": EVIL, "files": 1, "example": EVIL}]},
+        "config": Study(dataset="brain_tumor").config(),
+        "data": {"title": "Brain Tumor MRI", "caveat": "", "split": "official", "checksum": "c", "images": 8},
+    })  # fmt: skip
+    for place in ("brain_tumor/01_data_prep", "brain_tumor/group/03_distill", "covid_qu_ex/03_distill"):
+        files.write_text(outputs / f"{place}.html", rendered(f"{place[-10:]} & co", png()))
+    zoo = "model,parameters,macs,source\ndensenet121,100,100,x\nkdfmv5,150,40,x\n"
+    files.write_text(outputs / "brain_tumor" / "zoo.csv", zoo)
+    return site.build(home / "html", outputs)
+
+
+def soups(built):
+    return {path: BeautifulSoup(path.read_text(), "html.parser") for path in built.rglob("*.html") if "_static" not in path.parts}
+
+
+def test_every_page_is_there_and_reached_from_the_front(built):
+    names = {path.relative_to(built).as_posix() for path in soups(built)}
+    assert {"index.html", "bibliography.html", "datasets/brain_tumor.html", "datasets/eye_disease.html",
+            "notebooks/brain_tumor/01_data_prep.html", "notebooks/brain_tumor/group/03_distill.html"} <= names  # fmt: skip
+    front = (built / "index.html").read_text()
+    for name in names:
+        if name.count("/") and not name.endswith("index.html"):
+            assert f'href="{name}"' in front, name
+    assert "Mir and Rizvi" in front and "v-holds-in-part" in front
+
+
+def test_no_link_image_or_anchor_is_broken_and_nothing_comes_from_the_net(built):
+    for path, soup in soups(built).items():
+        for tag, attribute in (("a", "href"), ("img", "src"), ("link", "href"), ("script", "src")):
+            for element in soup.find_all(tag):
+                address = urlparse(element.get(attribute) or "")
+                if tag != "a":
+                    assert not address.netloc, f"{path}: {address.geturl()} needs a network"
+                if address.scheme or address.netloc or not address.path or "search.html" in address.path:
+                    continue
+                target = (path.parent / unquote(address.path)).resolve()
+                assert target.exists(), f"{path}: {address.path} is broken"
+        for element in soup.select("a[href^='#']"):
+            anchor = unquote(element["href"][1:])
+            assert not anchor or soup.find(id=anchor), f"{path}: #{anchor}"
+
+
+def test_every_figure_says_what_it_shows(built):
+    seen = 0
+    for path, soup in soups(built).items():
+        for image in soup.select("article img"):
+            seen += 1
+            assert len(image["alt"]) > 20 and image["alt"] != "figure", path
+            assert image.parent["href"] == image["src"] and "enlarge" in image.parent["class"]
+    assert seen >= 4
+    alt = soups(built)[built / "notebooks/brain_tumor/01_data_prep.html"].select_one("article img")["alt"]
+    assert alt == 'Figure 1 of: Deep *down* & ~~~. Look at the curve "here".'
+
+
+def test_names_from_outside_are_text(built):
+    for path in built.rglob("*.html"):
+        text = path.read_text()
+        assert "<script>window.planted" not in text and "planted()" not in text, path
+    card = (built / "datasets" / "brain_tumor.html").read_text()
+    assert "&lt;script&gt;window.planted" in card and "1 of 2" in card
+    assert "&lt;script&gt;" in (built / "notebooks/brain_tumor/01_data_prep.html").read_text()
+
+
+def test_a_stand_in_carries_its_name_everywhere(built):
+    assert "stand-in" in (built / "datasets" / "covid_qu_ex.html").read_text()
+    front = BeautifulSoup((built / "index.html").read_text(), "html.parser")
+    (row,) = [row for row in front.select(".ledger tr[id^=A-covid_qu_ex-gain]")]
+    assert "stand-in" in row.get_text()
+
+
+def test_a_page_whose_image_is_elsewhere_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="does not lie inside it.*render the notebook again"):
+        site.convert('<body><img src="x.png"></body>', "notebooks/a/b", tmp_path)
+
+
+def test_alternative_texts_come_from_the_argument():
+    images = '<img src="a"><img alt="kept" src="b"><img alt="figure" src="c">'
+    html = f"<h2>Curves <a>¶</a></h2><p>First &lt;b&gt;.</p><p>Second.</p>{images}"
+    alts = re.findall(r'alt="([^"]*)"', report.describe(html))
+    assert alts == ["Figure 1 of: Curves. First &lt;b&gt;.", "kept", "Figure 3 of: Curves. First &lt;b&gt;."]
+    long = report.describe(f'<h2>T</h2><p>{"word " * 200}</p><img src="a">')
+    assert 150 < len(re.search(r'alt="([^"]*)"', long)[1]) <= 240
+
+
+# Every page in a frame of a phone's width: what scrolls sideways, which images do not load, what a click on a figure does.
+PROBE = """<!doctype html><body><script>
+const pages = %s, told = [];
+async function probe(page) {
+  const frame = document.createElement("iframe");
+  frame.style = "width:390px;height:844px;border:0"; frame.src = page;
+  document.body.append(frame);
+  await new Promise((done) => { frame.onload = done; });
+  const page_ = frame.contentDocument, images = [...page_.images];
+  images.forEach((image) => { image.loading = "eager"; });
+  for (let n = 0; n < 100 && !images.every((image) => image.complete); n++) await new Promise((done) => setTimeout(done, 50));
+  images.filter((image) => !image.naturalWidth).forEach((image) => told.push(`${page}: ${image.src} does not load`));
+  const width = page_.documentElement.scrollWidth;
+  if (width > 390) told.push(`${page}: ${width} px wide`);
+  if (frame.contentWindow.planted) told.push(`${page}: a planted script ran`);
+  const figure = page_.querySelector("a.enlarge");
+  if (figure) {
+    figure.click();
+    if (!page_.querySelector("dialog.enlarged[open] img[alt]")) told.push(`${page}: no dialog`);
+    else page_.querySelector("dialog.enlarged").close();
+  }
+  frame.remove();
+}
+(async () => { for (const page of pages) await probe(page); document.body.dataset.told = JSON.stringify(told); })();
+</script></body>"""
+
+
+def browse(address, *options):
+    """Chromium's DOM after scripts have run, and what it says on its console."""
+    browser = ledger.chromium()
+    if browser is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    done = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", *options,
+                           "--virtual-time-budget=60000", "--dump-dom", address],
+                          capture_output=True, text=True, timeout=240)  # fmt: skip
+    # the theme tells what it does; whatever else is said there is a fault
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line and '"[PST]: ' not in line]
+
+
+def faults(folder: Path, home: Path) -> list[str]:
+    """What a browser finds wrong with the pages of a folder."""
+    names = sorted(path.resolve().as_uri() for path in folder.rglob("*.html") if not {"_static", "outputs"} & set(path.parts))
+    probe = files.write_text(home / "probe.html", PROBE % json.dumps(names))
+    dom, console = browse(probe.as_uri(), "--allow-file-access-from-files", f"--user-data-dir={home / 'chromium'}")
+    told = BeautifulSoup(dom, "html.parser").body.get("data-told")
+    assert told is not None, "the probe did not finish"
+    return json.loads(told) + console
+
+
+def test_a_browser_finds_no_fault_at_phone_width(built, tmp_path):
+    assert faults(built, tmp_path) == []
+
+
+def test_the_browser_test_finds_faults(tmp_path):
+    files.write_text(tmp_path / "html" / "bad.html", """<!doctype html><meta name="viewport" content="width=device-width"><body>
+<div style="width:700px">wide</div><a class="enlarge" href="no.png"><img src="no.png" alt="none"></a>
+<script>window.planted = 1; console.error("oh")</script></body>""")
+    told = " ".join(faults(tmp_path / "html", tmp_path))
+    assert all(part in told for part in ("px wide", "no.png does not load", "planted script", "no dialog", "oh"))
+
+
+@pytest.mark.slow
+def test_the_whole_site_builds_from_committed_files(tmp_path):
+    """The committed outputs: no warning, no broken link, under 25 MB, no fault in a browser."""
+    outputs = files.ROOT / "outputs"
+    assert sum(path.stat().st_size for path in outputs.rglob("*") if path.is_file()) < 25 * 2**20
+    whole = site.build(tmp_path / "html", outputs)
+    test_no_link_image_or_anchor_is_broken_and_nothing_comes_from_the_net(whole)
+    test_every_figure_says_what_it_shows_in_all(whole)
+    assert faults(whole, tmp_path) == []
+
+
+def test_every_figure_says_what_it_shows_in_all(built):
+    for path, soup in soups(built).items():
+        assert all(len(image["alt"]) > 20 for image in soup.select("article img")), path
+
+
+def test_the_ledger_prints(tmp_path):
+    if ledger.chromium() is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    page = files.write_text(tmp_path / "a.html", "<p>ledger</p>")
+    assert ledger.print_pdf(page, tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")

@@ -3,6 +3,8 @@
 #
 #   snakemake --profile profiles/local --config set=cpu              on this machine; --dry-run tells what would run
 #   snakemake --profile profiles/slurm --config set=paper            on a cluster
+#   snakemake --profile profiles/local --configfile mine.yaml        sets of your own (sets: {mine: [...]}, set: mine), or
+#                                                                    override: {dataset: folder, data_root: /my/images}
 #
 # Interrupted, the same command goes on: finished cells stay, a training goes on after its last whole epoch. After a kill -9, first
 # `snakemake --unlock`, then the command with --rerun-incomplete. Checkpoints live in KDNB_CACHE under a hash of their whole
@@ -25,7 +27,7 @@ PYTHON = sys.executable
 
 
 def chosen():
-    """The rows of the set that was asked for, with what `--config override='{...}'` sets in all of them."""
+    """The rows of the set that was asked for, with what `override: {...}` in a --configfile of the user's sets in all of them."""
     name = config.get("set", "cpu")
     if name not in config["sets"]:
         near = difflib.get_close_matches(str(name), config["sets"], n=1)

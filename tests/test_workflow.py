@@ -1,6 +1,5 @@
 """The study as a workflow: its sets, its cells, and a run that is killed in the middle and goes on."""
 
-import json
 import os
 import signal
 import subprocess
@@ -16,16 +15,17 @@ from kdnb.study import Study
 TINY = {"dataset": "folder", "teacher": "resnet10t", "split": "auto", "image_size": 32, "batch_size": 16, "lr": 0.003}
 
 
-def snakemake(home, *options, **choices):
+def snakemake(home, *options, override=None, **config):
     """The command of the README in a folder of its own; returns the finished process."""
-    return subprocess.run(command(home, *options, **choices), cwd=files.ROOT, env=environment(), capture_output=True, text=True,
-                          timeout=900)  # fmt: skip
+    return subprocess.run(command(home, *options, override=override, **config), cwd=files.ROOT, env=environment(),
+                          capture_output=True, text=True, timeout=900)  # fmt: skip
 
 
-def command(home, *options, **choices):
-    given = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in choices.items()]
+def command(home, *options, override=None, **config):
+    # a file, because snakemake reads numbers inside a nested value of --config as text
+    mine = files.write_text(home / "mine.yaml", yaml.safe_dump({"set": "smoke", "threads": 1, "override": override or {}} | config))
     return [sys.executable, "-m", "snakemake", "-s", str(files.ROOT / "Snakefile"), "--directory", str(home / "work"),
-            *(options or ["--cores", "1"]), "--config", "set=smoke", "threads=1", *given]  # fmt: skip
+            "--configfile", str(mine), *(options or ["--cores", "1"])]  # fmt: skip
 
 
 def environment():
@@ -78,8 +78,7 @@ def test_dry_run_lists_teachers_before_students(home):
 
 
 def test_an_unknown_set_is_refused_with_the_nearest(home):
-    done = subprocess.run([*command(home, "--cores", "1", "--dry-run"), "set=smok"], cwd=files.ROOT, env=environment(),
-                          capture_output=True, text=True, timeout=600)  # fmt: skip
+    done = snakemake(home, "--cores", "1", "--dry-run", set="smok")
     told = done.stdout + done.stderr
     assert done.returncode != 0 and "Did you mean 'smoke'?" in told and "cpu" in told
 

@@ -180,6 +180,21 @@ def explanation_time(claim: Claim, results: Sequence[Result], title: str) -> lis
     return rows
 
 
+def latency(claim: Claim, results: Sequence[Result]) -> list[Row]:
+    """Time of one image, teacher's over student's, from notebook 06: ``results["speedups"]`` of its file, a list with
+    teacher, student, runtime, times_as_fast, low and high. A clock's interval needs no seeds."""
+    rows = []
+    for result in real(results, "efficiency"):
+        for found in result.stored["results"].get("speedups", []):
+            if PAPERS_STUDENT.get(found["student"]) == claim.paper:
+                e = Estimate(found["times_as_fast"], found["low"], found["high"])
+                placed = row(claim, e, faster(e), dataset=result.title, split=result.split, profile=result.config["profile"],
+                             file=result.file, unit="times as fast",
+                             setting=f"{found['teacher']} → {found['student']}, {found['runtime']}")  # fmt: skip
+                rows.append(placed)
+    return rows
+
+
 def _explained(claim: Claim, results: Sequence[Result]) -> list[list[Result]]:
     """Explanation results of the paper's student, by split, networks, method and size; seeds together."""
     groups: dict[tuple, list[Result]] = {}
@@ -293,6 +308,8 @@ CLAIMS: tuple[Claim, ...] = (
           partial(counted, column="parameters", teachers=_A_TEACHERS, students=("ofa595",)), _ZOO),
     Claim("A-macs", "A", "OFA-595 needs fewer multiply-accumulates than its teachers", "fewer FLOPs", _A,
           partial(counted, column="macs", teachers=_A_TEACHERS, students=("ofa595",)), _ZOO),
+    Claim("A-latency", "A", "OFA-595 answers faster than its teachers", "significantly reduced inference time", _A, latency,
+          _run("covid_qu_ex", "visformer_small", "ofa595", "06")),
     *_paper_b("brain_tumor", 0.9676, 0.9748, 0.7, 10.0),
     *_paper_b("eye_disease", None, 0.9351, 0.4, 15.0),
     *_paper_b("alzheimer", 0.9938, 0.9946, 0.4, 5.0),

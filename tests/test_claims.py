@@ -204,6 +204,16 @@ def test_focus_and_times_of_explanations(home):
     assert row_of(rows, "B-eye_disease-met-shap").verdict == UNTESTED  # faster in one run of three
 
 
+def test_latency_comes_from_the_efficiency_file(home):
+    entry = {"teacher": "visformer_small", "student": "ofa595", "runtime": "onnx fp32"}
+    entry |= {"times_as_fast": 3.0, "low": 2.5, "high": 3.4}
+    files.write_json(home / "outputs" / "covid_qu_ex" / "efficiency.json", {
+        "results": {"speedups": [entry]}, "config": Study(dataset="covid_qu_ex", student="ofa595").config(),
+        "data": {"title": "COVID-QU-Ex (stand-in)", "caveat": "stand-in", "split": "official", "checksum": "c"}})  # fmt: skip
+    row = row_of(claims.ledger(results.load()), "A-latency")
+    assert row.verdict == HOLDS and row.measured == 3 and "onnx fp32" in row.setting
+
+
 def test_the_csv_has_the_columns_and_the_page_escapes(home):
     evil = "<script>alert(1)</script>"
     distillation(home, "a/distill", title=evil, classes=(evil, "b"))

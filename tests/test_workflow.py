@@ -1,0 +1,147 @@
+"""The study as a workflow: its sets, its cells, and a run that is killed in the middle and goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from kdnb import files, run
+from kdnb.study import Study
+
+TINY = {"dataset": "folder", "teacher": "resnet10t", "split": "auto", "image_size": 32, "batch_size": 16, "lr": 0.003}
+
+
+def snakemake(home, *options, override=None, **config):
+    """The command of the README in a folder of its own; returns the finished process."""
+    return subprocess.run(command(home, *options, override=override, **config), cwd=files.ROOT, env=environment(),
+                          capture_output=True, text=True, timeout=900)  # fmt: skip
+
+
+def command(home, *options, override=None, **config):
+    # a file, because snakemake reads numbers inside a nested value of --config as text
+    mine = files.write_text(home / "mine.yaml", yaml.safe_dump({"set": "smoke", "threads": 1, "override": override or {}} | config))
+    return [sys.executable, "-m", "snakemake", "-s", str(files.ROOT / "Snakefile"), "--directory", str(home / "work"),
+            "--configfile", str(mine), *(options or ["--cores", "1"])]  # fmt: skip
+
+
+def environment():
+    return os.environ | {"PYTHONPATH": str(files.ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def rows(name):
+    for row in yaml.safe_load((files.ROOT / "study.yaml").read_text())["sets"][name]:
+        values = [value if isinstance(value, list) else [value] for value in row.values()]
+        yield row, values
+
+
+@pytest.mark.parametrize("name", ["smoke", "cpu", "paper"])
+def test_every_choice_of_a_set_is_one_that_a_study_takes(name, monkeypatch):
+    from kdnb import data
+
+    # a split mode is data's to know; every other name and value must pass the check that the notebook makes
+    monkeypatch.setattr(data, "SPLIT_MODES", tuple({*data.SPLIT_MODES, "random", "group"}))
+    for row, values in rows(name):
+        for key, options in zip(row, values, strict=True):
+            for option in options:
+                first = {k: v[0] for k, v in zip(row, values, strict=True)} | {key: option}
+                study = Study(**first)
+                assert getattr(study, key) == option
+
+
+def test_the_paper_set_holds_what_both_papers_ran():
+    cells = [{k: v[0] if len(v) == 1 else v for k, v in zip(row, values, strict=True)} for row, values in rows("paper")]
+    grid = next(cell for cell in cells if isinstance(cell["alpha" if "alpha" in cell else "seed"], list) and "alpha" in cell)
+    assert grid["alpha"] == [0.1, 0.4, 0.7, 1.0] and grid["temperature"] == [1.0, 5.0, 10.0, 15.0]
+    assert {cell["dataset"] for cell in cells if isinstance(cell["dataset"], str)} >= {"covid_qu_ex", "lc25000", "brain_tumor"}
+    assert all("group" in cell["split"] for cell in cells)
+    assert "vgg19_bn+visformer_small+autoformerv2_tiny" in cells[0]["teacher"]
+
+
+def test_profiles_are_explained_and_name_what_they_are():
+    for name, executor in (("local", None), ("slurm", "slurm"), ("kubernetes", "kubernetes")):
+        text = (files.ROOT / "profiles" / name / "config.yaml").read_text()
+        assert text.startswith("# ") and yaml.safe_load(text).get("executor") == executor
+        assert yaml.safe_load(text)["keep-going"] and yaml.safe_load(text)["rerun-triggers"] == "mtime"
+
+
+def test_dry_run_lists_teachers_before_students(home):
+    done = snakemake(home, "--cores", "1", "--dry-run")
+    told = done.stdout + done.stderr
+    assert done.returncode == 0, told[-3000:]
+    assert "distil" in told and "teacher" in told and told.count("rule distil:") == 2 and told.count("rule teacher:") == 2
+    assert "phantom_cxr_auto_resnet10t_kdfmv5_hybrid_s0_" in told
+    assert not list(home.rglob("*.ipynb"))
+
+
+def test_an_unknown_set_is_refused_with_the_nearest(home):
+    done = snakemake(home, "--cores", "1", "--dry-run", set="smok")
+    told = done.stdout + done.stderr
+    assert done.returncode != 0 and "Did you mean 'smoke'?" in told and "cpu" in told
+
+
+@pytest.mark.slow
+def test_killed_and_resumed(folder, home):
+    """kill -9 of the whole group after the first teacher; then --unlock and --rerun-incomplete finish what is left and no more."""
+    override = TINY | {"data_root": str(folder)}
+    started = subprocess.Popen(command(home, override=override), cwd=files.ROOT, env=environment(), start_new_session=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    runs, log = home / "outputs" / "runs", home / "work" / "logs" / "study"
+    wait_for(lambda: list(runs.glob("*/teacher.json")) and len(list(log.glob("*.ipynb"))) >= 2, started)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.json")}
+    assert before and len(list(runs.glob("*/distill.json"))) < 2
+
+    refused = snakemake(home, override=override)
+    assert refused.returncode != 0 and "unlock" in (refused.stdout + refused.stderr)
+    assert snakemake(home, "--unlock", override=override).returncode == 0
+    done = snakemake(home, "--cores", "1", "--rerun-incomplete", override=override)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items()), "a finished cell ran again"
+    found = sorted(runs.glob("*/distill.json"))
+    assert len(found) == 2 and {files.read_json(path)["config"]["seed"] for path in found} == {0, 1}
+    assert all((path.parent / "distill-history.csv").exists() for path in found)
+
+    again = snakemake(home, "--cores", "1", "--dry-run", override=override)
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+    # The same cell again with nothing trained before gives the same numbers, to the last digit.
+    first = files.read_json(found[0])
+    found[0].unlink()
+    for run_folder in (home / "cache" / "runs").rglob("run.json"):
+        run_folder.unlink()
+    assert snakemake(home, "--cores", "1", override=override).returncode == 0
+    second = files.read_json(found[0])
+    for role in ("teacher", "distilled", "alone", "distilled_minus_alone"):
+        assert second["results"][role] == first["results"][role]
+
+
+@pytest.mark.slow
+def test_a_failed_cell_keeps_its_traceback(folder, home):
+    override = TINY | {"data_root": str(folder / "nowhere"), "seed": 0}
+    done = snakemake(home, "--cores", "1", "--retries", "0", override=override)
+    assert done.returncode != 0 and not list((home / "outputs").rglob("*.json"))
+    (notebook,) = (home / "work" / "logs" / "study").glob("*_teacher.ipynb")
+    assert "DatasetMissing" in notebook.read_text()
+
+
+def wait_for(condition, process, seconds=600):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the workflow ended before it could be killed"
+        assert time.monotonic() < until, "nothing happened"
+        time.sleep(0.2)
+
+
+def test_the_workflow_passes_only_what_the_notebooks_know():
+    """A teacher's cell goes to notebook 02: the student's own choices must be left out by the Snakefile."""
+    import nbformat
+
+    known = run.declared(nbformat.read(run.notebooks(["02"])[0], as_version=4))
+    text = (files.ROOT / "Snakefile").read_text()
+    for name in ("student", "method", "alpha", "temperature", "teacher_weights", "student_epochs"):
+        assert f'"{name}"' in text and name not in known

@@ -115,6 +115,22 @@ def measure(model: Classifier, classes: Sequence[str], runtimes: Sequence[str] |
     return pd.DataFrame(rows), runs
 
 
+def speedups(timings: pd.DataFrame, student: str) -> list[dict]:
+    """How many times faster one network is than each other in the same runtime: one row each, from the columns of :func:`measure`.
+
+    ``low`` and ``high`` set the quartiles of one against those of the other, the less favourable and the more favourable pair.
+    """
+    timed, rows = timings.dropna(subset="latency_ms"), []
+    own = timed[timed["model"] == student].set_index("runtime")
+    for row in timed[timed["model"] != student].itertuples():
+        if row.runtime in own.index:
+            mine = own.loc[row.runtime]
+            rows.append({"teacher": row.model.split()[-1], "student": student.split()[-1], "runtime": row.runtime,
+                         "times_as_fast": row.latency_ms / mine["latency_ms"], "low": row.latency_low / mine["latency_high"],
+                         "high": row.latency_high / mine["latency_low"]})  # fmt: skip
+    return rows
+
+
 def static(model: Classifier) -> dict[str, float]:
     """What needs no clock: parameters, MACs of one image (convolutions and linear layers), weights and peak memory in MB."""
     macs = models.count_macs(model.name, model.num_classes, model.image_size)

@@ -64,24 +64,6 @@ def written(*paths: Path) -> None:
         print(f"wrote {files.shown(path)} ({path.stat().st_size / 1024:.0f} kB)")
 
 
-def distillations(folder: Path | None = None) -> pd.DataFrame:
-    """Every distillation result under ``outputs/``, one row a file, real datasets first; empty if there is none."""
-    rows = []
-    for path in sorted((folder or files.outputs_dir()).glob("*/distill-*.json")):
-        stored = files.read_json(path)
-        results, config = stored["results"], stored["config"]
-        gain = results["distilled_minus_alone"]
-        rows.append({
-            "dataset": stored["data"]["title"], "teacher": config["teacher"], "student": config["student"],
-            "method": config["method"], "px": config["image_size"],
-            **{f"{role} acc.": results[role]["accuracy"] for role in ("teacher", "distilled", "alone")},
-            "gain (points)": f"{100 * gain['difference']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]",
-            "commit": stored["provenance"]["commit"], "synthetic": stored["data"]["caveat"] == "synthetic",
-        })  # fmt: skip
-    table = pd.DataFrame(rows)
-    return table.sort_values("synthetic", kind="stable").drop(columns="synthetic").reset_index(drop=True) if rows else table
-
-
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>

@@ -82,6 +82,15 @@ def test_what_is_not_to_be_had_is_a_row_that_says_so(model, home, monkeypatch):
         efficiency.measure(model, ("a", "b", "c"), ["onxx"])
 
 
+def test_speedups_by_hand():
+    timings = pd.DataFrame({"model": ["teacher a", "distilled b", "teacher a"], "runtime": ["eager", "eager", "onnx"],
+                            "latency_ms": [10.0, 2.0, 5.0], "latency_low": [8.0, 1.0, 4.0],
+                            "latency_high": [12.0, 4.0, 6.0]})  # fmt: skip
+    assert efficiency.speedups(timings, "distilled b") == [
+        {"teacher": "a", "student": "b", "runtime": "eager", "times_as_fast": 5.0, "low": 2.0, "high": 12.0}
+    ]
+
+
 def test_a_file_is_written_once_for_its_weights(model, home):
     first = efficiency.exported(model, ("a", "b", "c"))
     stamp = first.stat().st_mtime_ns

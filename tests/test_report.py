@@ -73,24 +73,6 @@ def test_the_commit_tells_when_code_was_changed(monkeypatch):
     assert provenance._commit() == "unknown"
 
 
-def test_distillations_are_collected_with_synthetic_ones_last(home):
-    def put(folder, title, caveat, accuracy):
-        gain = {"difference": 0.01, "low": -0.01, "high": 0.03}
-        scores = {role: {"accuracy": accuracy} for role in ("teacher", "distilled", "alone")}
-        files.write_json(home / "outputs" / folder / "distill-a-b-hybrid.json", {
-            "results": scores | {"distilled_minus_alone": gain},
-            "config": {"teacher": "a", "student": "b", "method": "hybrid", "image_size": 96},
-            "data": {"title": title, "caveat": caveat}, "provenance": {"commit": "abc"},
-        })  # fmt: skip
-
-    assert report.distillations().empty
-    put("a_phantom", "Phantom (synthetic)", "synthetic", 0.9)
-    put("z_real", "Real", "", 0.8)
-    table = report.distillations()
-    assert table["dataset"].tolist() == ["Real", "Phantom (synthetic)"]
-    assert table["gain (points)"].tolist() == ["+1.0 [-1.0, +3.0]"] * 2
-
-
 def test_figures_are_drawn_without_warnings(recwarn):
     """Every plot, at its edges too: one class, empty bins, long names."""
     rng = np.random.default_rng(0)

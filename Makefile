@@ -8,9 +8,9 @@ READY   := .venv/.ready
 
 .PHONY: help setup reproduce test bench study site lock strip clean
 help:
-	@echo "make reproduce   run notebooks 00-03 on the embedded phantom and render them (about 5 min on 2 cores)"
+	@echo "make reproduce   run all notebooks on the embedded phantom and render them (about 15 min on 2 cores)"
 	@echo "                 another study: make reproduce ARGS='-p dataset brain_tumor -p profile quick'"
-	@echo "make test        linter, unit tests and every notebook under nbval (about 8 min)"
+	@echo "make test        linter, unit tests and every notebook under nbval (about 12 min)"
 	@echo "make bench       measure the speed goals; writes outputs/benchmarks/"
 	@echo "make study       the whole matrix of both papers as a Snakemake workflow (SET=cpu, paper or smoke)"
 	@echo "make site        ledger, README numbers and the static site from outputs/, offline; site/_build/html/index.html"

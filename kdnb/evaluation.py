@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,10 @@ from sklearn import metrics as sk
 from kdnb import statistics
 from kdnb.calibration import BINS, adaptive_bins, brier, calibration_error, reliability
 
-__all__ = ["BINS", "Measures", "balanced_accuracy", "calibration_error", "compare", "evaluate", "reliability", "table_of_tests"]
+__all__ = [
+    "BINS", "Measures", "balanced_accuracy", "calibration_error", "compare", "evaluate",
+    "reliability", "table", "table_of_tests",
+]  # fmt: skip
 
 
 def evaluate(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str], split: str = "", groups: np.ndarray | None = None,
@@ -134,6 +137,18 @@ def compare(labels: np.ndarray, logits: np.ndarray, other: np.ndarray, groups: n
     accuracy = found.pop("accuracy")
     return {"difference": float(right.mean() - other_right.mean()), "low": accuracy["low"], "high": accuracy["high"],
             "p_mcnemar": p_value, "only_first_right": better, "only_second_right": worse, "n": len(labels), **found}  # fmt: skip
+
+
+def table(scores: Mapping[str, dict], metrics: Sequence[str] = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "ece")
+          ) -> pd.DataFrame:  # fmt: skip
+    """Results of :func:`evaluate` as a reader wants them: ``0.956 [0.943, 0.966]`` for each metric, with n and split beside."""
+    rows = {}
+    for name, score in scores.items():
+        limits = {metric: score["intervals"][metric] for metric in metrics}
+        rows[name] = {metric: "–" if score[metric] is None else f"{score[metric]:.3f}" + (
+            f" [{limits[metric][0]:.3f}, {limits[metric][1]:.3f}]" if limits[metric] else "") for metric in metrics}  # fmt: skip
+        rows[name] |= {"n": score["n"], "split": score["split"]}
+    return pd.DataFrame(rows).T
 
 
 def table_of_tests(pairs: dict[str, dict]) -> pd.DataFrame:

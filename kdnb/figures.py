@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from PIL import Image
 
 # Okabe-Ito through seaborn: told apart with any colour vision. One role, one colour, one dash in every figure.
 _PALETTE = sns.color_palette("colorblind")
@@ -188,5 +190,57 @@ def gains(table: pd.DataFrame, title: str = "") -> Figure:
     axis.errorbar(middle, rows, xerr=np.abs(np.stack([middle - low, high - middle])), fmt="o", color=_PALETTE[1], capsize=4)
     axis.set_yticks(rows, table["label"])
     axis.set(xlabel="difference in test accuracy (percentage points, 95 % interval)", ylim=(-0.6, len(table) - 0.4))
+    sns.despine(figure)
+    return _done(figure, title)
+
+
+def gallery(root: Path, links: pd.DataFrame, title: str = "") -> Figure:
+    """Pairs of images that a detector took for copies, one above the other (columns first, second, kind, correlation)."""
+    figure, axes = _start(2, len(links), (1.9, 2.3))
+    for column, row in enumerate(links.itertuples()):
+        for axis, path in zip(axes[:, column], (row.first, row.second), strict=True):
+            with Image.open(root / path) as image:
+                axis.imshow(image.convert("RGB").resize((128, 128)))
+            axis.set(xticks=[], yticks=[])
+            axis.set_xlabel("/".join(Path(path).parts[-2:])[-30:], fontsize=6)
+        axes[0, column].set_title(f"{row.kind}\n{row.correlation:.3f}", fontsize="x-small")
+    sns.despine(figure, left=True, bottom=True)
+    return _done(figure, title)
+
+
+def accuracies(table: pd.DataFrame, title: str = "") -> Figure:
+    """Balanced accuracy of several trainings under each split with intervals: columns split, seed, balanced_accuracy, low, high."""
+    names = list(dict.fromkeys(table["split"]))
+    figure, axes = _start(size=(5.6, 0.7 * len(names) + 1.2))
+    for place, name in enumerate(names):
+        rows = table[table["split"] == name].reset_index(drop=True)
+        for number, row in rows.iterrows():
+            spot, middle = place + 0.16 * (number - (len(rows) - 1) / 2), row["balanced_accuracy"]
+            gap = [[middle - row["low"]], [row["high"] - middle]]
+            axes[0, 0].errorbar(middle, spot, xerr=np.abs(gap), fmt="o", markersize=4, capsize=3, color=_PALETTE[place % 10])
+        axes[0, 0].plot([rows["balanced_accuracy"].mean()] * 2, [place - 0.3, place + 0.3], color="0.3", linewidth=1.5)
+    axes[0, 0].set_yticks(range(len(names)), [f"{name} (n = {table.loc[table['split'] == name, 'n'].iloc[0]:,})" for name in names])
+    axes[0, 0].set(xlabel="balanced accuracy on test images (95 % interval; line: mean of the seeds)")
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    axes[0, 0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    sns.despine(figure)
+    return _done(figure, title)
+
+
+def views(table: pd.DataFrame, chance: float, title: str = "") -> Figure:
+    """Balanced accuracy from each view of the images (rows) for each model (colours), with intervals; the line is chance."""
+    names, models = list(dict.fromkeys(table["view"])), list(dict.fromkeys(table["model"]))
+    figure, axes = _start(size=(6.0, 0.42 * len(names) + 1.5))
+    for number, model in enumerate(models):
+        rows = table[table["model"] == model].set_index("view").reindex(names)
+        middle = rows["balanced_accuracy"].to_numpy(float)
+        gap = np.abs([middle - rows["low"].to_numpy(float), rows["high"].to_numpy(float) - middle])
+        place = np.arange(len(names)) + 0.2 * (number - (len(models) - 1) / 2)
+        axes[0, 0].errorbar(middle, place, xerr=gap, fmt="o", markersize=5, capsize=3, color=_style(model)[0], label=model)
+    axes[0, 0].axvline(chance, color="0.5", linewidth=1, linestyle=":", label="chance")
+    axes[0, 0].set_yticks(range(len(names)), names)
+    axes[0, 0].set(xlabel="balanced accuracy on test images (95 % interval)", ylim=(len(names) - 0.5, -0.5), xlim=(0, 1.02))
+    axes[0, 0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes[0, 0].legend(frameon=False, fontsize="small", bbox_to_anchor=(1, 1), loc="upper left")
     sns.despine(figure)
     return _done(figure, title)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+from sklearn.model_selection import StratifiedGroupKFold
 
 from kdnb import files
 from kdnb.catalogue import DatasetSpec
@@ -89,11 +89,11 @@ def _by_image(spec: DatasetSpec, table: pd.DataFrame) -> pd.DataFrame:
     counts = table["label"].value_counts()
     if counts.min() < 3:
         raise SplitError(f"{spec.name}: class {counts.idxmin()!r} has {counts.min()} images, a split needs at least 3")
-    parts = pd.Series("train", index=table.index)
-    for part, share in (("test", SHARE), ("val", SHARE / (1 - SHARE))):
-        rest = table.index[parts == "train"]
-        size = max(round(share * len(rest)), table["label"].nunique())
-        parts[train_test_split(rest, test_size=size, stratify=table["label"][rest], random_state=SEED)[1]] = part
+    parts, rng = pd.Series("train", index=table.index), np.random.default_rng(SEED)
+    for _, rows in table.groupby("label", sort=True).groups.items():
+        # by class and never none: stratified splitting of a library may leave a small class out of a part
+        order, size = rng.permutation(rows), max(1, round(SHARE * len(rows)))
+        parts[order[:size]], parts[order[size : 2 * size]] = "test", "val"
     return table.assign(split=parts)
 
 

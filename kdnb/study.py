@@ -18,7 +18,8 @@ class Profile:
 
     ``per_class`` caps the images of a class in each split, ``explained`` counts the images that are explained and measured,
     ``channels`` the masks a Score-CAM asks for (0: one for every channel), ``compiled`` whether torch.compile, which takes
-    minutes, is among the runtimes that are timed. The last four are of the student search: epochs of the
+    minutes, is among the runtimes that are timed, ``seeds`` and ``audit_epochs`` how often and how long a
+    network is trained under each split in the audit. The last four are of the student search: epochs of the
     supernet and of what fine-tunes a subnet, generations of the search with 16 subnets each, subnets that check the predictor.
     """
 
@@ -31,6 +32,8 @@ class Profile:
     explained: int = 24
     channels: int = 0
     compiled: bool = True
+    seeds: int = 3
+    audit_epochs: int = 50
     supernet_epochs: int = 60
     tune_epochs: int = 20
     generations: int = 20
@@ -39,9 +42,10 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile(image_size=64, teacher_epochs=1, student_epochs=1, batch_size=16, per_class=16,
-                     explained=6, channels=8, compiled=False, supernet_epochs=1, tune_epochs=1, generations=2, probes=3),
+                     explained=6, channels=8, compiled=False, seeds=2, audit_epochs=1,
+                     supernet_epochs=1, tune_epochs=1, generations=2, probes=3),
     "quick": Profile(image_size=96, teacher_epochs=8, student_epochs=15, batch_size=32, explained=18, channels=96,
-                     compiled=False, supernet_epochs=4, tune_epochs=3, generations=5, probes=50),
+                     compiled=False, seeds=3, audit_epochs=3, supernet_epochs=4, tune_epochs=3, generations=5, probes=50),
     # paper B's code trains for 100 epochs at batch 16 from ImageNet weights; paper A's settings could not be read
     "paper": Profile(image_size=224, teacher_epochs=100, student_epochs=100, batch_size=16, pretrained=True, explained=60),
 }  # fmt: skip
@@ -88,6 +92,8 @@ class Study:
     channels: int | None = None
     image: str | None = None
     compiled: bool | None = None
+    seeds: int | None = None
+    audit_epochs: int | None = None
     supernet_epochs: int | None = None
     tune_epochs: int | None = None
     generations: int | None = None
@@ -113,7 +119,8 @@ class Study:
                 object.__setattr__(self, name, value)
         for name, low, high in (("image_size", 32, 1024), ("teacher_epochs", 1, 10_000), ("student_epochs", 1, 10_000),
                                 ("batch_size", 2, 65_536), ("lr", 1e-8, 10.0), ("explained", 4, 100_000),
-                                ("channels", 0, 100_000), ("supernet_epochs", 1, 10_000), ("tune_epochs", 1, 10_000),
+                                ("channels", 0, 100_000), ("seeds", 1, 1000), ("audit_epochs", 1, 10_000),
+                                ("supernet_epochs", 1, 10_000), ("tune_epochs", 1, 10_000),
                                 ("generations", 1, 10_000), ("probes", 3, 1000), ("latency_budget_ms", 1e-3, 1e6),
                                 ("seed", 0, 2**31)):  # fmt: skip
             if getattr(self, name) is not None and not low <= getattr(self, name) <= high:

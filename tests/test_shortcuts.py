@@ -1,0 +1,91 @@
+"""The shortcut audit on images whose shortcut is known: a bright frame, a blanked organ, sizes that tell the class."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import paint
+from PIL import Image
+from test_layers import png
+
+from kdnb import data, figures, models, shortcuts
+
+
+def test_views_keep_what_they_say():
+    images = torch.randint(0, 256, (2, 1, 50, 50), dtype=torch.uint8)
+    organ = torch.zeros(2, 50, 50, dtype=torch.bool)
+    organ[:, 20:30, 20:30] = True
+    inner = images[:, :, 6:44, 6:44]
+    fill = ((images.float().sum((2, 3)) - inner.float().sum((2, 3))) / (50**2 - 38**2)).round()
+    border = shortcuts.shown("border only", images)
+    assert torch.equal(border[:, :, :6], images[:, :, :6]) and (border[:, :, 6:44, 6:44] == fill[:, :, None, None]).all()
+    centre = shortcuts.shown("centre only", images)
+    fill = inner.float().mean((2, 3)).round()
+    assert torch.equal(centre[:, :, 6:44, 6:44], inner) and (centre[:, :, :6] == fill[:, :, None, None]).all()
+    blanked, only = (shortcuts.shown(view, images, organ) for view in ("organ blanked", "organ only"))
+    assert (blanked[:, 0][organ].view(2, -1).float().std(1, correction=0) == 0).all()
+    assert torch.equal(only[:, 0][organ], images[:, 0][organ])
+    assert torch.equal(shortcuts.shown("whole image", images), images)
+    assert shortcuts.shown("lesion blanked", images, organ) is None and shortcuts.shown("organ only", images) is None
+    with pytest.raises(ValueError, match="unknown view 'border'. Did you mean 'border only'"):
+        shortcuts.shown("border", images)
+
+
+@pytest.fixture
+def framed(home):
+    """Two classes of noise told apart by the grey of their frame alone."""
+    seed = 0
+    for split, count in (("train", 40), ("test", 20)):
+        for label, level in (("a", 60), ("b", 190)):
+            for _ in range(count):
+                seed += 1
+                path = paint(home / "data" / "framed" / split / label / f"{seed}.png", seed, 100)
+                values = np.asarray(Image.open(path)).copy()
+                edge = np.ones_like(values, bool)
+                edge[3:-3, 3:-3] = False
+                values[edge] = level
+                Image.fromarray(values).save(path)
+    return data.load("folder", home / "data" / "framed")
+
+
+def test_a_frame_that_tells_the_class_is_found(framed):
+    table = shortcuts.forests(framed, trees=40).set_index("view")
+    assert table.loc["border only", "balanced_accuracy"] == 1
+    assert table.loc["centre only", "balanced_accuracy"] < 0.8
+    assert {"whole image", "border only", "centre only", "statistics only"} == set(table.index)
+    assert (table["low"] <= table["balanced_accuracy"]).all() and (table["n"] == 40).all()
+
+
+def test_networks_are_asked_about_every_view(framed):
+    class Frame(torch.nn.Module):
+        """Answers by the grey of one corner."""
+
+        def forward(self, x):
+            corner = x[:, :, :3, :3].mean((1, 2, 3))
+            return torch.stack([-corner, corner], 1) * 10
+
+    entry = dataclasses.replace(models.resolve("kdfmv5"))
+    network = models.Classifier("corner", Frame(), 2, 64, entry)
+    table = shortcuts.networks({"teacher corner": network}, framed).set_index("view")
+    assert table.loc["whole image", "balanced_accuracy"] == table.loc["border only", "balanced_accuracy"] == 1
+    assert table.loc["centre only", "balanced_accuracy"] < 0.8
+
+
+def test_statistics_have_no_shape(framed):
+    values = shortcuts.statistics(framed)
+    assert values.shape == (120, 5 + len(shortcuts.PERCENTILES)) and np.isfinite(values).all()
+    assert (values[:, 0] == 40).all() and (values[:, 2] == 1).all()
+
+
+def test_figures(tmp_path):
+    for name in ("x/1.png", "x/2.png"):
+        paint(tmp_path / name, 1)
+    links = pd.DataFrame([{"first": "x/1.png", "second": "x/2.png", "kind": "near copy", "correlation": 0.98}] * 3)
+    row = {"balanced_accuracy": 0.8, "low": 0.7, "high": 0.9, "n": 40}
+    runs = pd.DataFrame([row | {"split": split, "seed": seed} for split in ("random", "group") for seed in range(3)])
+    seen = pd.DataFrame([row | {"view": view, "model": model} for view in ("whole image", "border only")
+                         for model in ("teacher x", "distilled y")])  # fmt: skip
+    for figure in (figures.gallery(tmp_path, links, "t"), figures.accuracies(runs, "t"), figures.views(seen, 0.5, "t")):
+        assert png(figure).std() > 1

@@ -6,13 +6,14 @@ ARGS    ?=
 BIN     := .venv/bin
 READY   := .venv/.ready
 
-.PHONY: help setup reproduce test bench study site lock strip clean
+.PHONY: help setup reproduce test bench audit study site lock strip clean
 help:
 	@echo "make reproduce   run all notebooks on the embedded phantom and render them (about 15 min on 2 cores)"
 	@echo "                 another study: make reproduce ARGS='-p dataset brain_tumor -p profile quick'"
 	@echo "make test        linter, unit tests and every notebook under nbval (about 12 min)"
 	@echo "make bench       measure the speed goals; writes outputs/benchmarks/"
 	@echo "make study       the whole matrix of both papers as a Snakemake workflow (SET=cpu, paper or smoke)"
+	@echo "make audit       known holes in the locked packages, risky code in ours"
 	@echo "make site        ledger, README numbers and the static site from outputs/, offline; site/_build/html/index.html"
 	@echo "make lock        resolve pyproject.toml again into requirements.lock"
 	@echo "make strip       take outputs out of notebooks/ before a commit, the checked facts excepted"
@@ -51,6 +52,11 @@ study: $(READY)
 site: $(READY)
 	$(BIN)/python -m kdnb.ledger
 	$(BIN)/python -m kdnb.site
+
+# Known holes in the locked packages (asks a public service: without a network it fails and says so), and risky code in ours.
+audit: $(READY)
+	$(BIN)/bandit --quiet --recursive kdnb --severity-level medium
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements.lock
 
 lock: $(READY)
 	VIRTUAL_ENV=.venv $(BIN)/uv pip compile --quiet --universal --generate-hashes --all-extras --no-header \

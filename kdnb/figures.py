@@ -1,4 +1,4 @@
-"""Plots of data and results. Figures read tables and arrays, never models; each returns a closed figure that a notebook shows once."""
+"""Plots of data and results. They read tables and arrays, never models; each returns a closed figure that a notebook shows once."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import hashlib
 import json
 import os
@@ -74,20 +75,44 @@ def shown(path: Path) -> str:
     return str(path)
 
 
+class DiskFull(OSError):
+    """No space is left for a file; earlier files are as they were. The message says where and what to do."""
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that replaces it only when the block ends without an error."""
+    """Yield a temporary path beside ``path`` that replaces it only when the block ends without an error.
+
+    The file is on the disk, not only in memory, when the block is left. Raises :class:`DiskFull`.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:60]}.", suffix=path.suffix)
+        temporary = Path(name)
+        os.close(handle)
         yield temporary
         os.chmod(temporary, 0o644)  # mkstemp is private; results are for everyone who may read the folder
+        _sync(temporary)
         os.replace(temporary, path)
+        _sync(path.parent)  # the new name too
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull(error.errno, f"no space left to write {shown(path)}; nothing that was there is lost. Free some, or set "
+                       "KDNB_CACHE (or KDNB_OUTPUTS) to a folder on another disk, and run the same again") from None  # fmt: skip
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> Path:

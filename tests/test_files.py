@@ -1,5 +1,6 @@
 """Nothing is half there: files appear whole or not at all."""
 
+import errno
 import json
 
 import pytest
@@ -40,3 +41,35 @@ def test_pages_print_no_path_of_this_machine(home):
     assert files.shown(home / "cache" / "runs" / "x") == "cache/runs/x"
     assert files.shown(home / "outputs" / "y.json") == "outputs/y.json"
     assert files.shown(files.ROOT / "kdnb" / "run.py") == "kdnb/run.py"
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_is_one_readable_error_and_loses_nothing(tmp_path, monkeypatch, step):
+    path = files.write_text(tmp_path / "result.json", "before")
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, step, full)
+    with pytest.raises(files.DiskFull, match="no space left to write .*result.json.*KDNB_CACHE"):
+        files.write_text(path, "after")
+    assert path.read_text() == "before" and [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_full_disk_inside_the_block_too(tmp_path):
+    with pytest.raises(files.DiskFull), files.atomic(tmp_path / "x"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="other"), files.atomic(tmp_path / "x"):
+        raise OSError(errno.EIO, "other")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_written_is_on_the_disk(tmp_path, monkeypatch):
+    synced, real = [], files.os.fsync
+    monkeypatch.setattr(files.os, "fsync", lambda handle: synced.append(handle) or real(handle))
+    files.write_text(tmp_path / "x", "text")
+    assert len(synced) == 2  # the file and its name in the folder
+
+
+def test_a_long_name_is_written_too(tmp_path):
+    assert files.write_text(tmp_path / ("n" * 240 + ".json"), "text").read_text() == "text"

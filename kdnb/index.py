@@ -28,6 +28,8 @@ SPLITS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 MASKS = {"lungmasks": "organ_mask", "organmasks": "organ_mask", "infectionmasks": "mask", "lesionmasks": "mask", "masks": "mask"}
+LARGEST = 80_000_000  # pixels of one image; larger ones are named, not decoded
+ORIENTATION = 0x0112  # the EXIF tag that says how a picture is to be turned
 WRAPPERS = {"images", "image"}  # folders that hold a class's images and are not classes themselves
 
 
@@ -157,14 +159,24 @@ def _read(spec: DatasetSpec, root: Path, classes: dict, paths: list[PurePosixPat
 def inspect(path: Path) -> dict | tuple[str, str]:
     """Width, height, mode and SHA-256 of an image decoded to its last row, or (problem, detail)."""
     try:
+        if path.exists() and not path.is_file():
+            return "not a file", "a pipe, device or socket"  # reading one may never end
         data = path.read_bytes()
         if not data:
             return "empty file", "zero bytes"
         with Image.open(io.BytesIO(data)) as image:
             width, height, mode = *image.size, image.mode
+            if width * height > LARGEST:  # a few kilobytes may claim gigabytes: looked at before anything is decoded
+                return "too large", f"{width:,} x {height:,} pixels; the limit is {LARGEST:,}"
             image.load()
+            if mode == "F" and not np.isfinite(np.asarray(image)).all():
+                return "not finite", "holds NaN or infinity"
+            if image.getexif().get(ORIENTATION, 1) >= 5:  # lies on its side; pixels.decode turns it
+                width, height = height, width
     except FileNotFoundError:
         return "missing file", "a link to nowhere"
+    except Image.DecompressionBombError as error:  # larger still: Pillow does not even open it
+        return "too large", str(error)
     except Image.UnidentifiedImageError:
         return "not an image", "no image format that Pillow knows"
     except Exception as error:  # a decoder may raise anything on hostile bytes: the file is named, the rest goes on

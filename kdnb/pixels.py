@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 from tqdm.contrib.concurrent import thread_map
 
@@ -20,8 +20,9 @@ from kdnb import files
 
 
 def decode(path: Path) -> Image.Image:
-    """One image in memory with 8 bits a channel and no transparency."""
+    """One image in memory, upright, with 8 bits a channel and no transparency; the first frame of an animation."""
     with Image.open(path) as image:
+        ImageOps.exif_transpose(image, in_place=True)  # cameras store pictures as the sensor lay, and say how to turn them
         if image.mode.startswith("I") or image.mode == "F":  # 16- and 32-bit scans: Pillow would clip, not scale
             values = np.asarray(image, dtype=np.float32)
             low, high = values.min(), values.max()

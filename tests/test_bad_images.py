@@ -1,0 +1,174 @@
+"""Hostile and broken image files: each is used as it should be or named, none stops the index, none is used silently wrong."""
+
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from conftest import number_of
+from PIL import Image
+
+from kdnb import data, pixels
+
+SIDE = 24
+
+
+def scene(seed: int = 0, side: int = SIDE) -> Image.Image:
+    """A picture that differs in every corner, so that turning or mirroring it shows."""
+    rng = np.random.default_rng(seed)
+    grey = np.add.outer(np.linspace(0, 120, side), np.linspace(0, 90, side)) + rng.integers(0, 20, (side, side))
+    grey[: side // 3, : side // 3] = 240
+    return Image.fromarray(grey.astype(np.uint8))
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that claims a size and holds no pixels of it."""
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+def turned(orientation: int) -> tuple[Image.Image, bytes]:
+    """An upright scene, and the bytes of a JPEG that lies as an EXIF tag says."""
+    undo = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+            5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+            8: Image.Transpose.ROTATE_270}  # fmt: skip
+    upright, exif = scene(orientation, 32), Image.Exif()
+    exif[0x0112] = orientation
+    return upright, encoded(upright.transpose(undo[orientation]), "JPEG", exif=exif, quality=95)
+
+
+def good() -> dict[str, tuple[bytes, np.ndarray]]:
+    """Files that look odd and are fine: name → (bytes, grey values they must be read as)."""
+    plain, found = scene(), {}
+    grey = np.asarray(plain)
+    for orientation in range(2, 9):
+        upright, raw = turned(orientation)
+        found[f"exif{orientation}.jpg"] = raw, np.asarray(upright)
+    wide = Image.fromarray(grey.astype(np.uint16) * 200 + 1000)
+    low, high = int(grey.min()), int(grey.max())
+    stretched = (grey.astype(float) - low) * 255 / (high - low)
+    found["sixteen.png"] = encoded(wide, "PNG"), stretched
+    found["sixteen.tif"] = encoded(wide, "TIFF"), stretched
+    found["float.tif"] = encoded(Image.fromarray(grey.astype(np.float32) / 7), "TIFF"), stretched
+    found["cmyk.jpg"] = encoded(plain.convert("RGB").convert("CMYK"), "JPEG", quality=95), grey
+    found["cmyk.tif"] = encoded(plain.convert("RGB").convert("CMYK"), "TIFF"), grey
+    found["palette.png"] = encoded(plain.convert("P"), "PNG"), grey
+    found["palette.gif"] = encoded(plain.convert("P"), "GIF"), grey
+    hole = np.zeros_like(grey)
+    hole[:, SIDE // 2 :] = 255
+    see_through = Image.merge("LA", (plain, Image.fromarray(hole)))
+    found["alpha.png"] = encoded(see_through, "PNG"), np.where(hole, grey, 0)
+    found["alpha.webp"] = encoded(see_through.convert("RGBA"), "WEBP", lossless=True), np.where(hole, grey, 0)
+    frames = [scene(n).convert("P") for n in (1, 2, 3)]
+    for kind, suffix in (("GIF", "gif"), ("PNG", "png"), ("WEBP", "webp")):
+        first = frames[0] if kind == "GIF" else frames[0].convert("RGB")
+        rest = frames[1:] if kind == "GIF" else [f.convert("RGB") for f in frames[1:]]
+        lossless = {"lossless": True} if kind == "WEBP" else {}
+        found[f"animated.{suffix}"] = encoded(first, kind, save_all=True, append_images=rest, **lossless), np.asarray(scene(1))
+    found["one_bit.png"] = encoded(plain.point(lambda v: 255 * (v > 100)).convert("1"), "PNG"), 255 * (grey > 100)
+    found["dot.png"] = encoded(Image.new("L", (1, 1), 77), "PNG"), np.full((1, 1), 77)
+    found["strip.png"] = encoded(Image.new("L", (20000, 2), 55), "PNG"), np.full((2, 20000), 55)
+    found["jpeg_named.png"] = encoded(plain, "JPEG", quality=95), grey
+    found["png_named.jpg"] = encoded(plain, "PNG"), grey
+    found["UPPER.PNG"] = encoded(plain, "PNG"), grey
+    found["Lunge größer 肺 \u202e.png"] = encoded(plain, "PNG"), grey
+    found["spaces and 'quotes' \" & ; $x.png"] = encoded(plain, "PNG"), grey
+    found["-p.png"] = encoded(plain, "PNG"), grey
+    found["n" * 251 + ".png"] = encoded(plain, "PNG"), grey
+    found["line\nbreak.png"] = encoded(plain, "PNG"), grey
+    return found
+
+
+def broken() -> dict[str, bytes]:
+    """Files that must be named as problems."""
+    found = {"empty.png": b"", "zeros.jpg": bytes(4000), "text.png": b"patient,label\n1,2\n" * 40,
+             "page.jpg": b"<html><script>x</script>", "script.png": b"#!/bin/sh\nexit 1\n", "hollow.png": png_header(500, 500),
+             "bomb.png": png_header(60000, 60000), "wide_bomb.png": png_header(100_000_000, 1)}  # fmt: skip
+    picture = scene(7, 64)
+    kinds = {"PNG": "png", "JPEG": "jpg", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp", "GIF": "gif", "PPM": "pgm"}
+    for kind, suffix in kinds.items():
+        raw = encoded(picture.convert("P") if kind == "GIF" else picture, kind)
+        for number, share in enumerate(np.linspace(0.02, 0.9, 24)):
+            found[f"cut{number:02d}.{suffix}"] = raw[: max(1, int(share * len(raw)))]
+    for number in range(20):
+        noise = np.random.default_rng(number_of("noise", number)).integers(0, 256, 500, dtype=np.uint8).tobytes()
+        found[f"noise{number:02d}.png"] = b"\x89PNG\r\n\x1a\n" + noise if number % 2 else noise
+    values = np.ones((16, 16), np.float32)
+    for name, value in (("nan.tif", np.nan), ("inf.tif", np.inf)):
+        values[3, 3] = value
+        found[name] = encoded(Image.fromarray(values), "TIFF")
+    return found
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    home = tmp_path_factory.mktemp("hostile")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDNB_CACHE", str(home / "cache"))
+        root = home / "mine"
+        for split, count in (("train", 4), ("test", 2)):
+            for label in ("a", "b"):
+                (root / split / label).mkdir(parents=True)
+                for n in range(count):
+                    scene(number_of(split, label, n)).save(root / split / label / f"plain{n}.png")
+        folder = root / "train" / "a"
+        for name, raw in broken().items():
+            (folder / name).write_bytes(raw)
+        for name, (raw, _) in good().items():
+            (folder / name).write_bytes(raw)
+        (folder / "dangling.png").symlink_to(folder / "nowhere.png")
+        (folder / "circle").symlink_to(folder)
+        (folder / "a_folder.png").mkdir()
+        os.mkfifo(folder / "pipe.png")
+        (folder / "notes.txt").write_text("not an image")
+        yield data.load("folder", root)
+
+
+def test_the_corpus_is_large():
+    assert len(broken()) + len(good()) >= 200
+
+
+def test_every_broken_file_is_named_and_none_is_used(corpus):
+    used = {path.rsplit("/", 1)[-1] for path in corpus.table["path"]}
+    named = {path.rsplit("/", 1)[-1] for path in corpus.index.problems["path"]}
+    for name, raw in broken().items():
+        if name in used:
+            # a cut that took only trailing bytes no pixel needs: then every pixel must be there
+            image = np.asarray(pixels.decode(corpus.index.root / "train" / "a" / name).convert("L"), float)
+            whole = np.asarray(scene(7, 64), float)
+            assert image.shape == whole.shape and np.abs(image - whole).mean() < 6, f"{name} ({len(raw)} bytes) is used wrong"
+        else:
+            assert name in named, f"{name} vanished"
+    assert {"dangling.png", "pipe.png", "notes.txt", "empty.png", "bomb.png", "wide_bomb.png", "nan.tif"} <= named - used
+    reasons = corpus.index.problems.set_index(corpus.index.problems["path"].str.rsplit("/", n=1).str[-1])["problem"]
+    assert reasons["bomb.png"] == "too large" and reasons["nan.tif"] == "not finite" and reasons["empty.png"] == "empty file"
+    assert len(corpus.index.problem_counts()) >= 5
+
+
+@pytest.mark.parametrize("name", good())
+def test_odd_files_are_read_as_they_look(corpus, name):
+    rows = corpus.table[corpus.table["path"].str.endswith("/" + name)]
+    wanted = good()[name][1]
+    kept = corpus.index.problems
+    if rows.empty:  # byte-identical twins are settled into one row, by name
+        assert kept["path"].str.endswith("/" + name).any(), f"{name} vanished"
+    found = np.asarray(pixels.decode(corpus.index.root / "train" / "a" / name).convert("L"), float)
+    assert found.shape == wanted.shape and np.abs(found - wanted).mean() < 6
+    if len(rows):
+        assert (rows["width"].iloc[0], rows["height"].iloc[0]) == wanted.shape[::-1]
+
+
+def test_all_that_is_used_fits_the_cache(corpus):
+    array = corpus.pixels(32)
+    assert len(array) == len(corpus.table) and array.images.float().std() > 1

@@ -22,6 +22,8 @@ from tqdm import tqdm
 from kdnb import efficiency, files, models, ofa, provenance
 from kdnb.ofa import LARGEST, SMALLEST, Block, Choice
 
+ROUNDS = 2  # everything is measured so often, one round after the other, and the faster kept: a busy moment spoils one round
+
 
 @dataclass(frozen=True)
 class LatencyTable:
@@ -63,8 +65,8 @@ def latency_table(image_size: int, num_classes: int, runtime: str = "onnx", whol
     ``runtime`` is one of ``RUNTIMES``; ``seconds`` is spent on each measurement (a minute for all on two cores).
     """
     files.lookup(runtime, RUNTIMES, "runtime")
-    key = {"hardware": provenance.hardware(), "size": image_size, "classes": num_classes, "runtime": runtime, "seconds": seconds,
-           "whole": whole, "torch": torch.__version__, "onnxruntime": onnxruntime.__version__}  # fmt: skip
+    key = {"hardware": provenance.hardware(), "size": image_size, "classes": num_classes, "runtime": runtime, "rounds": ROUNDS,
+           "seconds": seconds, "whole": whole, "torch": torch.__version__, "onnxruntime": onnxruntime.__version__}  # fmt: skip
     path = files.cache_dir() / "latency" / f"{runtime}-{image_size}px-{files.digest(key)}.json"
     with files.lock(path):
         if path.exists():
@@ -74,9 +76,10 @@ def latency_table(image_size: int, num_classes: int, runtime: str = "onnx", whol
         for choice in (Choice.uniform(4, k, e) for k in ofa.KERNELS for e in ofa.EXPANSIONS):
             wanted |= {_key(b, side): (b, side) for b, side in zip(choice.blocks()[1:], _sides(choice.blocks(), image_size)[1:],
                                                                      strict=True)}  # fmt: skip
-        blocks = {}
-        for name, (block, side) in tqdm(wanted.items(), desc="measuring blocks", unit="block", leave=False):
-            blocks[name] = milliseconds(ofa.Residual(block, False), (1, block.inner, side, side), runtime, seconds)
+        blocks = dict.fromkeys(wanted, np.inf)
+        for name, (block, side) in tqdm(ROUNDS * list(wanted.items()), desc="measuring blocks", unit="block", leave=False):
+            found = milliseconds(ofa.Residual(block, False), (1, block.inner, side, side), runtime, seconds)
+            blocks[name] = min(blocks[name], found)
         sides = _sides(LARGEST.blocks(), image_size)
         last = -(-sides[-1] // LARGEST.blocks()[-1].stride)
         head = nn.Sequential(largest.final_expand_layer, nn.AdaptiveAvgPool2d(1), largest.feature_mix_layer, nn.Flatten(1),
@@ -86,8 +89,8 @@ def latency_table(image_size: int, num_classes: int, runtime: str = "onnx", whol
                  + milliseconds(head, (1, 192, last, last), runtime, seconds))  # fmt: skip
         table = LatencyTable(image_size, runtime, fixed, blocks)
         some = [SMALLEST, LARGEST, *ofa.random_choices(whole, seed=1)]
-        found = measure(some, image_size, num_classes, runtime)
-        fit = stats.theilslopes(found, [table(choice) for choice in some])  # one disturbed measurement does not tilt it
+        whole_ms = measure(some, image_size, num_classes, runtime)
+        fit = stats.theilslopes(whole_ms, [table(choice) for choice in some])  # one disturbed measurement does not tilt it
         table = dataclasses.replace(table, scale=float(fit.slope), offset=float(fit.intercept))
         files.write_json(path, dataclasses.asdict(table))
     return table
@@ -95,9 +98,10 @@ def latency_table(image_size: int, num_classes: int, runtime: str = "onnx", whol
 
 def measure(choices: list[Choice], image_size: int, num_classes: int, runtime: str = "onnx", seconds: float = 0.2) -> np.ndarray:
     """Measured milliseconds of whole subnets at batch 1 (weights do not matter for time), ``(len(choices),)``."""
-    bar = tqdm(choices, desc="measuring subnets", unit="subnet", leave=False)
-    return np.array([milliseconds(models.create(choice.name, num_classes, image_size), (1, 3, image_size, image_size), runtime,
-                                  seconds) for choice in bar])  # fmt: skip
+    bar = tqdm(ROUNDS * choices, desc="measuring subnets", unit="subnet", leave=False)
+    found = [milliseconds(models.create(choice.name, num_classes, image_size), (1, 3, image_size, image_size), runtime, seconds)
+             for choice in bar]  # fmt: skip
+    return np.min(np.reshape(found, (ROUNDS, len(choices))), axis=0)
 
 
 def milliseconds(module: nn.Module, shape: tuple[int, ...], runtime: str = "onnx", seconds: float = 0.2) -> float:

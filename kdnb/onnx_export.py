@@ -80,7 +80,9 @@ def quantise(path: str | Path, out: str | Path, images: Tensor) -> Path:
     the first convolution, which sees raw pixels, and the classifier. Metadata are kept; ``precision`` says int8.
     """
     opened, path = open(path), Path(path)
-    batches = iter([{"images": part.numpy().astype(np.float32)} for part in images.cpu().split(16)])
+    size = min(16, len(images))
+    images = images[: len(images) // size * size].cpu()  # the library's histograms want batches of one size
+    batches = iter([{"images": part.numpy().astype(np.float32)} for part in images.split(size)])
 
     class Reader(quantization.CalibrationDataReader):  # the library asks for this shape of object
         def get_next(self) -> dict | None:

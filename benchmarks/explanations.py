@@ -87,9 +87,9 @@ def shap_row(name: str, model: Classifier, images: torch.Tensor, background: tor
         shapley.gradient_shap(model.network, x, targets, base, samples)
         ours_s = (time.perf_counter() - begun) / len(few)
         # agreement in float64: in float32 a unit whose input is nearly 0 may fall on either side of its kink, whoever computes
-        double, (x, base) = copy.deepcopy(model.network).double(), (some[:2].double() for some in (x, base))
-        theirs = shap.GradientExplainer(double, base).shap_values(x, nsamples=8, rseed=0)[..., 1]
-        ours = shapley.gradient_shap(double, x, targets[:2], base, 8).numpy()
+        double = torch.nn.Sequential(shapley.Double(), copy.deepcopy(model.network).double())
+        theirs = shap.GradientExplainer(double, base).shap_values(x[:2], nsamples=8, rseed=0)[..., 1]
+        ours = shapley.gradient_shap(double, x[:2], targets[:2], base, 8).numpy()
     return {"model": name, "images": len(few), "size": SIZE, "samples": samples, "background": len(base), "batch": 64,
             "classes_reference": model.num_classes, "classes_ours": 1, "reference_s": reference_s, "ours_s": ours_s,
             "share_of_reference": ours_s / reference_s,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,9 +11,12 @@ import pandas as pd
 from torch import Tensor
 from tqdm import tqdm
 
-from kdnb import faithfulness
+from kdnb import faithfulness, files, provenance
 from kdnb.explain import METHODS, Explanation, explain
-from kdnb.models import Classifier
+from kdnb.models import Classifier, checksum
+
+VERSION = 1  # of kept maps: raise it when a method computes something else
+BATCH = 16
 
 # what a figure calls each measure, and whether high is good
 MEASURES = {
@@ -69,6 +73,33 @@ class Audit:
         ])  # fmt: skip
 
 
+def remembered(model: Classifier, images: Tensor, method: str, targets: np.ndarray, **options: object) -> Explanation:
+    """As :func:`explain`, every batch kept on disk: a sweep that was killed goes on with the batch at which it stood.
+
+    The key holds weights, images, classes and options, and the machine: the seconds belong to it.
+    """
+    named = {key: _checksum(value) if isinstance(value, Tensor) else value for key, value in options.items()}
+    base = [VERSION, checksum(model.network), model.image_size, method, named, provenance.hardware()]
+    parts = []
+    for start in range(0, len(images), BATCH):
+        some, asked = images[start : start + BATCH], np.asarray(targets)[start : start + BATCH]
+
+        def work(some: Tensor = some, asked: np.ndarray = asked) -> dict[str, np.ndarray]:
+            found = explain(model, some, method, asked.tolist(), batch_size=BATCH, **options)
+            effective = {} if found.effective_channels is None else {"effective_channels": found.effective_channels}
+            return {"maps": found.maps, "targets": found.targets, "seconds": found.seconds,
+                    "definition": np.array(found.definition), **effective}  # fmt: skip
+
+        name = files.digest([*base, _checksum(some), asked.tolist()])
+        parts.append(files.remembered(files.cache_dir() / "maps" / f"{model.name}-{method}-{name}.npz", work))
+    whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0] if key != "definition"}
+    return Explanation(method=method, definition=str(parts[0]["definition"]), **whole)
+
+
+def _checksum(images: Tensor) -> str:
+    return hashlib.sha256(images.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
 def audit(models: Mapping[str, Classifier], images: Tensor, targets: np.ndarray, methods: Mapping[str, dict],
           lesion: np.ndarray | None = None, organ: np.ndarray | None = None, steps: int = 16) -> Audit:  # fmt: skip
     """Explain and measure: ``models`` title → network, ``methods`` name → options, the same ``targets`` ``(N,)`` for all.
@@ -83,7 +114,7 @@ def audit(models: Mapping[str, Classifier], images: Tensor, targets: np.ndarray,
     bar = tqdm(pairs, unit="method", leave=False)
     for title, method in bar:
         bar.set_description(f"{title}: {method}")
-        found = explain(models[title], images, method, targets, **methods[method])
+        found = remembered(models[title], images, method, targets, **methods[method])
         explanations[title][method] = found
         maps, blank = found.evidence, ~found.evidence.any((1, 2))
         curves[title][method] = faithfulness.curves(models[title], images, maps, targets, steps)

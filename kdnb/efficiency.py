@@ -49,12 +49,12 @@ class Timing:
     runs: int
 
 
-def latency(run: Callable[[Tensor], object], images: Tensor, seconds: float = 1.0) -> Timing:
-    """Time ``run(images)`` for about so many seconds after a warm-up, with torch's threads."""
+def latency(run: Callable[[Tensor], object], images: Tensor, seconds: float = 1.0, threads: int | None = None) -> Timing:
+    """Time ``run(images)`` for about so many seconds after a warm-up, with torch's own number of threads by default."""
     with torch.inference_mode():
         for _ in range(3):
             run(images)
-        timer = Timer("run(images)", globals={"run": run, "images": images}, num_threads=torch.get_num_threads())
+        timer = Timer("run(images)", globals={"run": run, "images": images}, num_threads=threads or torch.get_num_threads())
         calls = max(1, round(0.002 / timer.timeit(1).mean))  # short calls are timed by the handful
         times, end = [], time.perf_counter() + seconds
         while len(times) < 5 or time.perf_counter() < end:

@@ -9,10 +9,11 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock
 
 _HERE = Path(__file__).resolve().parents[1]
@@ -80,30 +81,36 @@ class DiskFull(OSError):
 
 
 @contextmanager
+def told_when_full(path: Path) -> Iterator[None]:
+    """Turn a full disk inside the block into :class:`DiskFull`; ``path`` is what was to be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull(error.errno, f"no space left to write {shown(path)}; nothing that was there is lost. Free some, or set "
+                       "KDNB_CACHE (or KDNB_OUTPUTS) to a folder on another disk, and run the same again") from None  # fmt: skip
+
+
+@contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it only when the block ends without an error.
 
     The file is on the disk, not only in memory, when the block is left. Raises :class:`DiskFull`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = None
-    try:
+    with told_when_full(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:60]}.", suffix=path.suffix)
         temporary = Path(name)
-        os.close(handle)
-        yield temporary
-        os.chmod(temporary, 0o644)  # mkstemp is private; results are for everyone who may read the folder
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)  # the new name too
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DiskFull(error.errno, f"no space left to write {shown(path)}; nothing that was there is lost. Free some, or set "
-                       "KDNB_CACHE (or KDNB_OUTPUTS) to a folder on another disk, and run the same again") from None  # fmt: skip
-    finally:
-        if temporary is not None:
+        try:
+            os.close(handle)
+            yield temporary
+            os.chmod(temporary, 0o644)  # mkstemp is private; results are for everyone who may read the folder
+            _sync(temporary)
+            os.replace(temporary, path)
+            _sync(path.parent)  # the new name too
+        finally:
             temporary.unlink(missing_ok=True)
 
 
@@ -130,6 +137,20 @@ def write_json(path: Path, value: object) -> Path:
 def read_json(path: Path) -> dict:
     """Read a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def remembered(path: Path, work: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays that ``work()`` gives: computed once, then read from ``path`` (``.npz``, never with pickle).
+
+    What takes minutes is cut into such parts, so that a killed process loses one of them.
+    """
+    with lock(path):
+        if not Path(path).exists():
+            arrays = work()
+            with atomic(path) as temporary:
+                np.savez(temporary, **arrays)
+    with np.load(path, allow_pickle=False) as kept:
+        return dict(kept)
 
 
 def digest(value: object) -> str:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,30 +21,41 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from kdnb import efficiency, files, models, ofa, provenance
-from kdnb.ofa import LARGEST, SMALLEST, Block, Choice
+from kdnb.ofa import LARGEST, OFA595_CHOICE, SMALLEST, Block, Choice
 
-ROUNDS = 2  # everything is measured so often, one round after the other, and the faster kept: a busy moment spoils one round
+ROUNDS = 6  # a whole network is measured so often, each time beside OFA-595: what slows both cancels in the ratio
+THREADS = 1  # as small devices serve; on two shared cores two threads wait for each other, and no measurement repeats itself
+TOGETHER = 10  # networks held in memory at a time
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Predicts milliseconds of a subnet: ``offset + scale · Σ blocks``, each block measured alone on this device.
+    """Predicts milliseconds of a subnet: ``offset + scale · Σ blocks + weights · (millions of parameters)``.
 
-    ``blocks`` maps :func:`_key` to milliseconds; ``fixed`` is what all subnets share (stem, first block, head). ``scale`` and
-    ``offset`` are fitted on a few whole subnets: what blocks cost together is a little less than what they cost alone.
+    ``blocks`` maps :func:`_key` to milliseconds of one block, measured alone on this device. ``scale``, ``weights`` and
+    ``offset`` are fitted on a few whole subnets: a block alone finds its weights in the processor's cache, those of a whole
+    network have to be fetched; ``offset`` also holds what all subnets share (stem, head). ``reference_ms`` is what OFA-595
+    took when they were fitted: all milliseconds of a table are those of that moment.
     """
 
     image_size: int
+    num_classes: int
     runtime: str
-    fixed: float
     blocks: dict[str, float]
     scale: float = 1.0
+    weights: float = 0.0
     offset: float = 0.0
+    reference_ms: float = 1.0
 
     def __call__(self, choice: Choice) -> float:
         """Predicted latency at batch 1, in milliseconds."""
+        return float(self.features(choice) @ [self.scale, self.weights, self.offset])
+
+    def features(self, choice: Choice) -> np.ndarray:
+        """What a prediction weighs: the sum over blocks in milliseconds, millions of parameters, and 1."""
         parts = zip(choice.blocks()[1:], _sides(choice.blocks(), self.image_size)[1:], strict=True)
-        return self.offset + self.scale * (self.fixed + sum(self.blocks[_key(block, side)] for block, side in parts))
+        millions = models.count_parameters(ofa.skeleton(choice, self.num_classes)) / 1e6
+        return np.array([sum(self.blocks[_key(block, side)] for block, side in parts), millions, 1.0])
 
 
 def _key(block: Block, side: int) -> str:
@@ -59,55 +71,79 @@ def _sides(blocks: list[Block], image_size: int) -> list[int]:
     return sides
 
 
-def latency_table(image_size: int, num_classes: int, runtime: str = "onnx", whole: int = 10, seconds: float = 0.05) -> LatencyTable:
-    """Measure every block that a subnet can have, and ``whole`` random subnets to fit scale and offset; kept on disk.
+def latency_table(image_size: int, num_classes: int, runtime: str = "onnx", whole: int = 24, seconds: float = 0.05) -> LatencyTable:
+    """Measure every block that a subnet can have, and ``whole`` random subnets to fit the rest; kept on disk.
 
-    ``runtime`` is one of ``RUNTIMES``; ``seconds`` is spent on each measurement (a minute for all on two cores).
+    ``runtime`` is one of ``RUNTIMES``; ``seconds`` is spent on each measurement (a minute for all).
     """
     files.lookup(runtime, RUNTIMES, "runtime")
     key = {"hardware": provenance.hardware(), "size": image_size, "classes": num_classes, "runtime": runtime, "rounds": ROUNDS,
-           "seconds": seconds, "whole": whole, "torch": torch.__version__, "onnxruntime": onnxruntime.__version__}  # fmt: skip
+           "threads": THREADS, "seconds": seconds, "whole": whole, "torch": torch.__version__,
+           "onnxruntime": onnxruntime.__version__}  # fmt: skip
     path = files.cache_dir() / "latency" / f"{runtime}-{image_size}px-{files.digest(key)}.json"
     with files.lock(path):
         if path.exists():
             return LatencyTable(**files.read_json(path))
-        largest = ofa.OFA(num_classes, blocks=LARGEST.blocks())
         wanted = {}
         for choice in (Choice.uniform(4, k, e) for k in ofa.KERNELS for e in ofa.EXPANSIONS):
             wanted |= {_key(b, side): (b, side) for b, side in zip(choice.blocks()[1:], _sides(choice.blocks(), image_size)[1:],
                                                                      strict=True)}  # fmt: skip
         blocks = dict.fromkeys(wanted, np.inf)
-        for name, (block, side) in tqdm(ROUNDS * list(wanted.items()), desc="measuring blocks", unit="block", leave=False):
+        for name, (block, side) in tqdm(2 * list(wanted.items()), desc="measuring blocks", unit="block", leave=False):
             found = milliseconds(ofa.Residual(block, False), (1, block.inner, side, side), runtime, seconds)
             blocks[name] = min(blocks[name], found)
-        sides = _sides(LARGEST.blocks(), image_size)
-        last = -(-sides[-1] // LARGEST.blocks()[-1].stride)
-        head = nn.Sequential(largest.final_expand_layer, nn.AdaptiveAvgPool2d(1), largest.feature_mix_layer, nn.Flatten(1),
-                             largest.classifier)  # fmt: skip
-        stem = nn.Sequential(largest.first_conv, largest.blocks[0])
-        fixed = (milliseconds(stem, (1, 3, image_size, image_size), runtime, seconds)
-                 + milliseconds(head, (1, 192, last, last), runtime, seconds))  # fmt: skip
-        table = LatencyTable(image_size, runtime, fixed, blocks)
+        table = LatencyTable(image_size, num_classes, runtime, blocks)
         some = [SMALLEST, LARGEST, *ofa.random_choices(whole, seed=1)]
-        whole_ms = measure(some, image_size, num_classes, runtime)
-        fit = stats.theilslopes(whole_ms, [table(choice) for choice in some])  # one disturbed measurement does not tilt it
-        table = dataclasses.replace(table, scale=float(fit.slope), offset=float(fit.intercept))
+        ratios, reference_ms = measure(some, image_size, num_classes, runtime, seconds)
+        measured = ratios * reference_ms
+        # relative errors count: each row is divided by what was measured
+        rows = np.stack([table.features(choice) for choice in some]) / measured[:, None]
+        scale, weights, offset = np.linalg.lstsq(rows, np.ones(len(some)), rcond=None)[0].tolist()
+        table = dataclasses.replace(table, scale=scale, weights=weights, offset=offset, reference_ms=reference_ms)
         files.write_json(path, dataclasses.asdict(table))
     return table
 
 
-def measure(choices: list[Choice], image_size: int, num_classes: int, runtime: str = "onnx", seconds: float = 0.2) -> np.ndarray:
-    """Measured milliseconds of whole subnets at batch 1 (weights do not matter for time), ``(len(choices),)``."""
-    bar = tqdm(ROUNDS * choices, desc="measuring subnets", unit="subnet", leave=False)
-    found = [milliseconds(models.create(choice.name, num_classes, image_size), (1, 3, image_size, image_size), runtime, seconds)
-             for choice in bar]  # fmt: skip
-    return np.min(np.reshape(found, (ROUNDS, len(choices))), axis=0)
+def measure(choices: Sequence[Choice], image_size: int, num_classes: int, runtime: str = "onnx",
+            seconds: float = 0.05) -> tuple[np.ndarray, float]:  # fmt: skip
+    """Latency of whole subnets at batch 1 as multiples of OFA-595's, ``(len(choices),)``, and OFA-595's milliseconds.
+
+    Weights do not matter for time: the networks are untrained.
+    """
+    nets = [functools.partial(models.create, choice.name, num_classes, image_size) for choice in choices]
+    reference = models.create(OFA595_CHOICE.name, num_classes, image_size)
+    return compare(nets, reference, image_size, runtime, seconds)
+
+
+def compare(nets: Sequence[Callable[[], nn.Module]], reference: nn.Module, image_size: int, runtime: str = "onnx",
+            seconds: float = 0.05) -> tuple[np.ndarray, float]:  # fmt: skip
+    """Latency of networks, made one after the other by ``nets``, as multiples of a reference's, and the reference's milliseconds.
+
+    Each is timed right after the reference, ``ROUNDS`` times; the median of the ratios does not mind that a machine is slower in
+    one minute than in another.
+    """
+    shape, times = (1, 3, image_size, image_size), []
+    beside = ready(reference, shape, runtime)
+    bar = tqdm(total=len(nets), desc="measuring networks", unit="network", leave=False)
+    for start in range(0, len(nets), TOGETHER):
+        runs = [ready(net(), shape, runtime) for net in nets[start : start + TOGETHER]]
+        times.append([[(beside(seconds / 2), run(seconds)) for run in runs] for _ in range(ROUNDS)])
+        bar.update(len(runs))
+    bar.close()
+    theirs, own = np.moveaxis(np.concatenate(times, axis=1), 2, 0)
+    return np.median(own / theirs, axis=0), float(np.median(theirs))
 
 
 def milliseconds(module: nn.Module, shape: tuple[int, ...], runtime: str = "onnx", seconds: float = 0.2) -> float:
-    """Median milliseconds of one call with an input of this shape."""
+    """Median milliseconds of one call with an input of this shape, on ``THREADS`` threads."""
+    return ready(module, shape, runtime)(seconds)
+
+
+def ready(module: nn.Module, shape: tuple[int, ...], runtime: str = "onnx") -> Callable[[float], float]:
+    """A module prepared for a runtime: call it with the seconds to spend, it returns median milliseconds of one call."""
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    return efficiency.latency(RUNTIMES[files.lookup(runtime, RUNTIMES, "runtime")](module.eval(), x), x, seconds).median_ms
+    run = RUNTIMES[files.lookup(runtime, RUNTIMES, "runtime")](module.eval(), x)
+    return lambda seconds: efficiency.latency(run, x, seconds, THREADS).median_ms
 
 
 def _onnx(module: nn.Module, x: Tensor) -> Callable[[Tensor], object]:
@@ -118,7 +154,7 @@ def _onnx(module: nn.Module, x: Tensor) -> Callable[[Tensor], object]:
         warnings.simplefilter("ignore")
         torch.onnx.export(module, (x,), buffer, dynamo=False, input_names=["images"])
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = THREADS
     session = onnxruntime.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
     array = x.numpy()
     return lambda _: session.run(None, {"images": array})

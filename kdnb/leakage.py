@@ -9,10 +9,13 @@ radiographs are more alike than histology tiles, and get a stricter limit.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import os
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +30,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from tqdm.auto import tqdm
-from tqdm.contrib.concurrent import thread_map
 
 from kdnb import files, index, pixels
 from kdnb.registration import RADII, log_polar, refine, register
 
 VERSION = 1  # part of the stored links' name: raise it when a rule changes
+PART = 1000  # images or pairs after which a finished part is kept
 THUMB = 96  # pixels a side of what is kept of an image
 HASH_BITS = 6  # perceptual hashes (64 bits) closer than this are looked at
 NEIGHBOURS = 6  # nearest descriptors that are looked at
@@ -94,18 +97,23 @@ def find(found: index.Index, name: str) -> Leakage:
     folder = files.cache_dir() / "leakage" / f"{name}-{found.checksum}-{VERSION}"
     with files.lock(folder):
         if not (folder / "facts.json").exists():
-            links, facts = detect(found.root, found.table, name)
+            links, facts = detect(found.root, found.table, name, folder)
             with files.atomic(folder / "links.csv") as temporary:
                 links.to_csv(temporary, index=False, float_format="%.5g")
             files.write_json(folder / "facts.json", facts)  # last: its presence says that the search is whole
+            for part in folder.glob("part-*"):
+                part.unlink()
     kinds = {"first": str, "second": str, "kind": str}
     return Leakage(pd.read_csv(folder / "links.csv", dtype=kinds, keep_default_na=False), files.read_json(folder / "facts.json"))
 
 
-def detect(root: Path, table: pd.DataFrame, name: str = "images") -> tuple[pd.DataFrame, dict]:
-    """Links between the images of a table (columns path, mode), and the facts of the search; see :class:`Leakage`."""
+def detect(root: Path, table: pd.DataFrame, name: str = "images", folder: Path | None = None) -> tuple[pd.DataFrame, dict]:
+    """Links between the images of a table (columns path, mode), and the facts of the search; see :class:`Leakage`.
+
+    Finished parts of the work are kept in ``folder`` when it is given: who was killed goes on from the last of them.
+    """
     started = time.monotonic()
-    known = sign(root, table, name)
+    known = sign(root, table, name, folder)
     read = time.monotonic()
     links = same_pixels(known)
     one_each = np.unique(pd.factorize(pd.Series(known.pixels))[0], return_index=True)[1]
@@ -113,7 +121,7 @@ def detect(root: Path, table: pd.DataFrame, name: str = "images") -> tuple[pd.Da
     limits = limits_of(known.thumbs, polar, one_each)
     bits = hash_all(known.small)
     proposals = propose(known, polar, bits, one_each)
-    looked_at, near = confirm(known, polar, bits, proposals, limits, name)
+    looked_at, near = confirm(known, polar, bits, proposals, limits, name, folder)
     rows = pd.concat([links, near], ignore_index=True)
     paths = table["path"].to_numpy()
     rows = rows.assign(first=paths[rows["first"].to_numpy(int)], second=paths[rows["second"].to_numpy(int)])
@@ -122,26 +130,38 @@ def detect(root: Path, table: pd.DataFrame, name: str = "images") -> tuple[pd.Da
     return rows[COLUMNS], facts
 
 
-def sign(root: Path, table: pd.DataFrame, name: str = "images") -> Signatures:
+def sign(root: Path, table: pd.DataFrame, name: str = "images", folder: Path | None = None) -> Signatures:
     """Decode every image once and keep what the search needs."""
     grey = table["mode"].isin(["L", "1", "LA", "I", "I;16", "F"]).all()
 
-    def look(path: str) -> tuple[str, np.ndarray, np.ndarray, np.ndarray | None]:
+    def look(path: str) -> dict:
         image = pixels.decode(root / path).convert("RGB")
         whole = np.asarray(image)
-        sha = hashlib.sha256(str(whole.shape).encode() + whole.tobytes()).hexdigest()
-        shades, colours = image.convert("L"), None
+        shades, colours = image.convert("L"), np.zeros(0, np.float32)
         if not grey:
             cells = np.asarray(image.resize((32, 32), Image.Resampling.BOX)).astype(int) // 32
             counts = np.bincount((cells @ [64, 8, 1]).ravel(), minlength=512)
             colours = np.sqrt(counts / counts.sum()).astype(np.float32)  # Hellinger: distances of roots of frequencies
-        thumb = np.asarray(shades.resize((THUMB, THUMB), Image.Resampling.BOX))
-        return sha, thumb, np.asarray(shades.resize((32, 32), Image.Resampling.LANCZOS)), colours
+        return {"pixels": hashlib.sha256(str(whole.shape).encode() + whole.tobytes()).hexdigest(),
+                "thumbs": np.asarray(shades.resize((THUMB, THUMB), Image.Resampling.BOX)),
+                "small": np.asarray(shades.resize((32, 32), Image.Resampling.LANCZOS)), "colours": colours}  # fmt: skip
 
-    seen = thread_map(look, table["path"].tolist(), desc=f"signatures of {name}", unit="img", leave=False,
-                      max_workers=2 * (os.cpu_count() or 1), disable=len(table) < 500)  # fmt: skip
-    shas, thumbs, small, colours = zip(*seen, strict=True)
-    return Signatures(list(shas), np.stack(thumbs), np.stack(small), None if grey else np.stack(colours))
+    paths, parts = table["path"].tolist(), []
+    bar = tqdm(total=len(paths), desc=f"signatures of {name}", unit="img", leave=False, disable=len(paths) < 500)
+    with bar, ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
+        for start in range(0, len(paths), PART):
+            def seen(some: list[str] = paths[start : start + PART]) -> dict[str, np.ndarray]:
+                rows = list(pool.map(look, some))
+                return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+            parts.append(_kept(folder, f"signatures-{start}", seen))
+            bar.update(len(parts[-1]["pixels"]))
+    whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return Signatures(whole["pixels"].tolist(), whole["thumbs"], whole["small"], None if grey else whole["colours"])
+
+
+def _kept(folder: Path | None, name: str, work: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return files.remembered(folder / f"part-{name}.npz", work) if folder else work()
 
 
 def same_pixels(known: Signatures) -> pd.DataFrame:
@@ -251,29 +271,26 @@ def limits_of(thumbs: np.ndarray, polar: Tensor, rows: np.ndarray, draws: int = 
 
 
 def confirm(known: Signatures, polar: Tensor, bits: np.ndarray, proposals: list[np.ndarray],
-            limits: dict[str, float], name: str) -> tuple[int, pd.DataFrame]:  # fmt: skip
+            limits: dict[str, float], name: str, folder: Path | None = None) -> tuple[int, pd.DataFrame]:  # fmt: skip
     """Register proposed pairs and keep the copies; pairs whose ends are joined already are passed over.
 
     Pairs in doubt get a second look with free stretch (:func:`refine`), where they must come half way from the limit to 1.
     """
     links, looked_at, tried = [], 0, np.empty((0, 2), int)
     group = np.arange(len(known))
-    limit = limits["limit"]
     bar = tqdm(total=sum(map(len, proposals)), desc=f"comparing {name}", unit="pair", leave=False, disable=len(known) < 500)
-    for pairs in proposals:
+    for rank, pairs in enumerate(proposals):
         seen = np.isin(pairs @ [len(known), 1], tried @ [len(known), 1])
         open_ = pairs[~seen & (group[pairs[:, 0]] != group[pairs[:, 1]])]
         tried = np.concatenate([tried, open_])
         bar.update(len(pairs) - len(open_))
+        for start in range(0, len(open_), PART):
+            some = open_[start : start + PART]
+            work = functools.partial(_copies, known.thumbs, polar, some, limits)
+            links.append(pd.DataFrame(_kept(folder, f"pairs-{rank}-{start}", work)))
+            bar.update(len(some))
         if len(open_):
-            measured = register(known.thumbs, polar, open_, bar)
-            kept = measured[measured["correlation"] >= limit]
-            # likelier than chance and not yet sure: a stretch may keep two copies apart
-            doubtful = measured[measured["correlation"].between(limits["doubt"], limit, inclusive="left")]
-            refined = refine(known.thumbs, doubtful)
-            kept = pd.concat([kept, refined[refined["correlation"] >= (1 + limit) / 2]])
-            links.append(kept)
-            group = _merge(group, kept[["first", "second"]].to_numpy(int))
+            group = _merge(group, pd.concat(links)[["first", "second"]].to_numpy(int))
             looked_at += len(open_)
     bar.close()
     found = pd.concat(links, ignore_index=True) if links else register(known.thumbs, polar, np.empty((0, 2), int))
@@ -282,6 +299,14 @@ def confirm(known: Signatures, polar: Tensor, bits: np.ndarray, proposals: list[
     near = upright & (np.abs(np.log(found["zoom"])) < 0.08)
     apart = np.bitwise_count(bits[ends[:, :1], :] ^ bits[ends[:, 1], :1][:, None]).sum(-1).min((1, 2)) if len(ends) else []
     return looked_at, found.assign(kind=np.where(near, "near copy", "turned copy"), hash_bits=apart)
+
+
+def _copies(thumbs: np.ndarray, polar: Tensor, pairs: np.ndarray, limits: dict[str, float]) -> dict[str, np.ndarray]:
+    measured, limit = register(thumbs, polar, pairs), limits["limit"]
+    # likelier than chance and not yet sure: a stretch may keep two copies apart
+    refined = refine(thumbs, measured[measured["correlation"].between(limits["doubt"], limit, inclusive="left")])
+    kept = pd.concat([measured[measured["correlation"] >= limit], refined[refined["correlation"] >= (1 + limit) / 2]])
+    return {column: kept[column].to_numpy() for column in kept}
 
 
 def join(pairs: np.ndarray, count: int) -> np.ndarray:

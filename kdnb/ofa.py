@@ -208,7 +208,7 @@ class Supernet(nn.Module):
     def weights(self, choice: Choice) -> dict[str, Tensor]:
         """Weights and buffers of a subnet under the names of :class:`OFA`, as views that share memory and gradients."""
         own, places, found = self.whole.state_dict(keep_vars=True), choice.places(), {}
-        for name, like in _skeleton(choice, self.whole.classifier.linear.out_features).state_dict().items():
+        for name, like in skeleton(choice, self.whole.classifier.linear.out_features).state_dict().items():
             place = None
             if name.startswith("blocks."):
                 _, number, rest = name.split(".", 2)
@@ -230,12 +230,12 @@ class Supernet(nn.Module):
 
     def run(self, choice: Choice, x: Tensor) -> Tensor:
         """Logits ``(N, num_classes)`` of one subnet, in place; only the largest leaves its batch statistics in training mode."""
-        skeleton = _skeleton(choice, self.whole.classifier.linear.out_features).train(self.training)
+        shape = skeleton(choice, self.whole.classifier.linear.out_features).train(self.training)
         weights = self.weights(choice)
         if self.training and choice != LARGEST:
             # statistics of narrower subnets are others: mixed in, they would spoil the largest's and serve none
-            weights |= {name: weights[name].clone() for name, _ in skeleton.named_buffers()}
-        return functional_call(skeleton, weights, (x,), strict=True)
+            weights |= {name: weights[name].clone() for name, _ in shape.named_buffers()}
+        return functional_call(shape, weights, (x,), strict=True)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -250,7 +250,7 @@ class Supernet(nn.Module):
 
 
 @functools.lru_cache(maxsize=512)
-def _skeleton(choice: Choice, num_classes: int) -> OFA:
+def skeleton(choice: Choice, num_classes: int) -> OFA:
     """The shape of a subnet, without memory."""
     with torch.device("meta"):
         return OFA(num_classes, blocks=choice.blocks())

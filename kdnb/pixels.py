@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
-from tqdm.contrib.concurrent import thread_map
+from tqdm.auto import tqdm
 
 from kdnb import files
+
+STEP = 1000  # images after which a growing cache notes how far it is
 
 
 def decode(path: Path) -> Image.Image:
@@ -43,32 +46,49 @@ def read_image(path: Path, image_size: int, mode: str, resample: int = Image.Res
 def cache(root: Path, table: pd.DataFrame, image_size: int, mode: str, name: str, column: str = "path") -> np.ndarray:
     """Pixels of all rows as a memory-mapped uint8 array ``(N, C, image_size, image_size)``, built once.
 
-    The file is keyed by the rows' checksums, size and mode. It appears whole or not at all: it is written under another
-    name and renamed, and a second process waits for the first. ``column`` may be ``mask`` or ``organ_mask``; rows without
-    one are zero. The pages belong to the system's page cache, not to this process.
+    The file is keyed by the rows' checksums, size and mode. It appears whole or not at all: it grows as ``.part`` and is
+    renamed at the end; who was killed goes on where it stood, and a second process waits for the first. ``column`` may be
+    ``mask`` or ``organ_mask``; rows without one are zero. The pages belong to the system's page cache, not to this process.
     """
     key = files.digest([table[column].tolist(), table["sha256"].tolist(), column])
     path = files.cache_dir() / "pixels" / f"{name}-{column}-{image_size}-{mode}-{key}.npy"
     with files.lock(path):
         if not path.exists():
             shape = (len(table), 1 if mode == "L" else 3, image_size, image_size)
-            with files.atomic(path) as temporary:
-                _fill(temporary, shape, root, table[column].tolist(), mode, name, nearest=column != "path")
+            _fill(path, shape, root, table[column].tolist(), mode, name, nearest=column != "path")
     # copy-on-write: torch wants a writable buffer, the file must not change
     return np.load(path, mmap_mode="c", allow_pickle=False)
 
 
 def _fill(path: Path, shape: tuple[int, ...], root: Path, names: list[str], mode: str, title: str, nearest: bool) -> None:
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    resample = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
+    part, progress = path.with_suffix(".part"), path.with_suffix(".progress")
+    with files.told_when_full(path):
+        if not progress.exists():
+            # every block is taken now: a disk that is full later kills the process that writes into a mapped file
+            array = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
+            if hasattr(os, "posix_fallocate"):
+                with open(part, "r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+            files.write_json(progress, 0)
+        else:
+            array = np.lib.format.open_memmap(part, mode="r+")
+        resample = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
 
-    def put(row: int) -> None:
-        if names[row]:
-            array[row] = read_image(root / names[row], shape[-1], mode, resample)
+        def put(row: int) -> None:
+            if names[row]:
+                array[row] = read_image(root / names[row], shape[-1], mode, resample)
 
-    thread_map(put, range(shape[0]), desc=f"pixels of {title} at {shape[-1]} px", unit="img",
-               max_workers=2 * (os.cpu_count() or 1), leave=False, disable=shape[0] < 500)  # fmt: skip
-    array.flush()
+        rows = range(files.read_json(progress), shape[0])
+        bar = tqdm(total=shape[0], initial=rows.start, desc=f"pixels of {title} at {shape[-1]} px", unit="img", leave=False,
+                   disable=shape[0] < 500)  # fmt: skip
+        with bar, ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
+            for start in rows[::STEP]:
+                for _ in pool.map(put, rows[start - rows.start :][:STEP]):
+                    bar.update()
+                array.flush()
+                files.write_json(progress, min(start + STEP, shape[0]))
+        os.replace(part, path)
+        progress.unlink()
 
 
 class Pixels(Dataset):

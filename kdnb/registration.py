@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm.auto import tqdm
 
 SIDE = 64  # pixels a side on which two images are compared
 RADII, ANGLES, INNER, OUTER = 32, 128, 0.10, 0.98  # the log-polar grid; radii in half sides
@@ -44,7 +43,7 @@ def _floats(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images)[:, None].float() / 255
 
 
-def register(thumbs: np.ndarray, polar: Tensor, pairs: np.ndarray, bar: tqdm | None = None, batch: int = 64) -> pd.DataFrame:
+def register(thumbs: np.ndarray, polar: Tensor, pairs: np.ndarray, batch: int = 64) -> pd.DataFrame:
     """Turn, zoom, mirror and shift the second image of each pair onto the first, and correlate their detail.
 
     Columns first, second, correlation (in [-1, 1], on the common part of both inscribed discs, 0 where one is blank), turn
@@ -54,8 +53,6 @@ def register(thumbs: np.ndarray, polar: Tensor, pairs: np.ndarray, bar: tqdm | N
     for part in np.array_split(pairs, max(1, math.ceil(len(pairs) / batch))):
         if len(part):
             answers.append(_register(thumbs, polar, part))
-            if bar is not None:
-                bar.update(len(part))
     columns = ["correlation", "turn", "zoom", "mirrored"]
     values = np.concatenate(answers) if answers else np.empty((0, 4))
     frame = pd.DataFrame(values, columns=columns)

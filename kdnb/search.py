@@ -81,7 +81,7 @@ def cost_of(kind: str, image_size: int, num_classes: int, table: LatencyTable | 
         return table
     if kind == "macs":
         return lambda choice: float(models.count_macs(choice.name, num_classes, image_size))
-    return lambda choice: float(models.count_parameters(ofa._skeleton(choice, num_classes)))
+    return lambda choice: float(models.count_parameters(ofa.skeleton(choice, num_classes)))
 
 
 def _decode(genes: np.ndarray) -> Choice:

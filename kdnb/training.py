@@ -12,18 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
-from kdnb import evaluation, files, losses, models, provenance
+from kdnb import checkpoints, evaluation, files, losses, models, provenance
+from kdnb.checkpoints import Run, State
 from kdnb.data import Dataset
 from kdnb.losses import Objective
 from kdnb.models import Classifier
@@ -52,21 +51,6 @@ class Settings:
     patience: int = 12
     clip: float = 1.0
     class_weights: bool = True
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained network: the weights of its best epoch, the history of all, and the record of how it was made."""
-
-    model: Classifier
-    history: pd.DataFrame
-    record: dict
-    folder: Path
-
-    @property
-    def checksum(self) -> str:
-        """Names the weights."""
-        return self.record["weights"]
 
 
 def train_teachers(study: Study, dataset: Dataset) -> list[Run]:
@@ -116,7 +100,7 @@ def fit(study: Study, dataset: Dataset, name: str, objective: Objective, epochs:
             _train(model, dataset, settings, objective, [run.model for run in teachers], folder, key)
         else:
             print(f"{name} ({objective.method}): trained before with this configuration, loaded from {files.shown(folder)}")
-    return load(folder)
+    return checkpoints.load(folder)
 
 
 @contextmanager
@@ -127,14 +111,6 @@ def _alone(folder: Path) -> Iterator[None]:
         launch.wait_for_everyone()
         yield
         launch.wait_for_everyone()
-
-
-def load(folder: Path) -> Run:
-    """A finished run from its folder."""
-    record = files.read_json(folder / "run.json")
-    model = models.create(record["key"]["model"], len(record["key"]["classes"]), record["key"]["image_size"])
-    model.network.load_state_dict(load_file(folder / "best.safetensors"), strict=True)
-    return Run(model.eval(), pd.read_csv(folder / "history.csv"), record, folder)
 
 
 def learning_rate(step: int, steps: int, settings: Settings) -> float:
@@ -190,7 +166,7 @@ def _train(model: Classifier, dataset: Dataset, settings: Settings, objective: O
     table = soft_target_table(teachers, dataset, model.image_size) if teachers and not settings.augment else None
     augment = dataset.augment() if settings.augment else None
 
-    state = _restore(folder, model, optimizer)
+    state = checkpoints.restore(folder, model, optimizer)
     epoch, rows, best, stale = state.epoch, state.history, state.best, state.stale
     steps, started = settings.epochs * len(loader), time.monotonic()
     bar = tqdm(total=steps, initial=epoch * len(loader), desc=f"{model.name} ({objective.method})", unit="batch",
@@ -234,10 +210,13 @@ def _train(model: Classifier, dataset: Dataset, settings: Settings, objective: O
         improved = best is None or score > best
         best, stale, epoch = (score, 0, epoch + 1) if improved else (best, stale + 1, epoch + 1)
         if accelerator.is_main_process:
-            _keep(folder, model, optimizer, _State(epoch, rows, best, stale), improved)
+            checkpoints.keep(folder, model, optimizer, State(epoch, rows, best, stale), improved)
     bar.close()
     if accelerator.is_main_process:
-        _finish(folder, model, key, rows, accelerator, round(time.monotonic() - started, 1), state.epoch)
+        checkpoints.finish(folder, model, rows, {
+            "key": key, "wall_seconds": round(time.monotonic() - started, 1), "resumed_after_epoch": state.epoch or None,
+            "precision": accelerator.mixed_precision, "processes": accelerator.num_processes, "provenance": provenance.collect(),
+        })  # fmt: skip
 
 
 def _ask(teachers: list[Classifier], images: Tensor, accelerator: Accelerator) -> Tensor:
@@ -283,64 +262,3 @@ def _validate(model: Classifier, val: Pixels, batch_size: int) -> dict[str, floa
     return {"val_loss": float(torch.nn.functional.cross_entropy(torch.from_numpy(logits), labels)),
             "val_accuracy": float((logits.argmax(1) == labels.numpy()).mean()),
             "val_balanced_accuracy": evaluation.balanced_accuracy(labels.numpy(), logits.argmax(1))}  # fmt: skip
-
-
-@dataclass
-class _State:
-    """Where an unfinished run stands after its last whole epoch."""
-
-    epoch: int
-    history: list[dict]
-    best: tuple[float, float] | None
-    stale: int
-
-
-def _keep(folder: Path, model: Classifier, optimizer: torch.optim.Optimizer, state: _State, improved: bool) -> None:
-    """Write the epoch down: best weights first, then all that resuming needs in one file, so that a kill loses one epoch."""
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
-    if improved:
-        with files.atomic(folder / "best.safetensors") as temporary:
-            save_file(weights, temporary)
-    tensors = {f"model.{name}": value for name, value in weights.items()}
-    for number, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": value.detach().cpu().contiguous() for name, value in moments.items()}
-    progress = {"epoch": state.epoch, "history": state.history, "best": state.best, "stale": state.stale}
-    with files.atomic(folder / "last.safetensors") as temporary:
-        save_file(tensors, temporary, {"progress": json.dumps(progress)})
-    with files.atomic(folder / "history.csv") as temporary:
-        pd.DataFrame(state.history).to_csv(temporary, index=False, float_format="%.6g")
-
-
-def _restore(folder: Path, model: Classifier, optimizer: torch.optim.Optimizer) -> _State:
-    path = folder / "last.safetensors"
-    if not path.exists():
-        return _State(0, [], None, 0)
-    tensors = load_file(path)
-    model.network.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")}, strict=True)
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, part = name.split(".")
-            moments.setdefault(int(number), {})[part] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
-    with safe_open(path, "pt") as file:
-        progress = json.loads(file.metadata()["progress"])
-    print(f"{model.name}: resumes after epoch {progress['epoch']} of an interrupted run")
-    best = tuple(progress["best"]) if progress["best"] else None
-    return _State(progress["epoch"], progress["history"], best, progress["stale"])
-
-
-def _finish(folder: Path, model: Classifier, key: dict, rows: list[dict], accelerator: Accelerator, wall: float,
-            resumed: int) -> None:  # fmt: skip
-    model.network.load_state_dict(load_file(folder / "best.safetensors"), strict=True)
-    best = max(rows, key=lambda row: (row["val_balanced_accuracy"], -row["val_loss"]))
-    seconds = round(sum(row["seconds"] for row in rows), 1)
-    files.write_json(folder / "run.json", {
-        "key": key, "weights": models.checksum(model.network), "epochs_run": len(rows), "best_epoch": best["epoch"],
-        "best_val_balanced_accuracy": best["val_balanced_accuracy"], "training_seconds": seconds, "wall_seconds": wall,
-        "resumed_after_epoch": resumed or None, "precision": accelerator.mixed_precision,
-        "processes": accelerator.num_processes, "provenance": provenance.collect(),
-    })  # fmt: skip
-    (folder / "last.safetensors").unlink(missing_ok=True)
-    print(f"{model.name} ({key['objective']['method']}): {len(rows)} epochs in {seconds:.0f} s, best epoch {best['epoch']}"
-          f" with validation balanced accuracy {best['val_balanced_accuracy']:.3f}")  # fmt: skip

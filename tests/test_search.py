@@ -1,5 +1,8 @@
 """The search for a student: genes, fronts, budgets, determinism, resuming, and the latency table."""
 
+import itertools
+import types
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -58,11 +61,11 @@ def test_a_budget_that_nothing_meets_names_the_cheapest():
         search.pick(table, 2.0)
 
 
-def operations(module, shape, runtime="onnx", seconds=0.2):
-    """In place of milliseconds: a number that really is a sum over blocks."""
+def operations(module, shape, runtime="onnx"):
+    """In place of a clock: a number that really is a sum over blocks."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module.eval()(torch.zeros(shape))
-    return counter.get_total_flops() / 1e6 + 0.01
+    return lambda seconds: counter.get_total_flops() / 1e6 + 0.01
 
 
 @pytest.fixture(scope="module")
@@ -70,18 +73,20 @@ def calm(tmp_path_factory):
     """A table of operations, and those of some whole subnets: what the table adds up can be checked to the digit."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDNB_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(latency, "milliseconds", operations)
+        patch.setattr(latency, "ready", operations)
         table = latency.latency_table(64, 3)
-        patch.setattr(latency, "milliseconds", None)  # measured once: now it is read
+        patch.setattr(latency, "ready", None)  # measured once: now it is read
         assert latency.latency_table(64, 3) == table
     return table
 
 
 def test_the_latency_table_adds_up_blocks(calm, monkeypatch):
-    monkeypatch.setattr(latency, "milliseconds", operations)
+    monkeypatch.setattr(latency, "ready", operations)
     assert len(calm.blocks) == 5 * 2 * 9 and 0.9 < calm.scale < 1.1
     some = ofa.random_choices(5, seed=9)
-    found = latency.agreement([calm(choice) for choice in some], latency.measure(some, 64, 3))
+    ratios, reference = latency.measure(some, 64, 3)
+    assert np.isclose(reference, calm.reference_ms)
+    found = latency.agreement([calm(choice) for choice in some], ratios * reference)
     assert found["latency_mape"] < 0.02 and np.isclose(found["kendall_tau"], 1) and found["subnets"] == 5
     assert calm(SMALLEST) < calm(OFA595_CHOICE) < calm(LARGEST)
 
@@ -93,6 +98,18 @@ def test_costs(calm):
     assert search.cost_of("parameters", 64, 3)(OFA595_CHOICE) == 7_598_928 + 1537 * 3
     with pytest.raises(ValueError, match="unknown cost 'latencies'. Did you mean 'latency'"):
         search.cost_of("latencies", 64, 3)
+
+
+def test_a_machine_that_slows_down_does_not_change_a_ratio(monkeypatch):
+    clock = itertools.count(1)
+
+    def slower_and_slower(module, shape, runtime="onnx"):
+        return lambda seconds: module.cost * (1 + 0.001 * next(clock))
+
+    monkeypatch.setattr(latency, "ready", slower_and_slower)
+    nets = [types.SimpleNamespace(cost=cost) for cost in (1.0, 2.0, 3.0)]
+    ratios, reference = latency.compare([lambda net=net: net for net in nets], types.SimpleNamespace(cost=2.0), 64)
+    assert np.allclose(ratios, [0.5, 1.0, 1.5], rtol=2e-3) and reference > 2.0
 
 
 def test_agreement_by_hand():
@@ -109,7 +126,7 @@ def test_a_block_is_really_measured(runtime):
 
 
 def test_timing_is_that_of_efficiency(monkeypatch):
-    monkeypatch.setattr(efficiency, "latency", lambda run, x, seconds: efficiency.Timing(7.0, 6.0, 8.0, 3))
+    monkeypatch.setattr(efficiency, "latency", lambda run, x, seconds, threads: efficiency.Timing(7.0, 6.0, 8.0, 3))
     assert latency.milliseconds(torch.nn.Identity(), (1, 3, 8, 8), "eager") == 7.0
 
 

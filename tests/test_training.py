@@ -64,14 +64,14 @@ def test_whatever_changes_the_weights_changes_the_folder(mine, monkeypatch):
 
 def killed_after(epochs, monkeypatch):
     """The loop dies right after an epoch was written down."""
-    keep = training._keep
+    keep = training.checkpoints.keep
 
     def keep_then_die(folder, model, optimizer, state, improved):
         keep(folder, model, optimizer, state, improved)
         if state.epoch == epochs:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "_keep", keep_then_die)
+    monkeypatch.setattr(training.checkpoints, "keep", keep_then_die)
 
 
 @pytest.mark.parametrize("distilled", [False, True])

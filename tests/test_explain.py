@@ -185,7 +185,7 @@ def test_effective_channels():
 
 @pytest.mark.parametrize("name", ["densenet121", "kdfmv5", "autoformerv2_tiny"])
 def test_shap_equals_the_library(name):
-    """Same samples, same values: to 1e-5 of their scale; in float64, where no unit near its kink falls to another side by chance."""
+    """Same samples, same values: to 1e-5 of their scale; in float64, where rounding tips no unit over its kink."""
     torch.manual_seed(0)
     model = models.create(name, 3, SIZE).eval().double()
     network = torch.nn.Sequential(shapley.Double(), model.network)

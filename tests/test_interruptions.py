@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import signal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ def _runs(cache) -> dict:
 
 
 def test_killed_at_twenty_random_moments_training_ends_with_the_same_bits(folder, home, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # its processes start with everything imported
 

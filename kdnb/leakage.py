@@ -35,7 +35,7 @@ from kdnb import files, index, pixels
 from kdnb.registration import RADII, log_polar, refine, register
 
 VERSION = 1  # part of the stored links' name: raise it when a rule changes
-PART = 1000  # images or pairs after which a finished part is kept
+PART = 500  # images or pairs after which a finished part is kept
 THUMB = 96  # pixels a side of what is kept of an image
 HASH_BITS = 6  # perceptual hashes (64 bits) closer than this are looked at
 NEIGHBOURS = 6  # nearest descriptors that are looked at
@@ -279,19 +279,27 @@ def confirm(known: Signatures, polar: Tensor, bits: np.ndarray, proposals: list[
     links, looked_at, tried = [], 0, np.empty((0, 2), int)
     group = np.arange(len(known))
     bar = tqdm(total=sum(map(len, proposals)), desc=f"comparing {name}", unit="pair", leave=False, disable=len(known) < 500)
-    for rank, pairs in enumerate(proposals):
-        seen = np.isin(pairs @ [len(known), 1], tried @ [len(known), 1])
-        open_ = pairs[~seen & (group[pairs[:, 0]] != group[pairs[:, 1]])]
-        tried = np.concatenate([tried, open_])
-        bar.update(len(pairs) - len(open_))
-        for start in range(0, len(open_), PART):
-            some = open_[start : start + PART]
-            work = functools.partial(_copies, known.thumbs, polar, some, limits)
-            links.append(pd.DataFrame(_kept(folder, f"pairs-{rank}-{start}", work)))
-            bar.update(len(some))
-        if len(open_):
-            group = _merge(group, pd.concat(links)[["first", "second"]].to_numpy(int))
-            looked_at += len(open_)
+    # many small transforms: two threads with a batch each are faster than two threads for one batch
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for rank, pairs in enumerate(proposals):
+            seen = np.isin(pairs @ [len(known), 1], tried @ [len(known), 1])
+            open_ = pairs[~seen & (group[pairs[:, 0]] != group[pairs[:, 1]])]
+            tried = np.concatenate([tried, open_])
+            bar.update(len(pairs) - len(open_))
+
+            def look(start: int, rank: int = rank, open_: np.ndarray = open_) -> pd.DataFrame:
+                some = open_[start : start + PART]
+                work = functools.partial(_copies, known.thumbs, polar, some, limits)
+                found = pd.DataFrame(_kept(folder, f"pairs-{rank}-{start}", work))
+                bar.update(len(some))
+                return found
+
+            links += pool.map(look, range(0, len(open_), PART))
+            if len(open_):
+                group = _merge(group, pd.concat(links)[["first", "second"]].to_numpy(int))
+                looked_at += len(open_)
+    torch.set_num_threads(threads)  # an initializer may reach further than its thread
     bar.close()
     found = pd.concat(links, ignore_index=True) if links else register(known.thumbs, polar, np.empty((0, 2), int))
     ends = found[["first", "second"]].to_numpy(int)

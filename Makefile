@@ -41,7 +41,10 @@ test: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.phantoms
+	$(BIN)/python -m benchmarks.data_path
+	$(BIN)/python -m benchmarks.distillation
 	$(BIN)/python -m benchmarks.explanations
+	$(BIN)/python -m benchmarks.growth
 
 # Every run in its own folder under outputs/runs/; interrupted, the same command goes on. A cluster: PROFILE_DIR=profiles/slurm
 SET         ?= cpu

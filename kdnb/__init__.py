@@ -1,11 +1,29 @@
 """kdnb: the thin module behind the notebooks on explainable knowledge distillation.
 
 Rooms, from the ground up (a lower one never imports a higher one):
-files, phantoms, catalogue, index, pixels, data, ofa, models, losses, study, provenance, evaluation, training, scorecam,
-shapley, explain, faithfulness, agreement, audit, layers, figures, pictures, report, run.
+checks, files, phantoms, catalogue, index, pixels, data, ofa, models, losses, study, provenance, evaluation, checkpoints, training,
+scorecam, shapley, explain, faithfulness, agreement, audit, layers, figures, pictures, report, run.
 """
 
 import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from beartype import BeartypeConf, BeartypeHintOverrides, BeartypeViolationVerbosity
+from beartype.claw import beartype_this_package
+from torch import Tensor
+
+# Annotations are promises: a wrong type is refused at once, in words that name the parameter. Numbers of numpy are numbers, and
+# arrays are sequences. Networks are left alone, because compilers and exporters read their code; a study checks itself.
+beartype_this_package(conf=BeartypeConf(
+    hint_overrides=BeartypeHintOverrides({
+        np.ndarray: np.ndarray | pd.Series, int: int | np.integer, float: float | int | np.floating | np.integer,
+        **{Sequence[kind]: Sequence[kind] | np.ndarray | pd.Series | pd.Index | Tensor for kind in (int, float, str)},
+    }),
+    violation_param_type=TypeError, violation_verbosity=BeartypeViolationVerbosity.MINIMAL,
+    claw_is_pep526=False, claw_skip_package_names=("kdnb.models", "kdnb.ofa", "kdnb.study"),
+))  # fmt: skip
 
 # libraries that ask for a widget bar say so in every notebook where ipywidgets is missing; our bars are plain text
 warnings.filterwarnings("ignore", message="IProgress not found")

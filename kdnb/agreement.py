@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from scipy.spatial.distance import jensenshannon
 from skimage.metrics import structural_similarity
 
+from kdnb import checks
 from kdnb.explain import features
 from kdnb.faithfulness import interval, order, paired, rank_correlation
 from kdnb.models import Classifier
@@ -37,6 +38,7 @@ def likeness(maps: np.ndarray, other: np.ndarray, cells: tuple[int, int]) -> pd.
     ``spearman``, ``pearson``, ``top10_iou`` (overlap of the highest tenth) and ``js_divergence`` (base 2, 0 equal to 1 apart)
     on the grid ``cells``, the coarser of the two networks'; ``ssim`` at the size shown.
     """
+    checks.shapes(maps=(maps, "N H W"), other=(other, "N H W"))
     first, second = (coarse(m, cells).reshape(len(m), -1).astype(np.float64) for m in (maps, other))
     flat = (np.ptp(first, axis=1) == 0) | (np.ptp(second, axis=1) == 0)
     top = max(1, round(0.1 * first.shape[1]))

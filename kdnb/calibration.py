@@ -7,6 +7,8 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
+from kdnb import checks
+
 BINS = 15  # Guo et al. 2017, arXiv:1706.04599, section 3
 
 
@@ -22,6 +24,8 @@ def reliability(labels: np.ndarray, logits: np.ndarray, bins: int = BINS, adapti
     Bins are equal parts of [0, 1], or hold equal numbers of images if ``adaptive``. Guo et al. 2017, equations 1-3. Ours because
     scikit-learn's ``calibration_curve`` is binary and gives no counts.
     """
+    checks.shapes(labels=(labels, "N"), logits=(logits, "N K"))
+    checks.within(1, np.inf, bins=bins)
     probabilities = softmax(np.asarray(logits, dtype=np.float64), axis=1)
     table = pd.DataFrame({"confidence": probabilities.max(1), "accuracy": probabilities.argmax(1) == np.asarray(labels)})
     equal = np.minimum((table["confidence"].to_numpy() * bins).astype(int), bins - 1)
@@ -38,6 +42,8 @@ def calibration_error(labels: np.ndarray, logits: np.ndarray, bins: int = BINS, 
 
 def brier(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     """Brier score of each image, Σ_k (p_k − y_k)², in [0, 2], shape ``(N,)`` (Brier 1950)."""
+    checks.shapes(labels=(labels, "N"), logits=(logits, "N K"))
+    checks.labels(labels, np.shape(logits)[1])
     probabilities = softmax(np.asarray(logits, dtype=np.float64), axis=1)
     return ((probabilities - np.eye(probabilities.shape[1])[np.asarray(labels)]) ** 2).sum(1)
 
@@ -47,6 +53,7 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
 
     The likelihood is convex in 1/T: a bounded scalar search finds its only maximum.
     """
+    checks.shapes(labels=(labels, "N"), logits=(logits, "N K"))
     labels, logits = np.asarray(labels), np.asarray(logits, dtype=np.float64)
 
     def loss(log_inverse: float) -> float:
@@ -57,6 +64,7 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
 
 def before_and_after(labels: np.ndarray, logits: np.ndarray, temperature: float) -> dict[str, dict[str, float]]:
     """ECE (adaptive bins), Brier score and cross-entropy of test logits as they are and divided by ``temperature``."""
+    checks.positive(temperature=temperature)
     rows = {}
     for name, z in (("before", np.asarray(logits, float)), ("after", np.asarray(logits, float) / temperature)):
         likelihood = log_softmax(z, axis=1)[np.arange(len(labels)), labels]

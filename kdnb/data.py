@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kdnb import files, index, leakage, phantoms, pixels, splits
+from kdnb import checks, files, index, leakage, phantoms, pixels, splits
 from kdnb.catalogue import DATASETS, DatasetSpec
+from kdnb.pixels import Augment, Pixels
 
 
 class DatasetMissing(FileNotFoundError):
@@ -88,12 +90,12 @@ class Dataset:
         table = pd.crosstab(self.table["label"], self.table["split"])
         return table.reindex(index=list(self.classes), columns=list(splits.PARTS), fill_value=0)
 
-    def pixels(self, image_size: int, split: str | None = None, column: str = "path") -> pixels.Pixels:
+    def pixels(self, image_size: int, split: str | None = None, column: str = "path") -> Pixels:
         """Rows of one split (all by default) from the pixel cache; ``column`` may be ``mask`` or ``organ_mask``."""
         mode = self.color if column == "path" else "L"
         array = pixels.cache(self.index.root, self.table, image_size, mode, self.spec.slug, column)
         rows = None if split is None else np.flatnonzero(self.table["split"] == split)
-        return pixels.Pixels(array, self.labels, rows)
+        return Pixels(array, self.labels, rows)
 
     def sample(self, split: str, count: int, seed: int = 0) -> np.ndarray:
         """About ``count`` rows of a split, as many of each class as there are, in label order; the same for a seed."""
@@ -116,9 +118,9 @@ class Dataset:
         table = self.index.table.assign(label=self.index.table["path"].map(renamed))
         return dataclasses.replace(self, table=self.table.assign(label=labels), index=dataclasses.replace(self.index, table=table))
 
-    def augment(self) -> pixels.Augment:
+    def augment(self) -> Augment:
         """The augmentation that keeps this modality plausible."""
-        return pixels.Augment(hflip="h" in self.spec.flips, vflip="v" in self.spec.flips)
+        return Augment(hflip="h" in self.spec.flips, vflip="v" in self.spec.flips)
 
     def __repr__(self) -> str:
         return f"{self.title}: {len(self.table):,} images, {self.spec.modality}\nsplit: {self.split}\n{self.counts().to_string()}"
@@ -134,6 +136,7 @@ def load(name: str, data_root: str | Path | None = None, split: str = "auto", do
     Raises ``UnknownName``, ``DatasetMissing`` or ``SplitError``, each telling what to do next.
     """
     files.lookup(split, splits.MODES, "split")
+    checks.within(1, math.inf, per_class=per_class)
     spec = describe(name)
     root = locate(spec, data_root, download)
     found = index.build(spec, root)
@@ -255,6 +258,7 @@ def _unpack_medmnist(spec: DatasetSpec, folder: Path, download: bool) -> Path:
                     f"  put it to: {folder}\n  with a network, this does it:  -p download True"
                 ) from error
             numbers = data.labels.reshape(-1).astype(int)
+            checks.labels(numbers, len(spec.classes), f"labels of {flag}")
             for row, (array, label) in enumerate(zip(tqdm(data.imgs, desc=f"{flag} {split}", leave=False), numbers, strict=True)):
                 path = root / split / list(spec.classes)[label] / f"{row:06d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.special import log_softmax, softmax
 from sklearn import metrics as sk
 
-from kdnb import statistics
+from kdnb import checks, statistics
 from kdnb.calibration import BINS, adaptive_bins, brier, calibration_error, reliability
 
 __all__ = [
@@ -29,6 +29,8 @@ def evaluate(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str], spl
     class is 0. ``ece`` has equal bins, ``ece_adaptive`` equally filled ones; their intervals are those of a biased estimate.
     """
     labels, logits = np.asarray(labels), np.asarray(logits, dtype=np.float64)
+    checks.shapes(labels=(labels, "N"), logits=(logits, "N K"), classes=(list(classes), "K"), groups=(groups, "N"))
+    checks.labels(labels, len(classes))
     if not np.isfinite(logits).all():
         raise ValueError("logits hold NaN or infinity: the training diverged; lower the learning rate (-p lr)")
     probabilities, predicted = softmax(logits, axis=1), logits.argmax(1)
@@ -120,6 +122,7 @@ def compare(labels: np.ndarray, logits: np.ndarray, other: np.ndarray, groups: n
     Both models see the same draws (paired). ``p_mcnemar`` is exact, from the images that exactly one of the two gets right; it
     takes images as independent. ``macro_f1`` and ``macro_auc`` hold difference, low, high and the bootstrap's p.
     """
+    checks.shapes(labels=(labels, "N"), logits=(logits, "N K"), other=(other, "N K"), groups=(groups, "N"))
     labels = np.asarray(labels)
     right, other_right = (np.asarray(z).argmax(1) == labels for z in (logits, other))
     p_value, better, worse = statistics.mcnemar(right, other_right)

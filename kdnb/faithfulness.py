@@ -17,6 +17,7 @@ from pytorch_grad_cam.metrics.road import ROADCombined
 from scipy import stats
 from torch import Tensor
 
+from kdnb import checks, files
 from kdnb.explain import Explanation, check_images, untouched
 from kdnb.models import Classifier, precision
 
@@ -32,8 +33,7 @@ def order(maps: np.ndarray) -> np.ndarray:
 
 def baseline(images: Tensor, kind: str = "blur") -> Tensor:
     """What a removed pixel becomes: a strong Gaussian ``blur`` (deviation a tenth of the side) or the image's ``mean`` colour."""
-    if kind not in BASELINES:
-        raise ValueError(f"baseline must be one of {', '.join(BASELINES)}, got {kind!r}")
+    files.lookup(kind, BASELINES, "baseline")
     if kind == "mean":
         return images.mean((2, 3), keepdim=True).expand_as(images)
     sigma = images.shape[-1] / 10
@@ -53,6 +53,8 @@ def curves(model: Classifier, images: Tensor, maps: np.ndarray, targets: np.ndar
     et al. 2018, arXiv:1806.07421, algorithm 1). Low areas under deletion and high ones under insertion are good.
     """
     images = check_images(images, model)
+    _same_images(images, maps, targets)
+    checks.within(1, maps[0].size, steps=steps)
     base, ranks = baseline(images, kind), np.argsort(order(maps), axis=1).reshape(maps.shape)
     shares = np.round(np.linspace(0, 1, steps + 1) * maps[0].size)
     rows, found = torch.as_tensor(targets, device=images.device), {}
@@ -80,6 +82,10 @@ def area(curve: np.ndarray) -> np.ndarray:
     return np.trapezoid(curve, dx=1 / (curve.shape[1] - 1), axis=1)
 
 
+def _same_images(images: Tensor, maps: np.ndarray, targets: np.ndarray) -> None:
+    checks.shapes(images=(images, "N C H W"), maps=(maps, "N H W"), targets=(targets, "N"))
+
+
 def confidence_change(model: Classifier, images: Tensor, maps: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
     """Average drop and increase in confidence when only the map's part of the image is left (each ``(N,)``).
 
@@ -87,6 +93,7 @@ def confidence_change(model: Classifier, images: Tensor, maps: np.ndarray, targe
     image ⊙ map, the map scaled to [0, 1] (Chattopadhay et al. 2018, arXiv:1710.11063, section 4; Score-CAM's own metrics).
     """
     images = check_images(images, model)
+    _same_images(images, maps, targets)
     low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
     scaled = torch.from_numpy(((maps - low) / np.maximum(high - low, 1e-12)).astype(np.float32)).to(images.device)
     with untouched(model), torch.inference_mode():
@@ -102,6 +109,7 @@ def road(model: Classifier, images: Tensor, maps: np.ndarray, targets: np.ndarra
     Rong et al. 2022, arXiv:2202.00449; higher is better, 0 is chance. Imputation leaves no trace of the mask's shape.
     """
     images = check_images(images, model)
+    _same_images(images, maps, targets)
     ranks = 1 - np.argsort(order(maps), axis=1).reshape(maps.shape) / maps[0].size  # no ties: shares are what they say
     scores = [lambda output, target=int(target): output.softmax(-1)[target] for target in targets]
     torch.manual_seed(0)  # the imputed pixels carry a little noise
@@ -116,9 +124,8 @@ def localisation(maps: np.ndarray, masks: np.ndarray) -> dict[str, np.ndarray]:
     map. ``rank``: share of the |S| highest pixels that lie in the mask S. ``iou``: best intersection over union over thresholds.
     ``area``: |S| / HW, what a map that knows nothing gets for pointing, mass and rank.
     """
+    checks.shapes(maps=(maps, "N H W"), masks=(masks, "N H W"))
     flat, inside = maps.reshape(len(maps), -1).astype(np.float64), masks.reshape(len(masks), -1).astype(bool)
-    if flat.shape != inside.shape:
-        raise ValueError(f"maps are {maps.shape}, masks {masks.shape}: they must be the same size")
     size, total = inside.sum(1), flat.clip(min=0).sum(1)
     usable = (size > 0) & (total > 0)
     best = flat == flat.max(1, keepdims=True)
@@ -151,6 +158,7 @@ def sparseness(maps: np.ndarray) -> np.ndarray:
 
 def rank_correlation(maps: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Spearman's correlation of each pair of maps ``(N,)`` in [-1, 1]; NaN where one of them is flat."""
+    checks.shapes(maps=(maps, "N H W"), other=(other, "N H W"))
     first, second = (stats.rankdata(m.reshape(len(m), -1), axis=1) for m in (maps, other))
     first, second = first - first.mean(1, keepdims=True), second - second.mean(1, keepdims=True)
     scale = np.sqrt((first**2).sum(1) * (second**2).sum(1))

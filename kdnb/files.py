@@ -134,7 +134,7 @@ def write_json(path: Path, value: object) -> Path:
     return write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict | list:
     """Read a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 

@@ -20,7 +20,7 @@ from scipy import stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kdnb import efficiency, files, models, ofa, provenance
+from kdnb import checks, efficiency, files, models, ofa, provenance
 from kdnb.ofa import LARGEST, OFA595_CHOICE, SMALLEST, Block, Choice
 
 ROUNDS = 6  # a whole network is measured so often, each time beside OFA-595: what slows both cancels in the ratio
@@ -167,7 +167,9 @@ def _eager(module: nn.Module, x: Tensor) -> Callable[[Tensor], object]:
 RUNTIMES: dict[str, Callable[[nn.Module, Tensor], Callable]] = {"onnx": _onnx, "eager": _eager}
 
 
-def agreement(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
+def agreement(predicted: Sequence[float], measured: Sequence[float]) -> dict[str, float]:
     """How good predictions are: mean absolute percentage error (0.1 is 10 %) and Kendall's τ (1: the same order)."""
+    checks.shapes(predicted=(predicted, "N"), measured=(measured, "N"))
+    predicted, measured = np.asarray(predicted), np.asarray(measured)
     return {"latency_mape": float(np.mean(np.abs(predicted - measured) / measured)),
             "kendall_tau": float(stats.kendalltau(predicted, measured).statistic), "subnets": len(measured)}  # fmt: skip

@@ -12,6 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
+from kdnb import checks
 from kdnb.evaluation import balanced_accuracy
 from kdnb.explain import check_images, untouched
 from kdnb.models import Classifier
@@ -89,6 +90,7 @@ def cka(features: np.ndarray, other: np.ndarray) -> float:
     Kornblith et al. 2019, arXiv:1905.00414, equation 4, with the unbiased estimator of Song et al. 2012, so that few images
     and many channels do not look alike by themselves: it may fall a little below 0. NaN for a constant representation.
     """
+    checks.shapes(features=(features, "N C"), other=(other, "N D"))
     first, second = (x @ x.T for x in (features.astype(np.float64), other.astype(np.float64)))
     scale = np.sqrt(max(_hsic(first, first), 0) * max(_hsic(second, second), 0))
     return float(_hsic(first, second) / scale) if scale > 0 else float("nan")

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdnb import checks, files
+
 
 def soft_targets(teacher_logits: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
     """Log of the teachers' averaged probabilities at a temperature: ``(M, N, K)`` logits of M teachers to ``(N, K)``.
@@ -17,6 +19,7 @@ def soft_targets(teacher_logits: Tensor, temperature: float, weights: Tensor | N
     """
     if teacher_logits.ndim != 3:
         raise ValueError(f"teacher_logits must be (teachers, N, K), got {tuple(teacher_logits.shape)}")
+    checks.positive(temperature=temperature)
     log_p = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
     if weights is None:
         weights = torch.ones(len(log_p))
@@ -26,6 +29,7 @@ def soft_targets(teacher_logits: Tensor, temperature: float, weights: Tensor | N
 
 def hard_loss(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Cross-entropy of logits ``(N, K)`` with labels ``(N,)``, in float32 whatever the logits' precision."""
+    checks.shapes(logits=(logits, "N K"), labels=(labels, "N"))
     return F.cross_entropy(logits.float(), labels, weight=class_weights)
 
 
@@ -34,6 +38,8 @@ def soft_loss(logits: Tensor, log_targets: Tensor, temperature: float) -> Tensor
 
     T² keeps the size of the gradient when T changes (Hinton et al. 2015, section 2.1).
     """
+    checks.shapes(logits=(logits, "N K"), log_targets=(log_targets, "N K"))
+    checks.positive(temperature=temperature)
     log_q = F.log_softmax(logits.float() / temperature, dim=-1)
     return temperature**2 * F.kl_div(log_q, log_targets, reduction="batchmean", log_target=True)
 
@@ -98,13 +104,11 @@ class Objective:
     teacher_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        known = METHODS[self.method]
+        known = METHODS[files.lookup(self.method, METHODS, "method")]
         object.__setattr__(self, "alpha", known.alpha if self.alpha is None else float(self.alpha))
         object.__setattr__(self, "temperature", known.temperature if self.temperature is None else float(self.temperature))
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha must lie in [0, 1], got {self.alpha}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        checks.within(0, 1, alpha=self.alpha)
+        checks.positive(temperature=self.temperature)
         if self.teacher_weights and (min(self.teacher_weights) < 0 or sum(self.teacher_weights) <= 0):
             raise ValueError(f"teacher_weights must not be negative and not all zero, got {self.teacher_weights}")
 

@@ -249,7 +249,7 @@ def _pretrained(name: str, entry: Entry, num_classes: int, image_size: int, sha2
 
 def _timm_names(network: nn.Module, state: dict) -> dict:
     """A checkpoint's tensors under timm's names, through the filter that network's own file brings."""
-    module = __import__(type(network).__module__, fromlist=["checkpoint_filter_fn"])
+    module = sys.modules[type(network).__module__]
     rename = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
     return rename(state, network) if rename else state
 

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnx.external_data_helper import uses_external_data
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
@@ -115,8 +116,14 @@ def open(path: str | Path, threads: int | None = None) -> Deployed:  # noqa: A00
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3
     try:
+        graph = onnx.load(path, load_external_data=False).graph
+        if elsewhere := [tensor.name for tensor in graph.initializer if uses_external_data(tensor)]:
+            raise NotOurs(f"{path} wants weights from other files ({elsewhere[0]}, {len(elsewhere)} in all): ours carry their own, "
+                          "and a file from elsewhere must not say what else is read")  # fmt: skip
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises a kind of its own for each thing that can be wrong
+    except NotOurs:
+        raise
+    except Exception as error:  # onnx and onnxruntime raise kinds of their own for each thing that can be wrong
         raise NotOurs(f"{path} cannot be read as ONNX: {str(error).splitlines()[0][:160]}") from None
     metadata = dict(session.get_modelmeta().custom_metadata_map)
     if missing := [name for name in REQUIRED if name not in metadata]:

@@ -69,7 +69,7 @@ def _fill(path: Path, shape: tuple[int, ...], root: Path, names: list[str], mode
             if hasattr(os, "posix_fallocate"):
                 with open(part, "r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
-            files.write_json(progress, 0)
+            files.write_json(progress, {"done": 0})
         else:
             array = np.lib.format.open_memmap(part, mode="r+")
         resample = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
@@ -78,7 +78,7 @@ def _fill(path: Path, shape: tuple[int, ...], root: Path, names: list[str], mode
             if names[row]:
                 array[row] = read_image(root / names[row], shape[-1], mode, resample)
 
-        rows = range(files.read_json(progress), shape[0])
+        rows = range(files.read_json(progress)["done"], shape[0])
         bar = tqdm(total=shape[0], initial=rows.start, desc=f"pixels of {title} at {shape[-1]} px", unit="img", leave=False,
                    disable=shape[0] < 500)  # fmt: skip
         with bar, ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
@@ -86,7 +86,7 @@ def _fill(path: Path, shape: tuple[int, ...], root: Path, names: list[str], mode
                 for _ in pool.map(put, rows[start - rows.start :][:STEP]):
                     bar.update()
                 array.flush()
-                files.write_json(progress, min(start + STEP, shape[0]))
+                files.write_json(progress, {"done": min(start + STEP, shape[0])})
         os.replace(part, path)
         progress.unlink()
 

@@ -38,7 +38,7 @@ def test_nothing_to_find_is_nan_and_never_a_hit():
     for maps, masks in ((np.ones_like(empty), empty), (empty, planted(count=1))):
         found = faithfulness.localisation(maps, masks)
         assert all(np.isnan(found[name]).all() for name in ("pointing", "mass", "rank", "iou"))
-    with pytest.raises(ValueError, match="same size"):
+    with pytest.raises(ValueError, match="masks must be"):
         faithfulness.localisation(np.ones((1, 8, 8)), empty)
 
 

@@ -1,7 +1,6 @@
 """The search for a student: genes, fronts, budgets, determinism, resuming, and the latency table."""
 
 import itertools
-import types
 
 import numpy as np
 import pandas as pd
@@ -107,8 +106,12 @@ def test_a_machine_that_slows_down_does_not_change_a_ratio(monkeypatch):
         return lambda seconds: module.cost * (1 + 0.001 * next(clock))
 
     monkeypatch.setattr(latency, "ready", slower_and_slower)
-    nets = [types.SimpleNamespace(cost=cost) for cost in (1.0, 2.0, 3.0)]
-    ratios, reference = latency.compare([lambda net=net: net for net in nets], types.SimpleNamespace(cost=2.0), 64)
+    def net(cost):
+        made = torch.nn.Identity()
+        made.cost = cost
+        return made
+
+    ratios, reference = latency.compare([lambda cost=cost: net(cost) for cost in (1.0, 2.0, 3.0)], net(2.0), 64)
     assert np.allclose(ratios, [0.5, 1.0, 1.5], rtol=2e-3) and reference > 2.0
 
 

@@ -19,7 +19,7 @@ from kdnb.study import PROFILES, BadParameter, Study
         ({"split": "offical"}, "Did you mean 'official'?"),
         ({"dataset": "medmnist:pneumoniamnst"}, "Did you mean 'pneumoniamnist'?"),
         ({"dataset": 7}, "pass it with -r"),
-        ({"alpha": 1.5}, "[0, 1]"),
+        ({"alpha": 1.5}, "alpha must lie between 0 and 1"),
         ({"temperature": 0}, "above 0"),
         ({"image_size": 8}, "between 32 and 1024"),
         ({"batch_size": "16"}, "batch_size must be int"),

@@ -1,0 +1,76 @@
+"""The way of an image from disk into a batch, against torchvision's ``ImageFolder`` and ``DataLoader``: ``make bench``.
+
+Same files (phantom radiographs of 224 px), same batches at 96 px, one epoch after the caches of the system are warm. Ours reads the
+pixel cache that the first epoch left behind; what building it costs is a row of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+
+import pandas as pd
+import seaborn as sns
+import torch
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from kdnb import data, figures, files, phantoms, provenance
+
+SIZE, BATCH = 96, 64
+GOALS = {"times_image_folder": "at least 5, plain and augmented"}
+
+
+def seconds(batches: Callable[[], Iterable], repeats: int = 3) -> tuple[float, int]:
+    """Seconds of the fastest of some epochs, and images in one."""
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        seen = sum(len(images) for images, *_ in batches())
+        times.append(time.perf_counter() - begun)
+    return min(times), seen
+
+
+def main() -> None:
+    """Measure and write ``outputs/benchmarks/data_path.json`` and its figure."""
+    dataset = data.load("phantom_cxr")
+    root = dataset.index.root / "Train"
+    begun = time.perf_counter()
+    pixels, first = dataset.pixels(SIZE, "train"), time.perf_counter() - begun
+    augment, views = dataset.augment(), torch.Generator().manual_seed(0)
+    plain = [v2.Grayscale(3), v2.Resize((SIZE, SIZE)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    same = [v2.RandomAffine(augment.degrees, (augment.translate,) * 2, (1 - augment.scale, 1 + augment.scale)),
+            v2.ColorJitter(augment.brightness, augment.contrast)]  # fmt: skip
+    rows = []
+    for title, transforms in (("plain", plain), ("augmented", [*plain, *same])):
+        for workers in (0, os.cpu_count() or 1):
+            folder = ImageFolder(root, v2.Compose(transforms), is_valid_file=lambda path: "/images/" in path)
+            took, seen = seconds(lambda: DataLoader(folder, BATCH, shuffle=True, num_workers=workers))  # noqa: B023
+            rows.append({"way": f"ImageFolder, {workers} workers", "views": title, "images_per_second": seen / took})
+
+        def ours(title: str = title) -> Iterable:
+            for images, *_ in pixels.batches(BATCH, shuffle=True):
+                yield (augment(images, views) if title == "augmented" else images,)
+
+        took, seen = seconds(ours)
+        best = max(row["images_per_second"] for row in rows if row["views"] == title)
+        rows.append({"way": "kdnb", "views": title, "images_per_second": seen / took, "times_image_folder": seen / took / best})
+    table = pd.DataFrame(rows)
+    print(table.round(1).to_string(index=False))
+    stored = {"goals": GOALS, "images": len(pixels), "image_size": SIZE, "batch_size": BATCH, "seconds_to_build_cache": first,
+              "results": table.astype(object).where(table.notna(), None).to_dict("records"), "provenance": provenance.collect(),
+              "drawn": phantoms.SIZE}  # fmt: skip
+    folder = files.outputs_dir() / "benchmarks"
+    print("wrote", files.write_json(folder / "data_path.json", stored))
+    drawn, axes = figures._start(size=(5.6, 2.8))
+    sns.barplot(table, y="way", x="images_per_second", hue="views", ax=axes[0, 0])
+    axes[0, 0].set(xscale="log", xlabel="images a second (logarithmic)", ylabel="")
+    sns.despine(drawn)
+    with files.atomic(folder / "data_path.png") as picture:
+        figures._done(drawn, f"From disk to batches of {BATCH} at {SIZE} px").savefig(picture, dpi=110, bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    main()

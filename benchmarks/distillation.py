@@ -1,0 +1,139 @@
+"""Images a second of distilling, against torchdistill and against the student's own bare step: ``make bench``.
+
+All rows come from one run with the same networks, images, batch size and optimiser. torchdistill runs as its examples do: image
+files, float32, contiguous memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from kdnb import data, figures, files, models, phantoms, provenance, training
+from kdnb.losses import Objective
+from kdnb.study import Study
+
+TEACHER, STUDENT, SIZE, BATCH, CLASSES = "vgg19_bn", "ofa595", 96, 32, 3
+TRAIN, VAL, ALPHA, TEMPERATURE = 480, 24, 0.5, 4.0
+GOALS = {"teacher in the loop": "2 times torchdistill", "cached soft targets": "4 times torchdistill",
+         "share of the bare step": "0.85 with cached soft targets"}  # fmt: skip
+
+
+def tree(root: Path) -> Path:
+    """Phantom radiographs as a user's files: ``<split>/<class>/*.png``."""
+    labels = list(data.describe("phantom_cxr").classes)
+    for split, count in (("train", TRAIN), ("val", VAL), ("test", VAL)):
+        for number, label in zip(range(count), itertools.cycle(range(CLASSES)), strict=False):
+            path = root / split / files.simplify(labels[label]) / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            drawn = phantoms.draw("phantom_cxr", labels[label], number, size=SIZE).image
+            Image.fromarray(np.uint8(drawn * 255)).save(path)
+    return root
+
+
+def rate(step: Callable[[], int], seconds: float = 20.0) -> float:
+    """Images a second of calling ``step``, which returns how many it took; the first two calls warm up."""
+    step(), step()
+    seen, begun = 0, time.perf_counter()
+    while time.perf_counter() - begun < seconds:
+        seen += step()
+    return seen / (time.perf_counter() - begun)
+
+
+def torchdistill(root: Path) -> float:
+    """Hinton's loss in torchdistill's training box, as its image classification example builds it."""
+    logging.disable(logging.INFO)
+    from torchdistill.core.distillation import get_distillation_box
+
+    transform = v2.Compose([v2.Grayscale(3), v2.Resize((SIZE, SIZE)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    files_ = ImageFolder(root / "train", transform)
+    both = [models.create(name, CLASSES, SIZE) for name in (TEACHER, STUDENT)]
+    loss = {"key": "KDLoss", "kwargs": {
+        "student_module_path": ".", "student_module_io": "output", "teacher_module_path": ".", "teacher_module_io": "output",
+        "temperature": TEMPERATURE, "alpha": ALPHA, "reduction": "batchmean"}}  # fmt: skip
+    box = get_distillation_box(*both, {"train": files_}, {
+        "num_epochs": 1, "train_data_loader": {"dataset_id": "train", "sampler": {"class_or_func": "RandomSampler", "kwargs": {}},
+                                               "kwargs": {"batch_size": BATCH, "num_workers": 0, "drop_last": True}},
+        "teacher": {"requires_grad": False}, "student": {"requires_grad": True},
+        "optimizer": {"key": "AdamW", "kwargs": {"lr": 1e-4}},
+        "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": {"kd": {"criterion": loss, "weight": 1.0}}}},
+    }, torch.device("cpu"), [], False, 1)  # fmt: skip
+    box.teacher_model.eval(), box.student_model.train()
+    batches = itertools.chain.from_iterable(itertools.repeat(box.train_data_loader))
+
+    def step() -> int:
+        images, targets, extra = next(batches)
+        box.post_forward_process(loss=box.forward_process(images, targets, extra))
+        return len(images)
+
+    return rate(step)
+
+
+def ours(dataset: data.Dataset, augment: bool) -> float:
+    """The training loop as notebook 03 runs it, whole epochs; validation on a few images is in the time."""
+    study = Study(dataset="folder", data_root=str(dataset.index.root), split="official", image_size=SIZE, batch_size=BATCH,
+                  augment=augment, teacher=TEACHER, student=STUDENT)  # fmt: skip
+    teacher = training.fit(study, dataset, TEACHER, Objective("hard"), 1)
+    run = training.fit(study, dataset, STUDENT, Objective("hybrid", ALPHA, TEMPERATURE), 4, [teacher])
+    return TRAIN / float(np.median(run.history["seconds"][1:]))
+
+
+def bare() -> float:
+    """The student alone on random tensors that are there already: forward, backward, AdamW; nothing can be faster."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = models.create(STUDENT, CLASSES, SIZE).to(device, memory_format=torch.channels_last).train()
+    images = torch.rand(BATCH, 3, SIZE, SIZE, device=device).contiguous(memory_format=torch.channels_last)
+    targets, optimizer = torch.randint(0, CLASSES, (BATCH,), device=device), torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    def step() -> int:
+        with torch.autocast(device, torch.bfloat16, enabled=models.precision() == "bf16"):
+            loss = nn.functional.cross_entropy(model(images).float(), targets)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return len(images)
+
+    return rate(step)
+
+
+def main() -> None:
+    """Measure and write ``outputs/benchmarks/distillation.json`` and its figure."""
+    with TemporaryDirectory() as folder:
+        root = tree(Path(folder))
+        dataset = data.load("folder", root, "official")
+        found = {"torchdistill, teacher in the loop": torchdistill(root), "kdnb, teacher in the loop": ours(dataset, True),
+                 "kdnb, cached soft targets": ours(dataset, False), "bare step of the student": bare()}  # fmt: skip
+    reference, limit = found["torchdistill, teacher in the loop"], found["bare step of the student"]
+    rows = [{"what": name, "images_per_second": value, "times_torchdistill": value / reference, "share_of_bare_step": value / limit}
+            for name, value in found.items()]  # fmt: skip
+    facts = {"teacher": TEACHER, "student": STUDENT, "image_size": SIZE, "batch_size": BATCH, "precision": models.precision(),
+             "data": "phantom radiographs", "hardware": provenance.hardware(),
+             "commit": provenance.collect()["commit"]}  # fmt: skip
+    print(pd.DataFrame(rows).round(2).to_string(index=False))
+    folder = files.outputs_dir() / "benchmarks"
+    print("wrote", files.write_json(folder / "distillation.json", {"goals": GOALS, "results": [row | facts for row in rows]}))
+    drawn, axes = figures._start(size=(6.4, 2.6))
+    sns.barplot(pd.DataFrame(rows), y="what", x="images_per_second", ax=axes[0, 0], color="C0")
+    axes[0, 0].bar_label(axes[0, 0].containers[0], [f"{row['times_torchdistill']:.1f}×" for row in rows], padding=3)
+    axes[0, 0].set(ylabel="", xlabel="images a second (times torchdistill)")
+    sns.despine(drawn)
+    with files.atomic(folder / "distillation.png") as picture:
+        figures._done(drawn, f"{TEACHER} teaches {STUDENT}, {SIZE} px, batches of {BATCH}").savefig(picture, dpi=110,
+                                                                                                   bbox_inches="tight")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""How time and memory grow with the number of images: index, pixel cache, search for copies, one pass over the pixels.
+
+``python -m benchmarks.growth 1000 10000`` for some sizes; the default goes to 100,000 and takes most of an hour on two cores.
+Every size runs in a process of its own, on phantom radiographs of 64 px drawn once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import seaborn as sns
+from PIL import Image
+from tqdm import tqdm
+
+from benchmarks.data import own_memory_mb
+from kdnb import data, figures, files, index, leakage, phantoms, provenance
+
+SIZES, SIDE, PIXELS = (1_000, 10_000, 34_000, 100_000), 64, 32
+GOALS = {"time": "no faster than n log n", "own_memory_mb": 2_000, "copies_of_34000_s": 600}
+STEPS = ("index", "cache", "copies", "epoch")
+
+
+def _draw(job: tuple[str, int, str]) -> None:
+    path, number, label = job
+    drawn = phantoms.draw("phantom_cxr", label, number, size=SIDE).image
+    Image.fromarray((drawn * 255).round().astype("uint8")).save(path, compress_level=1)
+
+
+def tree(count: int) -> Path:
+    """Folders ``<class>/*.png`` of so many phantoms, drawn once and kept in the cache."""
+    root = files.cache_dir() / "growth" / f"{count}-{SIDE}px"
+    labels = list(data.describe("phantom_cxr").classes)
+    jobs = []
+    for number in range(count):
+        path = root / files.simplify(labels[number % len(labels)]) / f"{number:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            jobs.append((str(path), number, labels[number % len(labels)]))
+    with multiprocessing.Pool() as pool:
+        for _ in tqdm(pool.imap_unordered(_draw, jobs, chunksize=50), total=len(jobs), desc=f"drawing {count:,}", unit="img"):
+            pass
+    return root
+
+
+def measure(count: int) -> dict:
+    """One row: seconds of each step for so many images, and the most memory that this process had for itself."""
+    root, highest, done = tree(count), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            highest[0] = max(highest[0], own_memory_mb())
+
+    row, spec = {"images": count}, data.describe("folder")
+    threading.Thread(target=watch, daemon=True).start()
+
+    def timed(name: str, work: object) -> object:
+        begun = time.perf_counter()
+        found = work()
+        row[f"{name}_s"] = time.perf_counter() - begun
+        return found
+
+    found = timed("index", lambda: index.build(spec, root))
+    timed("copies", lambda: leakage.detect(found.root, found.table, f"{count:,}"))
+    loaded = data.load("folder", root, "random")
+    images = timed("cache", lambda: loaded.pixels(PIXELS))
+    timed("epoch", lambda: sum(len(batch) for batch, _, _ in images.batches(64, shuffle=True)))
+    done.set()
+    return row | {"own_memory_mb": highest[0]}
+
+
+def main() -> None:
+    """Measure and write ``outputs/benchmarks/growth.json`` and its figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sizes", nargs="*", type=int, default=list(SIZES))
+    parser.add_argument("--one", action="store_true", help="measure in this process and print one line of JSON")
+    asked = parser.parse_args()
+    if asked.one:
+        print(json.dumps(measure(asked.sizes[0])))
+        return
+    rows = []
+    for count in asked.sizes:
+        tree(count)
+        told = subprocess.run([sys.executable, "-m", "benchmarks.growth", str(count), "--one"], check=True, text=True,
+                              stdout=subprocess.PIPE, env=os.environ | {"KDNB_CACHE": str(files.cache_dir() / "growth" / "run")})
+        rows.append(json.loads(told.stdout.splitlines()[-1]))
+        print({name: round(value, 1) for name, value in rows[-1].items()}, flush=True)
+    first = rows[0]
+    for row in rows:
+        expected = row["images"] * math.log(row["images"]) / (first["images"] * math.log(first["images"]))
+        for step in STEPS:
+            row[f"{step}_of_n_log_n"] = row[f"{step}_s"] / first[f"{step}_s"] / expected
+    folder = files.outputs_dir() / "benchmarks"
+    stored = {"goals": GOALS, "image_side": SIDE, "pixels": PIXELS, "results": rows, "provenance": provenance.collect()}
+    print("wrote", files.write_json(folder / "growth.json", stored))
+    long = pd.DataFrame(rows).melt("images", [f"{step}_s" for step in STEPS], "step", "seconds")
+    drawn, axes = figures._start(size=(5.6, 3.6))
+    sns.lineplot(long.assign(step=long["step"].str.removesuffix("_s")), x="images", y="seconds", hue="step", marker="o",
+                 ax=axes[0, 0])  # fmt: skip
+    axes[0, 0].set(xscale="log", yscale="log", xlabel="images (logarithmic)", ylabel="seconds (logarithmic)")
+    sns.despine(drawn)
+    with files.atomic(folder / "growth.png") as picture:
+        figures._done(drawn, "Phantoms: time against the number of images").savefig(picture, dpi=110, bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    main()

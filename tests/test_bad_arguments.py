@@ -1,0 +1,207 @@
+"""Wrong type, wrong name, wrong size, out of range: an error within a second that names the parameter and what is allowed."""
+
+import dataclasses
+import inspect
+import json
+import pkgutil
+import string
+from datetime import timedelta
+from importlib import import_module
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import kdnb
+from kdnb import (
+    agreement,
+    calibration,
+    checks,
+    data,
+    efficiency,
+    evaluation,
+    explain,
+    faithfulness,
+    files,
+    latency,
+    layers,
+    losses,
+    models,
+    ofa,
+    onnx_export,
+    search,
+    shortcuts,
+    splits,
+    study,
+)
+from kdnb.losses import Objective
+from kdnb.study import Study
+
+SECOND = settings(deadline=timedelta(seconds=1), max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FIELDS = {field.name: field.type for field in dataclasses.fields(Study)}
+NAMED = {"dataset", "teacher", "student", "method", "profile", "split", "runtime", "cost"}
+
+anything = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.lists(st.integers(), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)  # fmt: skip
+
+
+def allowed(kind: str, value: object) -> bool:
+    """Whether a value has a type that the annotation names, as a notebook's reader would understand it."""
+    types = {"str": str, "int": int, "float": (int, float), "bool": bool, "tuple[float, ...]": (list, tuple), "None": type(None)}
+    found = [types[part.strip()] for part in kind.split("|")]
+    return any(isinstance(value, one) and (one is bool or not isinstance(value, bool)) for one in found)
+
+
+@SECOND
+@given(name=st.sampled_from(sorted(FIELDS)), value=anything)
+def test_a_notebook_parameter_of_the_wrong_type(name, value):
+    if allowed(FIELDS[name], value):
+        return
+    with pytest.raises(ValueError) as caught:
+        Study.from_parameters({name: value} if isinstance(value, str | int | float | bool | list | dict) else {name: [value, "x"]})
+    assert name in str(caught.value)
+
+
+@SECOND
+@given(name=st.sampled_from(sorted(FIELDS)), value=st.one_of(st.integers(), st.floats()))
+def test_a_number_is_used_or_refused_by_its_name(name, value):
+    try:
+        made = Study.from_parameters({name: value})
+    except ValueError as error:
+        assert name in str(error)
+    else:
+        assert getattr(made, name) == value
+
+
+@SECOND
+@given(name=st.sampled_from(sorted(NAMED)), typo=st.integers(0, 100), letter=st.sampled_from(string.ascii_lowercase))
+def test_a_misspelt_value_is_answered_with_the_nearest(name, typo, letter):
+    value = str(getattr(Study(), name))
+    wrong = value[: typo % len(value)] + letter + value[typo % len(value) + 1 :]
+    if wrong == value:
+        return
+    with pytest.raises(ValueError) as caught:
+        Study.from_parameters({name: wrong})
+    assert repr(value) in str(caught.value) or value in str(caught.value)
+
+
+@SECOND
+@given(name=st.sampled_from(sorted(FIELDS)), letter=st.sampled_from(string.ascii_lowercase))
+def test_a_misspelt_parameter_is_answered_with_the_nearest(name, letter):
+    with pytest.raises(files.UnknownName, match="Did you mean|Allowed"):
+        Study.from_parameters({name + letter: 1} if name + letter not in FIELDS else {"qqq": 1})
+
+
+def test_every_parameter_of_every_notebook_is_a_choice_that_is_checked():
+    for path in sorted((files.ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        (source,) = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+        names = {line.split(" = ")[0] for line in source.splitlines() if " = " in line}
+        assert names and (names <= FIELDS.keys() or path.stem.startswith("09")), path.name
+
+
+N, K, S = 4, 3, 32
+LABELS, LOGITS = np.array([0, 1, 2, 0]), np.zeros((N, K))
+MAPS, TARGETS = np.random.default_rng(0).random((N, S, S)), np.zeros(N, int)
+IMAGES = torch.rand(N, 3, S, S)
+LOOKED = pd.DataFrame({"name": ["ofa-33-33-33-33-33"], "accuracy": [0.5], "cost": [2.0], "front": [True]})
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.create("kdfmv5", K, S).eval()
+
+
+# what is called, and what its error must say; ``m`` is a small network
+WRONG = {
+    "evaluate: other lengths": (lambda m: evaluation.evaluate(LABELS[:3], LOGITS, "abc"), "logits must be .N, K. with N = 3"),
+    "evaluate: flat logits": (lambda m: evaluation.evaluate(LABELS, LOGITS[:, 0], "abc"), r"logits must be \(N, K\)"),
+    "evaluate: labels too high": (lambda m: evaluation.evaluate(LABELS + 1, LOGITS, "abc"), "labels must lie between 0 and 2"),
+    "evaluate: labels as text": (lambda m: evaluation.evaluate(LABELS.astype(str), LOGITS, "abc"), "labels must be whole"),
+    "evaluate: too few names": (lambda m: evaluation.evaluate(LABELS, LOGITS, "ab"), "classes must be"),
+    "evaluate: NaN": (lambda m: evaluation.evaluate(LABELS, LOGITS + np.nan, "abc"), "logits hold NaN"),
+    "compare: other shape": (lambda m: evaluation.compare(LABELS, LOGITS, LOGITS[:, :2]), "other must be"),
+    "brier: other lengths": (lambda m: calibration.brier(LABELS[:2], LOGITS), "logits must be"),
+    "reliability: no bins": (lambda m: calibration.reliability(LABELS, LOGITS, 0), "bins must be at least 1"),
+    "calibration: temperature 0": (lambda m: calibration.before_and_after(LABELS, LOGITS, 0.0), "temperature must be above 0"),
+    "objective: name": (lambda m: Objective("hybird"), "unknown method 'hybird'. Did you mean 'hybrid'"),
+    "objective: alpha": (lambda m: Objective("hybrid", alpha=1.2), "alpha must lie between 0 and 1"),
+    "objective: temperature": (lambda m: Objective("hybrid", temperature=-1), "temperature must be above 0"),
+    "objective: no teacher": (lambda m: Objective("hybrid")(torch.zeros(2, 3), torch.zeros(2).long()), "needs teacher logits"),
+    "soft targets: shape": (lambda m: losses.soft_targets(torch.zeros(2, 3), 1.0), "teacher_logits must be"),
+    "soft targets: temperature": (lambda m: losses.soft_targets(torch.zeros(1, 2, 3), 0.0), "temperature must be above 0"),
+    "soft loss: shape": (lambda m: losses.soft_loss(torch.zeros(2, 3), torch.zeros(2, 4), 1.0), "log_targets must be"),
+    "hard loss: shape": (lambda m: losses.hard_loss(torch.zeros(2, 3), torch.zeros(3).long()), "labels must be"),
+    "create: name": (lambda m: models.create("densenet112", 3), "densenet121"),
+    "create: classes": (lambda m: models.create("kdfmv5", 1), "num_classes must be at least 2"),
+    "create: size": (lambda m: models.create("kdfmv5", 3, 8), "image_size must be at least 32"),
+    "load: name": (lambda m: data.load("brain_tumour"), "Did you mean 'brain_tumor'"),
+    "load: split": (lambda m: data.load("phantom_cxr", split="groups"), "Did you mean 'group'"),
+    "load: per_class": (lambda m: data.load("phantom_cxr", per_class=0), "per_class must be at least 1"),
+    "explain: method": (lambda m: explain.explain(m, IMAGES, "scorecam"), "Did you mean 'score_cam'"),
+    "explain: option": (lambda m: explain.explain(m, IMAGES, "score_cam", chanels=3), "Did you mean 'channels'"),
+    "explain: layer": (lambda m: explain.explain(m, IMAGES, "grad_cam", layer="blocks.9"), "unknown layer"),
+    "explain: class": (lambda m: explain.explain(m, IMAGES, "grad_cam", targets=7), "targets must lie between 0 and 2"),
+    "explain: size": (lambda m: explain.explain(m, torch.rand(1, 3, 40, 40)), "built for 32 px"),
+    "explain: range": (lambda m: explain.explain(m, IMAGES * 9), r"in \[0, 1\]"),
+    "curves: maps": (lambda m: faithfulness.curves(m, IMAGES, MAPS[:2], TARGETS), "maps must be"),
+    "curves: baseline": (lambda m: faithfulness.curves(m, IMAGES, MAPS, TARGETS, kind="blurr"), "Did you mean 'blur'"),
+    "curves: steps": (lambda m: faithfulness.curves(m, IMAGES, MAPS, TARGETS, steps=0), "steps must lie between 1"),
+    "confidence: targets": (lambda m: faithfulness.confidence_change(m, IMAGES, MAPS, TARGETS[:1]), "targets must be"),
+    "road: maps": (lambda m: faithfulness.road(m, IMAGES, MAPS[..., :8], TARGETS), "maps must be"),
+    "localisation: masks": (lambda m: faithfulness.localisation(MAPS, MAPS[:, :8] > 0), "masks must be"),
+    "rank correlation": (lambda m: faithfulness.rank_correlation(MAPS, MAPS[:2]), "other must be"),
+    "likeness": (lambda m: agreement.likeness(MAPS, MAPS[:2], (4, 4)), "other must be"),
+    "cka: images": (lambda m: layers.cka(np.zeros((5, 2)), np.zeros((4, 2))), "other must be"),
+    "latency: runtime": (lambda m: latency.milliseconds(m, (1, 3, S, S), "onxx"), "Did you mean 'onnx'"),
+    "latency: agreement": (lambda m: latency.agreement([1.0], [1.0, 2.0]), "measured must be"),
+    "efficiency: runtime": (lambda m: efficiency.measure(m, "abc", ["eagre"]), "Did you mean 'eager'"),
+    "search: cost": (lambda m: search.cost_of("latncy", S, K), "Did you mean 'latency'"),
+    "search: budget": (lambda m: search.pick(LOOKED, 0.1), "raise the budget"),
+    "choice: name": (lambda m: ofa.Choice.parse("ofa-99"), r"kernel \(3, 5, 7\)"),
+    "onnx: class names": (lambda m: onnx_export.export(m, "x.onnx", ["a", "b"]), "2 class names for a network of 3"),
+    "onnx: no file": (lambda m: onnx_export.open("nowhere.onnx"), "nowhere.onnx is not there"),
+    "view: name": (lambda m: shortcuts.shown("bordr", IMAGES), "Did you mean"),
+    "study: profile": (lambda m: study.Study(profile="quik"), "Did you mean 'quick'"),
+    "split: publish": (lambda m: splits.publish(pd.DataFrame(), "x.csv"), "path"),
+    "shapes: axes": (lambda m: checks.shapes(x=(np.zeros(3), "N C")), r"x must be \(N, C\), got shape \(3,\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_value_is_refused_by_name(case, model, home):
+    call, words = WRONG[case]
+    with pytest.raises((ValueError, TypeError, OSError), match=words):
+        call(model)
+
+
+def _public():
+    """Every public function of every module, but those whose files compilers read."""
+    for module in pkgutil.iter_modules(kdnb.__path__):
+        if module.name in ("models", "ofa", "study"):
+            continue
+        found = import_module(f"kdnb.{module.name}")
+        for name, function in inspect.getmembers(found, inspect.isfunction):
+            waits = inspect.isgeneratorfunction(inspect.unwrap(function))  # it looks at nothing before it is asked for the first
+            if function.__module__ == found.__name__ and not name.startswith("_") and not waits:
+                yield pytest.param(function, id=f"{module.name}.{name}")
+
+
+class _Wrong:
+    """Of no type that any function takes."""
+
+
+@pytest.mark.parametrize("function", _public())
+def test_a_wrong_type_is_refused_by_the_parameters_name(function):
+    """The first typed parameter gets what it cannot be; types are looked at before anything else happens."""
+    wanted = inspect.signature(function).parameters.values()
+    typed = [p for p in wanted if p.annotation not in (inspect.Parameter.empty, object, "object") and p.kind not in (2, 4)]
+    for parameter in typed[:1]:
+        others = {p.name: _Wrong() for p in wanted if p.default is inspect.Parameter.empty and p.kind not in (2, 4)}
+        with pytest.raises(TypeError, match=rf"parameter {parameter.name}\b|{parameter.name}="):
+            function(**others | {parameter.name: _Wrong()})

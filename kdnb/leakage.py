@@ -10,11 +10,8 @@ radiographs are more alike than histology tiles, and get a stricter limit.
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
-import os
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,19 +21,16 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from scipy.fft import dct
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kdnb import files, index, pixels
+from kdnb import files, index, signatures
 from kdnb.registration import RADII, log_polar, refine, register
+from kdnb.signatures import Signatures
 
 VERSION = 1  # part of the stored links' name: raise it when a rule changes
-PART = 500  # images or pairs after which a finished part is kept
-THUMB = 96  # pixels a side of what is kept of an image
 HASH_BITS = 6  # perceptual hashes (64 bits) closer than this are looked at
 NEIGHBOURS = 6  # nearest descriptors that are looked at
 DEVIATIONS = 8.0  # a copy correlates more than unrelated images do by so many standard deviations of Fisher's z
@@ -45,21 +39,6 @@ LIMITS = (0.35, 0.97)  # the limit stays between these
 ZOOMS = (0, -4, -2, 2, 4)  # steps of the log-polar radius (7.6 % each) at which neighbours are sought: 0.74 to 1.35
 HARMONICS = 13
 COLUMNS = ["first", "second", "kind", "correlation", "turn", "zoom", "mirrored", "hash_bits"]
-
-
-@dataclass(frozen=True)
-class Signatures:
-    """What is kept of N images: ``pixels`` SHA-256 of the decoded RGB pixels and their shape, ``thumbs`` grey uint8
-    ``(N, THUMB, THUMB)``, ``small`` grey uint8 ``(N, 32, 32)`` for hashing, ``colours`` root frequencies ``(N, 512)`` of
-    8×8×8 colours (None where the set is grey)."""
-
-    pixels: list[str]
-    thumbs: np.ndarray
-    small: np.ndarray
-    colours: np.ndarray | None
-
-    def __len__(self) -> int:
-        return len(self.pixels)
 
 
 @dataclass(frozen=True)
@@ -113,13 +92,13 @@ def detect(root: Path, table: pd.DataFrame, name: str = "images", folder: Path |
     Finished parts of the work are kept in ``folder`` when it is given: who was killed goes on from the last of them.
     """
     started = time.monotonic()
-    known = sign(root, table, name, folder)
+    known = signatures.sign(root, table, name, folder)
     read = time.monotonic()
     links = same_pixels(known)
     one_each = np.unique(pd.factorize(pd.Series(known.pixels))[0], return_index=True)[1]
     polar = log_polar(known.thumbs)
     limits = limits_of(known.thumbs, polar, one_each)
-    bits = hash_all(known.small)
+    bits = signatures.hash_all(known.small)
     proposals = propose(known, polar, bits, one_each)
     looked_at, near = confirm(known, polar, bits, proposals, limits, name, folder)
     rows = pd.concat([links, near], ignore_index=True)
@@ -130,40 +109,6 @@ def detect(root: Path, table: pd.DataFrame, name: str = "images", folder: Path |
     return rows[COLUMNS], facts
 
 
-def sign(root: Path, table: pd.DataFrame, name: str = "images", folder: Path | None = None) -> Signatures:
-    """Decode every image once and keep what the search needs."""
-    grey = table["mode"].isin(["L", "1", "LA", "I", "I;16", "F"]).all()
-
-    def look(path: str) -> dict:
-        image = pixels.decode(root / path).convert("RGB")
-        whole = np.asarray(image)
-        shades, colours = image.convert("L"), np.zeros(0, np.float32)
-        if not grey:
-            cells = np.asarray(image.resize((32, 32), Image.Resampling.BOX)).astype(int) // 32
-            counts = np.bincount((cells @ [64, 8, 1]).ravel(), minlength=512)
-            colours = np.sqrt(counts / counts.sum()).astype(np.float32)  # Hellinger: distances of roots of frequencies
-        return {"pixels": hashlib.sha256(str(whole.shape).encode() + whole.tobytes()).hexdigest(),
-                "thumbs": np.asarray(shades.resize((THUMB, THUMB), Image.Resampling.BOX)),
-                "small": np.asarray(shades.resize((32, 32), Image.Resampling.LANCZOS)), "colours": colours}  # fmt: skip
-
-    paths, parts = table["path"].tolist(), []
-    bar = tqdm(total=len(paths), desc=f"signatures of {name}", unit="img", leave=False, disable=len(paths) < 500)
-    with bar, ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
-        for start in range(0, len(paths), PART):
-            def seen(some: list[str] = paths[start : start + PART]) -> dict[str, np.ndarray]:
-                rows = list(pool.map(look, some))
-                return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-
-            parts.append(_kept(folder, f"signatures-{start}", seen))
-            bar.update(len(parts[-1]["pixels"]))
-    whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    return Signatures(whole["pixels"].tolist(), whole["thumbs"], whole["small"], None if grey else whole["colours"])
-
-
-def _kept(folder: Path | None, name: str, work: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return files.remembered(folder / f"part-{name}.npz", work) if folder else work()
-
-
 def same_pixels(known: Signatures) -> pd.DataFrame:
     """Chains of images with the same decoded pixels, as links between row numbers."""
     code = pd.factorize(pd.Series(known.pixels))[0]
@@ -171,22 +116,6 @@ def same_pixels(known: Signatures) -> pd.DataFrame:
     pairs = np.stack([order[:-1], order[1:]], 1)[np.diff(code[order]) == 0]
     return pd.DataFrame({"first": pairs[:, 0], "second": pairs[:, 1], "kind": "same pixels", "correlation": 1.0, "turn": 0.0,
                          "zoom": 1.0, "mirrored": False, "hash_bits": 0})  # fmt: skip
-
-
-def hash_all(small: np.ndarray) -> np.ndarray:
-    """64-bit perceptual hashes ``(N, 8, 8)`` uint8 of the eight flips and quarter turns of images ``(N, 32, 32)``.
-
-    Bit for bit ``imagehash.phash`` of the turned images. Ours because a flip only changes signs in the cosine transform and a
-    quarter turn transposes it: one transform of a whole set in place of eight for each image (34,000 images: 3 s, not 90 s).
-    """
-    low = dct(dct(small.astype(np.float64), axis=1), axis=2)[:, :8, :8]
-    sign = (-1.0) ** np.arange(8)
-    views = []
-    for turned in (low, low.transpose(0, 2, 1)):
-        for rows in (1.0, sign[:, None]):
-            views += [turned * rows * columns for columns in (1.0, sign[None, :])]
-    flat = np.stack(views, 1).reshape(len(small), 8, 64)
-    return np.packbits(flat > np.median(flat, axis=2, keepdims=True), axis=2)
 
 
 def propose(known: Signatures, polar: Tensor, bits: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
@@ -289,13 +218,13 @@ def confirm(known: Signatures, polar: Tensor, bits: np.ndarray, proposals: list[
             bar.update(len(pairs) - len(open_))
 
             def look(start: int, rank: int = rank, open_: np.ndarray = open_) -> pd.DataFrame:
-                some = open_[start : start + PART]
+                some = open_[start : start + signatures.PART]
                 work = functools.partial(_copies, known.thumbs, polar, some, limits)
-                found = pd.DataFrame(_kept(folder, f"pairs-{rank}-{start}", work))
+                found = pd.DataFrame(signatures.kept(folder, f"pairs-{rank}-{start}", work))
                 bar.update(len(some))
                 return found
 
-            links += pool.map(look, range(0, len(open_), PART))
+            links += pool.map(look, range(0, len(open_), signatures.PART))
             if len(open_):
                 group = _merge(group, pd.concat(links)[["first", "second"]].to_numpy(int))
                 looked_at += len(open_)

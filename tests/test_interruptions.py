@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdnb import audit, data, explain, files, index, leakage, models, pixels, training
+from kdnb import audit, data, explain, files, index, leakage, models, pixels, signatures, training
 from kdnb.study import Study
 
 
@@ -105,13 +105,13 @@ def test_a_pixel_cache_goes_on(folder, home, monkeypatch):
 
 def test_a_search_for_copies_goes_on(folder, home, monkeypatch):
     found, calls = index.build(data.describe("folder"), folder), []
-    monkeypatch.setattr(leakage, "PART", 20)
+    monkeypatch.setattr(signatures, "PART", 20)
     wanted = leakage.detect(folder, found.table)[0]
     for name, survives in (("register", 3), ("register", 5)):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(leakage, name, _dies_after(survives, getattr(leakage, name)))
             leakage.find(found, "mine")
-    monkeypatch.setattr(leakage.pixels, "decode", _counted(pixels.decode, calls))
+    monkeypatch.setattr(pixels, "decode", _counted(pixels.decode, calls))
     pd.testing.assert_frame_equal(leakage.find(found, "mine").links, wanted, check_dtype=False)
     assert not calls, "signatures were known"
     assert not list((home / "cache" / "leakage").glob("*/part-*"))

@@ -8,7 +8,7 @@ import torch
 from conftest import number_of, paint
 from PIL import Image
 
-from kdnb import index, leakage, phantoms, planted, registration
+from kdnb import index, leakage, phantoms, planted, registration, signatures
 from kdnb.catalogue import DATASETS
 
 # of each phantom a fifth has copies, in all ways; the rest stand alone and must stay so
@@ -86,7 +86,7 @@ def test_hashes_are_those_of_the_library():
     """All eight orientations, bit for bit; only exact ties at the median may fall either way."""
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (20, 32, 32), dtype=np.uint8)
-    ours = leakage.hash_all(small)
+    ours = signatures.hash_all(small)
     for image, views in zip(small, ours, strict=True):
         turned = [view for base in (image, image.T) for view in (base, base[:, ::-1], base[::-1], base[::-1, ::-1])]
         for bits, view in zip(views, turned, strict=True):
@@ -96,8 +96,8 @@ def test_hashes_are_those_of_the_library():
 
 @pytest.mark.parametrize(("turn", "zoom", "mirrored"), [(0, 1.0, False), (33, 1.0, False), (200, 1.2, True), (120, 0.85, False)])
 def test_registration_recovers_what_was_done(turn, zoom, mirrored):
-    one = Image.fromarray(np.uint8(phantoms.draw("phantom_cxr", "COVID-like", 7).image * 255)).resize((leakage.THUMB,) * 2)
-    half, reach = leakage.THUMB / 2, leakage.THUMB / 2 / zoom
+    one = Image.fromarray(np.uint8(phantoms.draw("phantom_cxr", "COVID-like", 7).image * 255)).resize((signatures.THUMB,) * 2)
+    half, reach = signatures.THUMB / 2, signatures.THUMB / 2 / zoom
     other = one.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if mirrored else one
     other = other.rotate(turn, Image.Resampling.BICUBIC)
     box = (half - reach, half - reach, half + reach, half + reach)
@@ -111,10 +111,10 @@ def test_registration_recovers_what_was_done(turn, zoom, mirrored):
 
 def test_a_stretched_copy_needs_the_second_look():
     image = phantoms.draw("phantom_histology", "benign", 3).image.mean(-1)
-    one = Image.fromarray(np.uint8(image * 255)).resize((leakage.THUMB,) * 2)
-    wide = one.resize((round(1.3 * leakage.THUMB), leakage.THUMB))
-    edge = (wide.width - leakage.THUMB) // 2
-    thumbs = np.stack([np.asarray(one), np.asarray(wide.crop((edge, 0, edge + leakage.THUMB, leakage.THUMB)))])
+    one = Image.fromarray(np.uint8(image * 255)).resize((signatures.THUMB,) * 2)
+    wide = one.resize((round(1.3 * signatures.THUMB), signatures.THUMB))
+    edge = (wide.width - signatures.THUMB) // 2
+    thumbs = np.stack([np.asarray(one), np.asarray(wide.crop((edge, 0, edge + signatures.THUMB, signatures.THUMB)))])
     first = registration.register(thumbs, registration.log_polar(thumbs), np.array([[0, 1]]))
     second = registration.refine(thumbs, first)
     assert first["correlation"].item() < 0.8 < 0.9 < second["correlation"].item()

@@ -209,7 +209,9 @@ def _score_cam(job: Job) -> tuple[Tensor, Tensor]:
     files.lookup(job.options["score"], scorecam.SCORES, "score")
     network = job.network
     activations = features(job.model, job.x, job.layer).float()
-    found = scorecam.sweep(network, job.x, activations, job.options["channels"], job.options["fast"], job.options["batch"])
+    fast, channels = job.options["fast"], job.options["channels"]
+    channels = channels or (max(1, activations.shape[1] // 2) if fast else None)
+    found = scorecam.sweep(network, job.x, activations, channels, fast, job.options["batch"])
     weights = found.weights(job.targets, job.options["score"], job.options["channel_softmax"])
     return enlarge(found.maps(weights), job.x.shape[-2:]), scorecam.effective_channels(weights)
 
@@ -269,7 +271,8 @@ def _centre(job: Job) -> Tensor:
 METHODS: dict[str, Method] = {
     "score_cam": Method(
         "Score-CAM", "Wang et al. 2020, arXiv:1910.01279",
-        "class {score} of the masked image as score, softmax over channels {channel_softmax}, clusters {channels}, bf16 {fast}",
+        "class {score} of the masked image as score, softmax over channels {channel_softmax}; channels asked: {channels} "
+        "(None: all, or half of them in fast mode; the others are predicted), bf16 {fast}",
         _score_cam, {"score": "logit", "channel_softmax": True, "channels": None, "fast": False, "batch": 64}, layered=True,
     ),
     "grad_cam": Method("Grad-CAM", "Selvaraju et al. 2017, arXiv:1610.02391", "of the class logit", _library_cam("GradCAM"),

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
+from sklearn.metrics import pairwise_distances_argmin
 from torch import Tensor, nn
 from tqdm import tqdm
 
 SCORES = ("logit", "prob")
+NOISE = 0.05  # variance of an answer that its mask does not explain, as a share of what masks explain
 
 
 @dataclass(frozen=True)
@@ -56,56 +58,63 @@ def sweep(network: nn.Module, x: Tensor, activations: Tensor, channels: int | No
     """Mask images ``(N, 3, H, W)`` with each channel of ``activations`` ``(N, C, h, w)`` and ask the network, in batches.
 
     Every mask is the channel, enlarged bilinearly (corners aligned) and scaled to [0, 1]. Channels that are zero everywhere
-    all give the same empty image, which is asked once. ``channels`` asks one mask for each of so many clusters of alike
-    channels instead of one for each channel. ``fast`` computes in bf16; exact otherwise.
+    all give the same empty image, which is asked once. With ``channels`` only so many, as unlike as can be, are asked, and the
+    answers to the others are predicted from theirs. ``fast`` computes in bf16; exact otherwise.
     """
     images, count = activations.shape[:2]
     alive = activations.flatten(2).amax(2) != activations.flatten(2).amin(2)
-    member = [_clusters(maps[live], channels) for maps, live in zip(activations, alive, strict=True)]
-    jobs = [(image, cluster) for image, known in enumerate(member) for cluster in range(int(known.max()) + 1 if len(known) else 0)]
+    asked = [live.nonzero().squeeze(1)[_unlike(maps[live], channels)] for maps, live in zip(activations, alive, strict=True)]
+    jobs = [(image, channel) for image, some in enumerate(asked) for channel in some.tolist()]
     sides, answers = x.shape[-2:], []
-    cast = torch.autocast(x.device.type, torch.bfloat16, enabled=fast)
-    with torch.inference_mode(), cast:
-        empty = network(torch.zeros_like(x[:1])).float()
-        for start in tqdm(range(0, len(jobs), batch_size), desc="Score-CAM", unit="batch", leave=False, disable=len(jobs) < 4096):
-            part = jobs[start : start + batch_size]
-            masks = torch.stack([_mask(activations[i][alive[i]], member[i] == k, sides) for i, k in part]) if channels else (
-                _masks(activations, alive, part, sides))  # fmt: skip
-            batch = x[[i for i, _ in part]] * masks[:, None]
-            answers.append(network(batch.contiguous(memory_format=torch.channels_last)).float())
+    bar = tqdm(range(0, len(jobs), batch_size), desc="Score-CAM", unit="batch", leave=False, disable=len(jobs) < 4096)
+    with torch.inference_mode():
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=fast):
+            empty = network(torch.zeros_like(x[:1])).float()
+            for start in bar:
+                rows, which = (list(part) for part in zip(*jobs[start : start + batch_size], strict=True))
+                batch = x[rows] * _masks(activations[rows, which], sides)[:, None]
+                answers.append(network(batch.contiguous(memory_format=torch.channels_last)).float())
         logits = empty.expand(images, count, -1).clone()
-        told, done = torch.cat(answers) if answers else empty[:0], 0
-        for image, known in enumerate(member):
-            clusters = int(known.max()) + 1 if len(known) else 0
-            logits[image, alive[image]] = told[done : done + clusters][known]
-            done += clusters
+        told = torch.cat(answers).split([len(some) for some in asked]) if answers else ()
+        for image, (some, answer) in enumerate(zip(asked, told, strict=False)):
+            logits[image, alive[image]] = _predicted(activations[image], alive[image], some, answer)
     return Sweep(activations, logits)
 
 
-def _scaled(maps: Tensor, sides: torch.Size) -> Tensor:
+def _masks(maps: Tensor, sides: torch.Size) -> Tensor:
     """Maps ``(B, h, w)`` enlarged to the image and scaled to [0, 1], as pytorch-grad-cam does."""
     large = F.interpolate(maps[:, None].float(), tuple(sides), mode="bilinear", align_corners=True)[:, 0]
     low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
     return (large - low) / (high - low + 1e-8)
 
 
-def _masks(activations: Tensor, alive: Tensor, jobs: list[tuple[int, int]], sides: torch.Size) -> Tensor:
-    """Masks of single channels; job ``(i, k)`` means the k-th living channel of image i."""
-    number = {i: alive[i].nonzero().squeeze(1) for i in {i for i, _ in jobs}}
-    return _scaled(torch.stack([activations[i, number[i][k]] for i, k in jobs]), sides)
-
-
-def _mask(living: Tensor, members: Tensor, sides: torch.Size) -> Tensor:
-    """The mask of a cluster: the mean of its members' masks."""
-    return _scaled(living[members], sides).mean(0)
-
-
-def _clusters(living: Tensor, channels: int | None) -> Tensor:
-    """The cluster of each living channel ``(L, h, w)``; without ``channels`` each is its own."""
+def _unlike(living: Tensor, channels: int | None) -> Tensor:
+    """Places of at most ``channels`` of the maps ``(L, h, w)`` that stand for all: the one nearest to each cluster's centre."""
     if channels is None or len(living) <= channels:
         return torch.arange(len(living), device=living.device)
     flat = living.flatten(1).float()
     flat = flat - flat.amin(1, keepdim=True)
     shapes = F.normalize(flat, dim=1).cpu().numpy()  # alike in where they fire, not in how strongly
-    found = KMeans(channels, n_init=1, max_iter=20, random_state=0).fit(shapes).labels_
-    return torch.from_numpy(np.unique(found, return_inverse=True)[1]).to(living.device)
+    centres = KMeans(channels, n_init=1, max_iter=20, random_state=0).fit(shapes).cluster_centers_
+    return torch.from_numpy(np.unique(pairwise_distances_argmin(centres, shapes))).to(living.device)
+
+
+def _predicted(activations: Tensor, alive: Tensor, asked: Tensor, told: Tensor) -> Tensor:
+    """Logits ``(L, K)`` of all living channels from those ``(M, K)`` of the asked ones.
+
+    A mask is answered like masks near it: the mean of a Gaussian process (Rasmussen & Williams 2006, equation 2.25) whose width
+    is the median distance of the asked masks.
+    """
+    if len(asked) == int(alive.sum()):
+        return told
+    flat = activations.flatten(1).float()
+    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+    masks = (flat - low) / (high - low).clamp(min=1e-8)
+    known = masks[asked]
+    width = torch.cdist(known, known).median().clamp(min=1e-6)
+    near, own = (torch.exp(-0.5 * (torch.cdist(some, known) / width) ** 2) for some in (masks, known))
+    mean = told.mean(0)
+    noise = NOISE * torch.eye(len(known), device=own.device)
+    found = mean + near @ torch.linalg.solve(own + noise, told - mean)
+    found[asked] = told
+    return found[alive]

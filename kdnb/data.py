@@ -144,9 +144,10 @@ def load(name: str, data_root: str | Path | None = None, split: str = "auto", do
     table, family = found.table, index.families(found.table)
     if splits.needs_groups(found, mode) and not spec.synthetic:  # every phantom is drawn alone
         seen = leakage.find(found, spec.slug)
-        conflicts = seen.conflicts(table)
         # same pixels, two labels: neither learnt from nor tested on, as byte-identical ones in the index
-        table = table[~table["path"].isin([*conflicts["first"], *conflicts["second"]])].reset_index(drop=True)
+        conflicts = seen.problems(table)
+        found = dataclasses.replace(found, problems=pd.concat([found.problems, conflicts], ignore_index=True))
+        table = table[~table["path"].isin(conflicts["path"])].reset_index(drop=True)
         family = seen.groups(table)
     table, used = splits.assign(spec, table, mode, family)
     if per_class:

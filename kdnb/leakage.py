@@ -70,6 +70,14 @@ class Leakage:
         told = links.assign(first_label=links["first"].map(labels), second_label=links["second"].map(labels))
         return told[(told["kind"] == "same pixels") & (told["first_label"] != told["second_label"])].reset_index(drop=True)
 
+    def problems(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The conflicts as rows of an index's problems (columns path, problem, detail), one for each image that is left out."""
+        pairs = self.conflicts(table)
+        ends = [(row.first, row.second, row.second_label) for row in pairs.itertuples()]
+        ends += [(row.second, row.first, row.first_label) for row in pairs.itertuples()]
+        rows = [(path, "label conflict", f"same pixels as {other} ({label}); both left out") for path, other, label in ends]
+        return pd.DataFrame(rows, columns=["path", "problem", "detail"]).drop_duplicates("path")
+
 
 def find(found: index.Index, name: str) -> Leakage:
     """Copies among the images of an index; looked for once, then read from the cache. ``name`` labels bar and file."""

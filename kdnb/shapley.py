@@ -26,8 +26,9 @@ def gradient_shap(network: nn.Module, x: Tensor, targets: Tensor, background: Te
     values = torch.zeros_like(x)
     for start in tqdm(range(0, len(draws), batch_size), desc="SHAP", unit="batch", leave=False, disable=len(draws) < 4096):
         image, other, share = (list(column) for column in zip(*draws[start : start + batch_size], strict=True))
-        t = torch.tensor(share, dtype=x.dtype, device=x.device).view(-1, 1, 1, 1)
-        points = (t * x[image] + (1 - t) * background[other]).detach().requires_grad_()
+        t = torch.tensor(share, dtype=torch.float64).view(-1, 1, 1, 1)
+        t, rest = t.to(x), (1 - t).to(x)  # rounded as the library rounds: the points agree to the last bit
+        points = (t * x[image] + rest * background[other]).contiguous(memory_format=torch.channels_last).requires_grad_()
         logits = network(points).gather(1, targets[image].view(-1, 1))
         (gradient,) = torch.autograd.grad(logits.sum(), points)
         values.index_add_(0, torch.tensor(image, device=x.device), gradient * (x[image] - background[other]) / samples)

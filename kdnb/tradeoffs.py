@@ -7,10 +7,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from kdnb.figures import _PALETTE, _done, _start, _style
+
+
+def _logarithmic(axis: Axes) -> None:
+    """A logarithmic x axis with few plain labels, at 1 and 3 of each decade: networks differ by one or two of them."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def predictor(measured: Sequence[float], predicted: Sequence[float], title: str = "") -> Figure:
@@ -59,7 +68,8 @@ def bubbles(table: pd.DataFrame, columns: Mapping[str, str], size: str, title: s
             gap = [[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]]
             axis.errorbar(row[column], row["accuracy"], yerr=np.abs(gap), color=_style(name)[0], capsize=3, linewidth=1)
             axis.scatter(row[column], row["accuracy"], s=spot, color=_style(name)[0], alpha=0.45, label=name)
-        axis.set(xscale="log", xlabel=label)
+        axis.set(xlabel=label)
+        _logarithmic(axis)
         axis.margins(x=0.25)
     axes[0, 0].set(ylabel="accuracy on test images (95 % interval)")
     axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -88,9 +98,11 @@ def runtimes(table: pd.DataFrame, title: str = "") -> Figure:
         axes[0, 0].errorbar(middle, place, xerr=gap, fmt="o", markersize=5, capsize=3, color=color, label=network)
         axes[0, 1].plot(rows["images_per_second"], place, "o", markersize=5, color=color)
     axes[0, 0].set_yticks(range(len(names)), names)
-    axes[0, 0].set(xscale="log", xlabel="milliseconds for one image\n(median, quartiles; logarithmic)")
+    axes[0, 0].set(xlabel="milliseconds for one image\n(median, quartiles; logarithmic)")
     axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
-    axes[0, 1].set(xscale="log", xlabel="images a second\nat the best batch (logarithmic)")
+    axes[0, 1].set(xlabel="images a second\nat the best batch (logarithmic)")
+    for axis in axes[0]:
+        _logarithmic(axis)
     axes[0, 0].figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     sns.despine(figure)
     return _done(figure, title)

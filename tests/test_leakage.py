@@ -8,7 +8,7 @@ import torch
 from conftest import number_of, paint
 from PIL import Image
 
-from kdnb import index, leakage, phantoms, planted, registration, signatures
+from kdnb import data, index, leakage, phantoms, planted, registration, signatures
 from kdnb.catalogue import DATASETS
 
 # of each phantom a fifth has copies, in all ways; the rest stand alone and must stay so
@@ -80,6 +80,11 @@ def test_conflicts_name_both_labels(home):
     found = index.build(DATASETS["folder"], home / "flat")
     told = leakage.find(found, "flat").conflicts(found.table)
     assert told[["first_label", "second_label"]].to_numpy().tolist() == [["ill", "well"]]
+    loaded = data.load("folder", home / "flat", "group")
+    both = {"ill/1.png", "well/other.bmp"}
+    assert not both & set(loaded.table["path"]), "learnt from and tested on by rule: neither"
+    listed = loaded.index.problems.query("problem == 'label conflict'")
+    assert set(listed["path"]) == both and "(well); both left out" in " ".join(listed["detail"])
 
 
 def test_hashes_are_those_of_the_library():

@@ -147,6 +147,7 @@ def figure(cams: pd.DataFrame, shaps: pd.DataFrame, title: str) -> Figure:
         axes[0, 0].bar_label(bars, [f"{v:.3f}" for v in part["alike"]], fontsize="xx-small", rotation=90, padding=3)
     axes[0, 0].axhline(1, color="0.5", linewidth=1)
     axes[0, 0].set(yscale="log", ylabel="times faster than the library (logarithmic)", xlabel="", ylim=(0.7, None))
+    axes[0, 0].tick_params(axis="x", rotation=20)
     sns.move_legend(axes[0, 0], "upper left", bbox_to_anchor=(1, 1), frameon=False, title="above bars: rank correlation")
     sns.despine(drawn)
     return figures._done(drawn, f"{title}, {IMAGES} images of {SIZE} px, two cores")

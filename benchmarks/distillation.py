@@ -19,6 +19,7 @@ import seaborn as sns
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.data import RandomSampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
@@ -65,9 +66,10 @@ def torchdistill(root: Path) -> float:
         "student_module_path": ".", "student_module_io": "output", "teacher_module_path": ".", "teacher_module_io": "output",
         "temperature": TEMPERATURE, "alpha": ALPHA, "reduction": "batchmean"}}  # fmt: skip
     box = get_distillation_box(*both, {"train": files_}, {
-        "num_epochs": 1, "train_data_loader": {"dataset_id": "train", "sampler": {"class_or_func": "RandomSampler", "kwargs": {}},
+        "num_epochs": 1, "train_data_loader": {"dataset_id": "train", "sampler": {"class_or_func": RandomSampler, "kwargs": {}},
                                                "kwargs": {"batch_size": BATCH, "num_workers": 0, "drop_last": True}},
-        "teacher": {"requires_grad": False}, "student": {"requires_grad": True},
+        "teacher": {"requires_grad": False, "forward_proc": "forward_batch_only"},
+        "student": {"requires_grad": True, "forward_proc": "forward_batch_only"},
         "optimizer": {"key": "AdamW", "kwargs": {"lr": 1e-4}},
         "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": {"kd": {"criterion": loss, "weight": 1.0}}}},
     }, torch.device("cpu"), [], False, 1)  # fmt: skip

@@ -131,6 +131,7 @@ def main() -> None:
     sns.barplot(pd.DataFrame(rows), y="what", x="images_per_second", ax=axes[0, 0], color="C0")
     axes[0, 0].bar_label(axes[0, 0].containers[0], [f"{row['times_torchdistill']:.1f}×" for row in rows], padding=3)
     axes[0, 0].set(ylabel="", xlabel="images a second (times torchdistill)")
+    axes[0, 0].margins(x=0.12)  # room for the labels
     sns.despine(drawn)
     with files.atomic(folder / "distillation.png") as picture:
         figures._done(drawn, f"{TEACHER} teaches {STUDENT}, {SIZE} px, batches of {BATCH}").savefig(picture, dpi=110,

@@ -32,6 +32,14 @@ IMAGES, SIZE, ASKED = 20, 96, 32
 MODELS = ("densenet121", "visformer_small", "ofa595", "kdfmv5")
 
 
+class Double(torch.nn.Module):
+    """In front of a float64 network: both implementations feed float32."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(N, 3, H, W)`` as float64."""
+        return x.double()
+
+
 def network(name: str, dataset: data.Dataset) -> Classifier:
     """A network that has learnt something, so that its logits and dead channels are those of one."""
     study = Study(dataset=dataset.spec.name, image_size=SIZE, batch_size=32)
@@ -95,7 +103,7 @@ def shap_row(name: str, model: Classifier, images: torch.Tensor, background: tor
         model.to(memory_format=torch.channels_last)  # as training leaves it and kdnb.explain finds it
         ours_s = warm(lambda: shapley.gradient_shap(model.network, x, targets, base, samples)) / len(few)
         # agreement in float64: in float32 a unit whose input is nearly 0 may fall on either side of its kink, whoever computes
-        double = torch.nn.Sequential(shapley.Double(), copy.deepcopy(model.network).double())
+        double = torch.nn.Sequential(Double(), copy.deepcopy(model.network).double())
         theirs = shap.GradientExplainer(double, base).shap_values(x[:2], nsamples=8, rseed=0)[..., 1]
         ours = shapley.gradient_shap(double, x[:2], targets[:2], base, 8).numpy()
     return {"model": name, "images": len(few), "size": SIZE, "samples": samples, "background": len(base), "batch": 64,

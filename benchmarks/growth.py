@@ -1,6 +1,6 @@
 """How time and memory grow with the number of images: index, pixel cache, search for copies, one pass over the pixels.
 
-``python -m benchmarks.growth 1000 10000`` for some sizes; the default goes to 100,000 and takes most of an hour on two cores.
+``python -m benchmarks.growth 1000 10000`` for some sizes; the default goes to 100,000 and takes long.
 Every size runs in a process of its own, on phantom radiographs of 64 px drawn once.
 """
 

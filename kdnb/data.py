@@ -145,7 +145,7 @@ def load(name: str, data_root: str | Path | None = None, split: str = "auto", do
     if splits.needs_groups(found, mode) and not spec.synthetic:  # every phantom is drawn alone
         seen = leakage.find(found, spec.slug)
         # same pixels, two labels: neither learnt from nor tested on, as byte-identical ones in the index
-        conflicts = seen.problems(table)
+        conflicts = seen.conflicts(table)
         found = dataclasses.replace(found, problems=pd.concat([found.problems, conflicts], ignore_index=True))
         table = table[~table["path"].isin(conflicts["path"])].reset_index(drop=True)
         family = seen.groups(table)

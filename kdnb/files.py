@@ -107,11 +107,16 @@ def atomic(path: Path) -> Iterator[Path]:
             os.close(handle)
             yield temporary
             os.chmod(temporary, 0o644)  # mkstemp is private; results are for everyone who may read the folder
-            _sync(temporary)
-            os.replace(temporary, path)
-            _sync(path.parent)  # the new name too
+            put_in_place(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def put_in_place(finished: Path, path: Path) -> None:
+    """Give a finished file its final name, once its bytes are on the disk; the name is there too when this returns."""
+    _sync(finished)
+    os.replace(finished, path)
+    _sync(path.parent)
 
 
 def _sync(path: Path) -> None:

@@ -74,7 +74,7 @@ def _sides(blocks: list[Block], image_size: int) -> list[int]:
 def latency_table(image_size: int, num_classes: int, runtime: str = "onnx", whole: int = 24, seconds: float = 0.05) -> LatencyTable:
     """Measure every block that a subnet can have, and ``whole`` random subnets to fit the rest; kept on disk.
 
-    ``runtime`` is one of ``RUNTIMES``; ``seconds`` is spent on each measurement (a minute for all).
+    ``runtime`` is one of ``RUNTIMES``; ``seconds`` is spent on each measurement.
     """
     files.lookup(runtime, RUNTIMES, "runtime")
     key = {"hardware": provenance.hardware(), "size": image_size, "classes": num_classes, "runtime": runtime, "rounds": ROUNDS,
@@ -88,7 +88,7 @@ def latency_table(image_size: int, num_classes: int, runtime: str = "onnx", whol
         for choice in (Choice.uniform(4, k, e) for k in ofa.KERNELS for e in ofa.EXPANSIONS):
             wanted |= {_key(b, side): (b, side) for b, side in zip(choice.blocks()[1:], _sides(choice.blocks(), image_size)[1:],
                                                                      strict=True)}  # fmt: skip
-        blocks = dict.fromkeys(wanted, np.inf)
+        blocks = dict.fromkeys(wanted, np.inf)  # each measured twice, the faster kept: a busy moment spoils one of them
         for name, (block, side) in tqdm(2 * list(wanted.items()), desc="measuring blocks", unit="block", leave=False):
             found = milliseconds(ofa.Residual(block, False), (1, block.inner, side, side), runtime, seconds)
             blocks[name] = min(blocks[name], found)

@@ -64,19 +64,15 @@ class Leakage:
         return join(np.concatenate([ends, chain]), len(table))
 
     def conflicts(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Links of kind ``same pixels`` whose images carry two labels (columns as ``links`` and both labels)."""
-        labels = table.set_index("path")["label"]
-        links = self.links[self.links["first"].isin(labels.index) & self.links["second"].isin(labels.index)]
-        told = links.assign(first_label=links["first"].map(labels), second_label=links["second"].map(labels))
-        return told[(told["kind"] == "same pixels") & (told["first_label"] != told["second_label"])].reset_index(drop=True)
-
-    def problems(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The conflicts as rows of an index's problems (columns path, problem, detail), one for each image that is left out."""
-        pairs = self.conflicts(table)
-        ends = [(row.first, row.second, row.second_label) for row in pairs.itertuples()]
-        ends += [(row.second, row.first, row.first_label) for row in pairs.itertuples()]
-        rows = [(path, "label conflict", f"same pixels as {other} ({label}); both left out") for path, other, label in ends]
-        return pd.DataFrame(rows, columns=["path", "problem", "detail"]).drop_duplicates("path")
+        """Images whose very pixels stand under two labels too, as rows of an index's problems (columns path, problem, detail)."""
+        rows = dict(zip(table["path"], range(len(table)), strict=True))
+        same = self.links.loc[self.links["kind"] == "same pixels", ["first", "second"]].map(rows.get).dropna().to_numpy(dtype=int)
+        table, told = table.assign(family=join(same, len(table))), []
+        labels = table.groupby("family")["label"].transform("nunique")
+        for _, family in table[labels > 1].groupby("family"):
+            all_ = " = ".join(f"{row.path} ({row.label})" for row in family.itertuples())
+            told += [(path, "label conflict", f"same pixels: {all_}; all left out") for path in family["path"]]
+        return pd.DataFrame(told, columns=["path", "problem", "detail"])
 
 
 def find(found: index.Index, name: str) -> Leakage:

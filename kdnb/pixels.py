@@ -63,7 +63,7 @@ def cache(root: Path, table: pd.DataFrame, image_size: int, mode: str, name: str
 def _fill(path: Path, shape: tuple[int, ...], root: Path, names: list[str], mode: str, title: str, nearest: bool) -> None:
     part, progress = path.with_suffix(".part"), path.with_suffix(".progress")
     with files.told_when_full(path):
-        if not progress.exists():
+        if not (part.exists() and progress.exists()):
             # every block is taken now: a disk that is full later kills the process that writes into a mapped file
             array = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
             if hasattr(os, "posix_fallocate"):
@@ -87,7 +87,7 @@ def _fill(path: Path, shape: tuple[int, ...], root: Path, names: list[str], mode
                     bar.update()
                 array.flush()
                 files.write_json(progress, {"done": min(start + STEP, shape[0])})
-        os.replace(part, path)
+        files.put_in_place(part, path)
         progress.unlink()
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF
 from sklearn.metrics import pairwise_distances_argmin
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -110,11 +112,10 @@ def _predicted(activations: Tensor, alive: Tensor, asked: Tensor, told: Tensor) 
     flat = activations.flatten(1).float()
     low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
     masks = (flat - low) / (high - low).clamp(min=1e-8)
-    known = masks[asked]
-    width = torch.cdist(known, known).median().clamp(min=1e-6)
-    near, own = (torch.exp(-0.5 * (torch.cdist(some, known) / width) ** 2) for some in (masks, known))
+    width = torch.cdist(masks[asked], masks[asked]).median().clamp(min=1e-6).item()
+    process = GaussianProcessRegressor(RBF(width), alpha=NOISE, optimizer=None)
     mean = told.mean(0)
-    noise = NOISE * torch.eye(len(known), device=own.device)
-    found = mean + near @ torch.linalg.solve(own + noise, told - mean)
+    process.fit(masks[asked].cpu().numpy(), (told - mean).cpu().numpy())
+    found = mean + torch.from_numpy(process.predict(masks.cpu().numpy())).to(told)
     found[asked] = told
     return found[alive]

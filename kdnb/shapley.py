@@ -33,11 +33,3 @@ def gradient_shap(network: nn.Module, x: Tensor, targets: Tensor, background: Te
         (gradient,) = torch.autograd.grad(logits.sum(), points)
         values.index_add_(0, torch.tensor(image, device=x.device), gradient * (x[image] - background[other]) / samples)
     return values
-
-
-class Double(nn.Module):
-    """In front of a float64 network: both libraries feed float32, and are compared where rounding tips no unit over its kink."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, 3, H, W)`` as float64."""
-        return x.double()

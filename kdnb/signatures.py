@@ -68,14 +68,14 @@ def sign(root: Path, table: pd.DataFrame, name: str = "images", folder: Path | N
 
 def kept(folder: Path | None, name: str, work: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """A part of a long search: kept in ``folder`` when there is one, so that a killed search goes on after it."""
-    return files.remembered(folder / f"part-{name}.npz", work) if folder else work()
+    return files.remembered(folder / f"part-{PART}-{name}.npz", work) if folder else work()
 
 
 def hash_all(small: np.ndarray) -> np.ndarray:
     """64-bit perceptual hashes ``(N, 8, 8)`` uint8 of the eight flips and quarter turns of images ``(N, 32, 32)``.
 
     Bit for bit ``imagehash.phash`` of the turned images. Ours because a flip only changes signs in the cosine transform and a
-    quarter turn transposes it: one transform of a whole set in place of eight for each image (34,000 images: 3 s, not 90 s).
+    quarter turn transposes it: one transform of a whole set in place of eight for each image.
     """
     low = dct(dct(small.astype(np.float64), axis=1), axis=2)[:, :8, :8]
     sign = (-1.0) ** np.arange(8)

@@ -17,6 +17,8 @@ from torch import Tensor
 
 # Annotations are promises: a wrong type is refused at once, in words that name the parameter. Numbers of numpy are numbers, and
 # arrays are sequences. Networks are left alone, because compilers and exporters read their code; a study checks itself.
+# Functions within functions carry no annotations: they would be wrapped anew at every call, and beartype keeps the last thousands
+# of what it wrapped, with all that they hold (a search for copies grew by 140 kB a pair).
 beartype_this_package(conf=BeartypeConf(
     hint_overrides=BeartypeHintOverrides({
         np.ndarray: np.ndarray | pd.Series, int: int | np.integer, float: float | int | np.floating | np.integer,

@@ -84,7 +84,7 @@ def remembered(model: Classifier, images: Tensor, method: str, targets: np.ndarr
     for start in range(0, len(images), BATCH):
         some, asked = images[start : start + BATCH], np.asarray(targets)[start : start + BATCH]
 
-        def work(some: Tensor = some, asked: np.ndarray = asked) -> dict[str, np.ndarray]:
+        def work(some=some, asked=asked):
             found = explain(model, some, method, asked.tolist(), batch_size=BATCH, **options)
             effective = {} if found.effective_channels is None else {"effective_channels": found.effective_channels}
             return {"maps": found.maps, "targets": found.targets, "seconds": found.seconds,

@@ -56,7 +56,7 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
     checks.shapes(labels=(labels, "N"), logits=(logits, "N K"))
     labels, logits = np.asarray(labels), np.asarray(logits, dtype=np.float64)
 
-    def loss(log_inverse: float) -> float:
+    def loss(log_inverse):
         return float(-log_softmax(logits * np.exp(log_inverse), axis=1)[np.arange(len(labels)), labels].mean())
 
     return float(np.exp(-minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method="bounded").x))

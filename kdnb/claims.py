@@ -87,7 +87,7 @@ def nearest(found: Sequence[Pool], wanted: Sequence[tuple[str, object]]) -> Pool
 
     The order never looks at a result, so that no row is picked for its number.
     """
-    def closeness(pool: Pool) -> tuple:
+    def closeness(pool):
         c = pool.first.config
         size = (c["image_size"], c["pretrained"], len(pool.members), c["student_epochs"])
         return (*(c[name] == value for name, value in wanted), *size)

@@ -168,7 +168,7 @@ def _bf16(model: Classifier, classes: tuple, calibration: Tensor | None, device:
         raise NotHere("this processor computes no bf16; emulated it is slower than float32")
     fast = _copy(model, device, torch.channels_last)
 
-    def run(images: Tensor) -> Tensor:
+    def run(images):
         with torch.autocast(device, torch.bfloat16):
             return fast(images.to(device, memory_format=torch.channels_last)).float()
 

@@ -217,8 +217,8 @@ def _score_cam(job: Job) -> tuple[Tensor, Tensor]:
 
 
 def _library_cam(name: str) -> Callable[[Job], np.ndarray]:
-    def run(job: Job) -> np.ndarray:
-        def reshape(output: Tensor) -> Tensor:
+    def run(job):
+        def reshape(output):
             return spatial(job.model, output, job.layer)
 
         cam = getattr(cam_library, name)(job.network, [job.network.get_submodule(job.layer)], reshape)
@@ -230,7 +230,7 @@ def _library_cam(name: str) -> Callable[[Job], np.ndarray]:
 def _captum(build: Callable[[nn.Module], object], reduce: str = "sum", **arguments: object) -> Callable[[Job], Tensor]:
     """A captum attribution; colour channels are summed, or their largest magnitude taken (saliency, Simonyan et al. 2014)."""
 
-    def run(job: Job) -> Tensor:
+    def run(job):
         given = {name: value(job) if callable(value) else value for name, value in arguments.items()}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Setting")  # of hooks, which untouched() takes away again

@@ -197,7 +197,7 @@ def _join_trees(table: pd.DataFrame, trees: tuple[str, ...]) -> tuple[pd.DataFra
     """One row for an image that lies in two trees (COVID-QU-Ex), with the masks of either; the first tree's split stands."""
     names = [files.simplify(tree) for tree in trees]
 
-    def rank(path: str) -> int:
+    def rank(path):
         return next((names.index(part) for part in map(files.simplify, PurePosixPath(path).parts) if part in names), len(names))
 
     table = table.assign(

@@ -23,7 +23,6 @@ import torch
 import torch.nn.functional as F
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from kdnb import files, index, signatures
@@ -100,11 +99,10 @@ def detect(root: Path, table: pd.DataFrame, name: str = "images", folder: Path |
     read = time.monotonic()
     links = same_pixels(known)
     one_each = np.unique(pd.factorize(pd.Series(known.pixels))[0], return_index=True)[1]
-    polar = log_polar(known.thumbs)
-    limits = limits_of(known.thumbs, polar, one_each)
+    limits = limits_of(known.thumbs, one_each)
     bits = signatures.hash_all(known.small)
-    proposals = propose(known, polar, bits, one_each)
-    looked_at, near = confirm(known, polar, bits, proposals, limits, name, folder)
+    proposals = propose(known, bits, one_each)
+    looked_at, near = confirm(known, bits, proposals, limits, name, folder)
     rows = pd.concat([links, near], ignore_index=True)
     paths = table["path"].to_numpy()
     rows = rows.assign(first=paths[rows["first"].to_numpy(int)], second=paths[rows["second"].to_numpy(int)])
@@ -122,12 +120,12 @@ def same_pixels(known: Signatures) -> pd.DataFrame:
                          "zoom": 1.0, "mirrored": False, "hash_bits": 0})  # fmt: skip
 
 
-def propose(known: Signatures, polar: Tensor, bits: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
+def propose(known: Signatures, bits: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
     """Pairs of rows worth a look, ``(M, 2)`` each, the likeliest first. Only ``rows`` take part."""
     if len(rows) < 2:
         return []
     near = _close_hashes(bits[rows])
-    neighbours = _neighbours(polar[rows], None if known.colours is None else known.colours[rows])
+    neighbours = _neighbours(known.thumbs, known.colours, rows)
     return [rows[pairs] for pairs in (near, *neighbours) if len(pairs)]
 
 
@@ -147,20 +145,20 @@ def _close_hashes(bits: np.ndarray) -> np.ndarray:
     return _unique(np.concatenate(pairs))
 
 
-def _neighbours(polar: Tensor, colours: np.ndarray | None) -> list[np.ndarray]:
-    """Pairs of nearest descriptors over all zooms: one array for each rank, nearest first."""
+def _neighbours(thumbs: np.ndarray, colours: np.ndarray | None, rows: np.ndarray) -> list[np.ndarray]:
+    """Pairs of nearest descriptors over all zooms, places in ``rows``: one array for each rank, nearest first."""
     centre = max(abs(zoom) for zoom in ZOOMS) + 1
 
-    def describe(zoom: int) -> np.ndarray:
+    def describe(zoom):
         # moduli of the Fourier transform along a ring forget where it starts and which way it runs
         rings = slice(centre + zoom, RADII - centre + zoom)
         parts = []
-        for part in polar.split(2048):
-            part = part.float()
+        for some in np.array_split(rows, math.ceil(len(rows) / 2048)):
+            part = log_polar(thumbs[some]).float()
             rough = torch.fft.rfft(part - part.mean((1, 2), keepdim=True), dim=2)[:, rings, :HARMONICS].abs().sqrt().flatten(1)
             parts.append(F.normalize(rough, dim=1).numpy())
         shape = np.concatenate(parts)
-        return np.ascontiguousarray(shape if colours is None else np.hstack([shape, colours]))
+        return np.ascontiguousarray(shape if colours is None else np.hstack([shape, colours[rows]]))
 
     base = describe(0)
     cells = max(1, min(len(base) // 40, round(math.sqrt(len(base)) / 2)))
@@ -185,7 +183,7 @@ def _unique(pairs: np.ndarray) -> np.ndarray:
     return np.unique(pairs, axis=0)
 
 
-def limits_of(thumbs: np.ndarray, polar: Tensor, rows: np.ndarray, draws: int = 1500) -> dict[str, float]:
+def limits_of(thumbs: np.ndarray, rows: np.ndarray, draws: int = 1500) -> dict[str, float]:
     """Correlations: the median of unrelated images, from where a pair is in doubt, and the limit from where it is a copy.
 
     Unrelated pairs are drawn at random and registered as well as they can be. Median and median absolute deviation of
@@ -195,7 +193,7 @@ def limits_of(thumbs: np.ndarray, polar: Tensor, rows: np.ndarray, draws: int = 
         return {"unrelated": 0.0, "doubt": 0.0, "limit": LIMITS[1]}
     rng = np.random.default_rng(0)
     pairs = _unique(rows[rng.integers(0, len(rows), (draws, 2))])
-    z = np.arctanh(np.clip(register(thumbs, polar, pairs)["correlation"], -0.999, 0.999))
+    z = np.arctanh(np.clip(register(thumbs, pairs)["correlation"], -0.999, 0.999))
     middle = np.median(z)
     spread = 1.4826 * np.median(np.abs(z - middle))
     reach = {"unrelated": 0.0, "doubt": DOUBT, "limit": DEVIATIONS}
@@ -203,7 +201,7 @@ def limits_of(thumbs: np.ndarray, polar: Tensor, rows: np.ndarray, draws: int = 
     return reach | {"limit": float(np.clip(reach["limit"], *LIMITS))}
 
 
-def confirm(known: Signatures, polar: Tensor, bits: np.ndarray, proposals: list[np.ndarray],
+def confirm(known: Signatures, bits: np.ndarray, proposals: list[np.ndarray],
             limits: dict[str, float], name: str, folder: Path | None = None) -> tuple[int, pd.DataFrame]:  # fmt: skip
     """Register proposed pairs and keep the copies; pairs whose ends are joined already are passed over.
 
@@ -221,9 +219,9 @@ def confirm(known: Signatures, polar: Tensor, bits: np.ndarray, proposals: list[
             tried = np.concatenate([tried, open_])
             bar.update(len(pairs) - len(open_))
 
-            def look(start: int, rank: int = rank, open_: np.ndarray = open_) -> pd.DataFrame:
+            def look(start, rank=rank, open_=open_):
                 some = open_[start : start + signatures.PART]
-                work = functools.partial(_copies, known.thumbs, polar, some, limits)
+                work = functools.partial(_copies, known.thumbs, some, limits)
                 found = pd.DataFrame(signatures.kept(folder, f"pairs-{rank}-{start}", work))
                 bar.update(len(some))
                 return found
@@ -234,7 +232,7 @@ def confirm(known: Signatures, polar: Tensor, bits: np.ndarray, proposals: list[
                 looked_at += len(open_)
     torch.set_num_threads(threads)  # an initializer may reach further than its thread
     bar.close()
-    found = pd.concat(links, ignore_index=True) if links else register(known.thumbs, polar, np.empty((0, 2), int))
+    found = pd.concat(links, ignore_index=True) if links else register(known.thumbs, np.empty((0, 2), int))
     ends = found[["first", "second"]].to_numpy(int)
     upright = (found["turn"] % 90).pipe(lambda turn: np.minimum(turn, 90 - turn)) < 3
     near = upright & (np.abs(np.log(found["zoom"])) < 0.08)
@@ -242,8 +240,8 @@ def confirm(known: Signatures, polar: Tensor, bits: np.ndarray, proposals: list[
     return looked_at, found.assign(kind=np.where(near, "near copy", "turned copy"), hash_bits=apart)
 
 
-def _copies(thumbs: np.ndarray, polar: Tensor, pairs: np.ndarray, limits: dict[str, float]) -> dict[str, np.ndarray]:
-    measured, limit = register(thumbs, polar, pairs), limits["limit"]
+def _copies(thumbs: np.ndarray, pairs: np.ndarray, limits: dict[str, float]) -> dict[str, np.ndarray]:
+    measured, limit = register(thumbs, pairs), limits["limit"]
     # likelier than chance and not yet sure: a stretch may keep two copies apart
     refined = refine(thumbs, measured[measured["correlation"].between(limits["doubt"], limit, inclusive="left")])
     kept = pd.concat([measured[measured["correlation"] >= limit], refined[refined["correlation"] >= (1 + limit) / 2]])

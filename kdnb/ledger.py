@@ -228,7 +228,7 @@ def refresh(text: str, root: Path = files.ROOT) -> str:
     """
     found = results.load(root / "outputs")
 
-    def value(match: re.Match) -> str:
+    def value(match):
         node = files.read_json(root / match[2])
         for key in match[3].split("."):
             node = node[int(key)] if isinstance(node, list) else node[key]

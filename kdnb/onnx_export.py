@@ -86,7 +86,7 @@ def quantise(path: str | Path, out: str | Path, images: Tensor) -> Path:
     batches = iter([{"images": part.numpy().astype(np.float32)} for part in images.split(size)])
 
     class Reader(quantization.CalibrationDataReader):  # the library asks for this shape of object
-        def get_next(self) -> dict | None:
+        def get_next(self):
             return next(batches, None)
 
     with tempfile.TemporaryDirectory() as folder, _quiet():

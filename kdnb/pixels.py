@@ -74,7 +74,7 @@ def _fill(path: Path, shape: tuple[int, ...], root: Path, names: list[str], mode
             array = np.lib.format.open_memmap(part, mode="r+")
         resample = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
 
-        def put(row: int) -> None:
+        def put(row):
             if names[row]:
                 array[row] = read_image(root / names[row], shape[-1], mode, resample)
 

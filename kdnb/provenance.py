@@ -48,7 +48,7 @@ def _processor() -> str:
 def _commit() -> str:
     """The commit this code is at; ``+changes`` when tracked code differs from it, ``unknown`` outside a repository."""
 
-    def git(*arguments: str) -> str:
+    def git(*arguments):
         run = subprocess.run(["git", *arguments], cwd=files.ROOT, capture_output=True, text=True, check=True, timeout=20)
         return run.stdout.strip()
 

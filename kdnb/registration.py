@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import minimum_filter
 from torch import Tensor
 
 SIDE = 64  # pixels a side on which two images are compared
@@ -35,15 +36,16 @@ def log_polar(thumbs: np.ndarray) -> Tensor:
 def _seen(images: np.ndarray) -> Tensor:
     """Grey values and, as a second channel, 1 where there is something to see: black surroundings and their edge are 0."""
     grey = _floats(images)
-    lit = (F.avg_pool2d(grey, 3, 1, 1) > BLACK).float()
-    return torch.cat([grey, 1 - F.max_pool2d(1 - lit, 15, 1, 7)], 1)
+    lit = (F.avg_pool2d(grey, 3, 1, 1) > BLACK).numpy()
+    lit = minimum_filter(lit, size=15, axes=(2, 3), mode="nearest")  # its time does not grow with the window, torch's does
+    return torch.cat([grey, torch.from_numpy(lit).float()], 1)
 
 
 def _floats(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images)[:, None].float() / 255
 
 
-def register(thumbs: np.ndarray, polar: Tensor, pairs: np.ndarray, batch: int = 64) -> pd.DataFrame:
+def register(thumbs: np.ndarray, pairs: np.ndarray, batch: int = 64) -> pd.DataFrame:
     """Turn, zoom, mirror and shift the second image of each pair onto the first, and correlate their detail.
 
     Columns first, second, correlation (in [-1, 1], on the common part of both inscribed discs, 0 where one is blank), turn
@@ -52,16 +54,16 @@ def register(thumbs: np.ndarray, polar: Tensor, pairs: np.ndarray, batch: int = 
     answers = []
     for part in np.array_split(pairs, max(1, math.ceil(len(pairs) / batch))):
         if len(part):
-            answers.append(_register(thumbs, polar, part))
+            answers.append(_register(thumbs, part))
     columns = ["correlation", "turn", "zoom", "mirrored"]
     values = np.concatenate(answers) if answers else np.empty((0, 4))
     frame = pd.DataFrame(values, columns=columns)
     return pd.DataFrame({"first": pairs[:, 0], "second": pairs[:, 1]}).join(frame.astype({"mirrored": bool}))
 
 
-def _register(thumbs: np.ndarray, polar: Tensor, pairs: np.ndarray) -> np.ndarray:
+def _register(thumbs: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     first, second = pairs[:, 0], pairs[:, 1]
-    turn, zoom, mirrored = _turn_and_zoom(polar[first].float(), polar[second].float())
+    turn, zoom, mirrored = _turn_and_zoom(log_polar(thumbs[first]).float(), log_polar(thumbs[second]).float())
     axis = (torch.arange(SIDE) + 0.5) / SIDE * 2 - 1
     v, u = torch.meshgrid(axis, axis, indexing="ij")
     fixed = F.grid_sample(_seen(thumbs[first]), torch.stack([u, v], -1).expand(len(pairs), -1, -1, -1), align_corners=False)
@@ -70,7 +72,7 @@ def _register(thumbs: np.ndarray, polar: Tensor, pairs: np.ndarray) -> np.ndarra
     flip = torch.where(mirrored, -1.0, 1.0)[:, None, None]
     inside = torch.hypot(u, v) < 0.96
 
-    def moved(shift: Tensor) -> tuple[Tensor, Tensor]:
+    def moved(shift):
         x, y = u + shift[:, 0, None, None], v + shift[:, 1, None, None]
         across, down = cos * x + sin * y, cos * y - sin * x
         grid = torch.stack([across, down * flip], -1)
@@ -105,7 +107,7 @@ def _refine(thumbs: np.ndarray, part: pd.DataFrame, steps: int) -> np.ndarray:
     matrix = torch.stack([cos, sin, none, -sin * flip, cos * flip, none], 1).view(-1, 2, 3).requires_grad_()
     images = [_seen(thumbs[part[end].to_numpy()]) for end in ("first", "second")]
 
-    def alike(side: int, fine: float, steps: int) -> Tensor:
+    def alike(side, fine, steps):
         fixed, moving = (F.interpolate(image, size=(side, side), mode="area") for image in images)
         fixed, lit = _detail(fixed[:, 0], fine), fixed[:, 1] > 0.5
         ascent = torch.optim.Adam([matrix], lr=0.015, maximize=True)

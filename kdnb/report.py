@@ -126,7 +126,7 @@ def describe(html: str) -> str:
     """
     heading, said, number = "", "", 0
 
-    def visit(match: re.Match) -> str:
+    def visit(match):
         nonlocal heading, said, number
         if match["heading"] is not None:
             heading, said, number = _plain(match["heading"]), "", 0

@@ -40,7 +40,7 @@ def sign(root: Path, table: pd.DataFrame, name: str = "images", folder: Path | N
     """Decode every image once and keep what the search needs."""
     grey = table["mode"].isin(["L", "1", "LA", "I", "I;16", "F"]).all()
 
-    def look(path: str) -> dict:
+    def look(path):
         image = pixels.decode(root / path).convert("RGB")
         whole = np.asarray(image)
         shades, colours = image.convert("L"), np.zeros(0, np.float32)
@@ -52,17 +52,20 @@ def sign(root: Path, table: pd.DataFrame, name: str = "images", folder: Path | N
                 "thumbs": np.asarray(shades.resize((THUMB, THUMB), Image.Resampling.BOX)),
                 "small": np.asarray(shades.resize((32, 32), Image.Resampling.LANCZOS)), "colours": colours}  # fmt: skip
 
-    paths, parts = table["path"].tolist(), []
+    paths, whole = table["path"].tolist(), {}
     bar = tqdm(total=len(paths), desc=f"signatures of {name}", unit="img", leave=False, disable=len(paths) < 500)
     with bar, ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
         for start in range(0, len(paths), PART):
-            def seen(some: list[str] = paths[start : start + PART]) -> dict[str, np.ndarray]:
+            def seen(some=paths[start : start + PART]):
                 rows = list(pool.map(look, some))
                 return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
-            parts.append(kept(folder, f"signatures-{start}", seen))
-            bar.update(len(parts[-1]["pixels"]))
-    whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            part = kept(folder, f"signatures-{start}", seen)
+            if not start:  # room for all at once: parts that are put together at the end take their memory twice
+                whole = {key: np.empty((len(paths), *value.shape[1:]), value.dtype) for key, value in part.items()}
+            for key, value in part.items():
+                whole[key][start : start + PART] = value
+            bar.update(len(part["pixels"]))
     return Signatures(whole["pixels"].tolist(), whole["thumbs"], whole["small"], None if grey else whole["colours"])
 
 

@@ -1,5 +1,6 @@
 """Wrong type, wrong name, wrong size, out of range: an error within a second that names the parameter and what is allowed."""
 
+import ast
 import dataclasses
 import inspect
 import json
@@ -7,6 +8,7 @@ import pkgutil
 import string
 from datetime import timedelta
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -190,6 +192,16 @@ def _public():
             waits = inspect.isgeneratorfunction(inspect.unwrap(function))  # it looks at nothing before it is asked for the first
             if function.__module__ == found.__name__ and not name.startswith("_") and not waits:
                 yield pytest.param(function, id=f"{module.name}.{name}")
+
+
+def test_functions_within_functions_carry_no_annotations():
+    """They would be wrapped at every call, and what was wrapped is kept with all that it holds: see kdnb/__init__.py."""
+    for path in Path(kdnb.__path__[0]).glob("*.py"):
+        functions = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef)]
+        for inner in (node for outer in functions for node in ast.walk(outer) if node is not outer):
+            if isinstance(inner, ast.FunctionDef) and path.stem not in ("models", "ofa", "study"):
+                told = [argument.annotation for argument in ast.walk(inner.args) if isinstance(argument, ast.arg)]
+                assert not any([*told, inner.returns]), f"{path.name}:{inner.lineno} {inner.name}"
 
 
 class _Wrong:

@@ -81,6 +81,8 @@ def restore(folder: Path, model: Classifier, optimizer: torch.optim.Optimizer) -
             _, number, part = name.split(".")
             moments.setdefault(int(number), {})[part] = value
     optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+    for weights, kept in optimizer.state.items():  # a fused optimiser walks through memory: moments lie as their weights do
+        kept |= {name: torch.empty_like(weights).copy_(value) for name, value in kept.items() if value.shape == weights.shape}
     with safe_open(path, "pt") as file:
         progress = json.loads(file.metadata()["progress"])
     print(f"{model.name}: resumes after epoch {progress['epoch']} of an interrupted run")

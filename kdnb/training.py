@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -156,15 +157,14 @@ def _train(model: Classifier, dataset: Dataset, settings: Settings, objective: O
     # batch norm cannot learn from a last batch of one image
     lonely = len(train) % settings.batch_size == 1 and len(train) > 1
     loader = DataLoader(train, settings.batch_size, sampler=shuffle, collate_fn=lambda batch: batch, drop_last=lonely)
-    optimizer = torch.optim.AdamW(param_groups_weight_decay(model.network, settings.weight_decay), lr=settings.lr)
+    optimizer = torch.optim.AdamW(param_groups_weight_decay(model.network, settings.weight_decay), lr=settings.lr, fused=True)
     prepared, optimizer, loader = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer, loader)
-    for teacher in teachers:
-        teacher.to(accelerator.device, memory_format=torch.channels_last).eval()
     labels = train.labels[train.rows]
     weights = class_weights(labels, model.num_classes).to(accelerator.device) if settings.class_weights else None
     # with fixed views the teachers' answers never change: asked once, kept on disk
     table = soft_target_table(teachers, dataset, model.image_size) if teachers and not settings.augment else None
     augment = dataset.augment() if settings.augment else None
+    asked = [_frozen(teacher).to(accelerator.device) for teacher in teachers] if table is None else []
 
     state = checkpoints.restore(folder, model, optimizer)
     epoch, rows, best, stale = state.epoch, state.history, state.best, state.stale
@@ -185,7 +185,7 @@ def _train(model: Classifier, dataset: Dataset, settings: Settings, objective: O
             images = images.contiguous(memory_format=torch.channels_last)
             taught = None
             if teachers:
-                taught = _ask(teachers, images, accelerator) if table is None else table[:, row.cpu()].to(images.device)
+                taught = _ask(asked, images, accelerator) if table is None else table[:, row.cpu()].to(images.device)
             with accelerator.autocast():
                 logits = prepared(images)
             parts = losses.sandwich(objective, logits, target, taught, weights)  # a supernet answers for several subnets
@@ -217,6 +217,16 @@ def _train(model: Classifier, dataset: Dataset, settings: Settings, objective: O
             "key": key, "wall_seconds": round(time.monotonic() - started, 1), "resumed_after_epoch": state.epoch or None,
             "precision": accelerator.mixed_precision, "processes": accelerator.num_processes, "provenance": provenance.collect(),
         })  # fmt: skip
+
+
+def _frozen(teacher: Classifier) -> Classifier:
+    """A copy that gives the same answers sooner: weights are rounded once, where autocast rounds them anew for every batch."""
+    teacher = copy.deepcopy(teacher).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    if models.precision() == "bf16":
+        for module in teacher.modules():
+            if type(module) in (nn.Conv2d, nn.Linear):  # a subclass may do more with its weights than multiply
+                module.to(torch.bfloat16)
+    return teacher
 
 
 def _ask(teachers: list[Classifier], images: Tensor, accelerator: Accelerator) -> Tensor:

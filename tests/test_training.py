@@ -108,6 +108,16 @@ def test_the_teacher_stays_as_it_is(mine, augment):
     assert distilled.record["key"]["teachers"] == [before]
 
 
+@pytest.mark.parametrize("name", ["vgg19_bn", "visformer_small", "autoformerv2_tiny", "densenet121"])
+def test_a_frozen_teacher_gives_the_same_answers(name):
+    """To the last bit, and the teacher itself stays float32."""
+    teacher, images = models.create(name, 3, 64).eval(), torch.rand(3, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    teacher.to(memory_format=torch.channels_last)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=models.precision() == "bf16"):
+        assert torch.equal(training._frozen(teacher)(images).float(), teacher(images).float())
+    assert {p.dtype for p in teacher.parameters()} == {torch.float32}
+
+
 def test_teacher_and_student_see_the_same_view(mine, monkeypatch):
     wanted = study(student_epochs=1)
     teachers = training.train_teachers(wanted, mine)

@@ -16,6 +16,7 @@ class DatasetSpec:
     ``groups`` are (pattern, name) pairs that read a patient from a file name; ``group_key`` says it in words. ``trees`` are
     top folders that hold the same images twice. ``flips`` are the mirrorings that keep an image plausible.
     ``distrust`` says what was measured against the official split; where it is told, the default is a split by groups.
+    ``pooled``: papers put the published parts together and split anew, whatever the official split.
     """
 
     name: str
@@ -30,6 +31,7 @@ class DatasetSpec:
     counts: dict[str, int] = field(default_factory=dict)
     official_split: str | None = None
     distrust: str = ""
+    pooled: bool = False
     groups: tuple[tuple[str, str], ...] = ()
     trees: tuple[str, ...] = ()
     kaggle: str | None = None
@@ -144,7 +146,7 @@ _ENTRIES = (
         source="https://www.kaggle.com/datasets/tourist55/alzheimers-dataset-4-class-of-images",
         kaggle="tourist55/alzheimers-dataset-4-class-of-images", size_gb=0.04,
         layout="Alzheimer_s Dataset/{train,test}/{MildDemented,ModerateDemented,NonDemented,VeryMildDemented}/*.jpg",
-        official_split="train / test", distrust="slices of one subject stand on both sides",
+        official_split="train / test", distrust="slices of one subject stand on both sides", pooled=True,
         group_key="subjects are not told reliably by the file names",
         notes="Slices of one subject stand in both official splits. Paper B used an augmented copy of about 34,000 images.",
     ),

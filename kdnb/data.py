@@ -85,6 +85,10 @@ class Dataset:
         """Label numbers, shape ``(N,)``."""
         return self.table["label"].map({name: i for i, name in enumerate(self.classes)}).to_numpy()
 
+    def families(self, split: str) -> np.ndarray:
+        """Group numbers of one split's images, ``(n,)`` in the order of :meth:`pixels`: intervals draw a group as one."""
+        return self.table.loc[self.table["split"] == split, "family"].to_numpy()
+
     def counts(self) -> pd.DataFrame:
         """Images by class (rows) and split (columns)."""
         table = pd.crosstab(self.table["label"], self.table["split"])

@@ -126,7 +126,7 @@ class Pool:
         return " ".join(str(member.config["seed"]) for member in self.members)
 
     def accuracy(self, role: str) -> Estimate:
-        """Test accuracy of ``teacher``, ``distilled`` or ``alone``: Wilson's interval for the images, then over seeds."""
+        """Test accuracy of ``teacher``, ``distilled`` or ``alone``: an interval for the images, then over seeds."""
         return combine([_share(member.stored["results"][role]) for member in self.members])
 
     def difference(self, pair: str) -> Estimate:
@@ -159,9 +159,11 @@ def combine(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def _share(score: dict) -> Estimate:
+    """Wilson's interval, which also knows shares of 0 and 1, or the bootstrap's where groups of images make it wider."""
     right = round(score["accuracy"] * score["n"])
-    interval = stats.binomtest(right, score["n"]).proportion_ci(method="wilson")
-    return Estimate(score["accuracy"], float(interval.low), float(interval.high), score["n"], 1)
+    wilson = stats.binomtest(right, score["n"]).proportion_ci(method="wilson")
+    low, high = score.get("intervals", {}).get("accuracy", wilson)
+    return Estimate(score["accuracy"], min(float(wilson.low), low), max(float(wilson.high), high), score["n"], 1)
 
 
 def distillations(results: Iterable[Result]) -> pd.DataFrame:

@@ -79,7 +79,7 @@ def networks(models: Mapping[str, Classifier], dataset: Dataset, split: str = "t
             left = shown(view, images, **masks)
             if left is not None:
                 logits = training.predict(model, Pixels(left.numpy(), labels))
-                rows.append({"model": title, "view": view, **_score(dataset, labels, logits)})
+                rows.append({"model": title, "view": view, **_score(dataset, split, labels, logits)})
     return pd.DataFrame(rows)
 
 
@@ -107,7 +107,8 @@ def forests(dataset: Dataset, trees: int = 300) -> pd.DataFrame:
         chances = np.zeros((len(parts["test"]), len(dataset.classes)))
         chances[:, forest.classes_] = forest.predict_proba(values[parts["test"]])
         truth = labels[parts["test"]]
-        rows.append({"model": "random forest", "view": view, **_score(dataset, truth, np.log(np.maximum(chances, 1e-6)))})
+        score = _score(dataset, "test", truth, np.log(np.maximum(chances, 1e-6)))
+        rows.append({"model": "random forest", "view": view, **score})
     return pd.DataFrame(rows)
 
 
@@ -119,7 +120,7 @@ def statistics(dataset: Dataset) -> np.ndarray:
     return np.column_stack([size, size[:, 0] / size[:, 1], grey.mean(1), grey.std(1), np.percentile(grey, PERCENTILES, axis=1).T])
 
 
-def _score(dataset: Dataset, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    score = evaluation.evaluate(labels, logits, dataset.classes, dataset.split_name)
+def _score(dataset: Dataset, split: str, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    score = evaluation.evaluate(labels, logits, dataset.classes, dataset.split_name, dataset.families(split))
     low, high = score["intervals"]["balanced_accuracy"]
     return {"balanced_accuracy": score["balanced_accuracy"], "low": low, "high": high, "n": score["n"]}

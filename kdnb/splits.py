@@ -33,6 +33,12 @@ def resolve(spec: DatasetSpec, found: Index, mode: str = "auto") -> str:
     return "official" if official and not spec.distrust else "group"
 
 
+def published(spec: DatasetSpec, found: Index) -> str:
+    """The split behind published numbers: official where there is one and papers kept to it, else random."""
+    official = {"train", "test"} <= set(found.table["split"])
+    return "official" if official and not (spec.pooled or spec.synthetic) else "random"
+
+
 def needs_groups(found: Index, mode: str) -> bool:
     """Whether a split has to know which images are copies of each other: it cuts by group somewhere."""
     return mode == "group" or (mode == "official" and "val" not in set(found.table["split"]))

@@ -15,7 +15,8 @@ def distillation(home, name, dataset="brain_tumor", title="Brain Tumor MRI", cav
                  right=(950, 960, 940), gain=(0.02, 0.01, 0.03), n=1000, classes=("a", "b"), **choices):  # fmt: skip
     """A result file as notebook 03 writes it; ``right`` are the correct answers of teacher, distilled and lone student."""
     given = {"dataset": dataset, "method": "kd_fmv", "student": "kdfmv5"} | choices
-    scores = {role: {"n": n, "accuracy": hits / n} for role, hits in zip(("teacher", "distilled", "alone"), right, strict=True)}
+    shares = {role: hits / n for role, hits in zip(("teacher", "distilled", "alone"), right, strict=True)}
+    scores = {role: {"n": n, "accuracy": share, "intervals": {"accuracy": [share] * 2}} for role, share in shares.items()}
     against = {"difference": (right[1] - right[0]) / n, "low": (right[1] - right[0]) / n - 0.008,
                "high": (right[1] - right[0]) / n + 0.008, "n": n}  # fmt: skip
     return files.write_json(home / "outputs" / f"{name}.json", {
@@ -75,6 +76,12 @@ def test_few_seeds_and_other_images_soften_a_verdict():
     assert "3 are needed" in verdicts.settle((NOT, "w"), 1)[1]
     assert verdicts.settle((HOLDS, "w"), 3, "stand-in: other images") == (PART, "w; stand-in")
     assert verdicts.settle((NOT, "w"), 3, "stand-in: other images")[0] == NOT  # a stand-in is no excuse
+
+
+def test_an_accuracy_is_no_surer_than_its_groups_and_its_images():
+    score = {"n": 100, "accuracy": 1.0, "intervals": {"accuracy": [1.0, 1.0]}}
+    assert results._share(score).low == pytest.approx(0.963, abs=1e-3)  # Wilson: 100 of 100 is not certain
+    assert results._share(score | {"intervals": {"accuracy": [0.9, 1.0]}}).low == 0.9
 
 
 def test_seeds_add_to_the_interval_what_training_adds():

@@ -35,7 +35,7 @@ def test_alzheimer_without_a_class_says_so_and_pools(real):
     assert (grouped.counts() > 0).all(axis=None)
     if len(grouped.table) < 4000:  # the incomplete copy
         with pytest.raises(splits.SplitError, match="'very mild dementia' has no train image.*-p split group"):
-            data.load("alzheimer")
+            data.load("alzheimer", split="official")
 
 
 def test_both_eyes_of_a_patient_stay_together(real):

@@ -58,6 +58,21 @@ def test_a_frame_that_tells_the_class_is_found(framed):
     assert (table["low"] <= table["balanced_accuracy"]).all() and (table["n"] == 40).all()
 
 
+def test_images_that_belong_together_make_an_interval_wider(framed):
+    test = framed.table["split"] == "test"
+    labels = framed.labels[test]
+    copies = pd.Series(labels).groupby(labels).cumcount().to_numpy() // 4  # five families of four, answered alike
+    logits = np.eye(2)[labels ^ (copies % 2)]
+
+    def width(families):
+        numbers = np.full(len(test), 1000)
+        numbers[test] = families
+        score = shortcuts._score(dataclasses.replace(framed, table=framed.table.assign(family=numbers)), "test", labels, logits)
+        return score["high"] - score["low"]
+
+    assert width(labels * 5 + copies) > 1.5 * width(np.arange(len(labels)))
+
+
 def test_networks_are_asked_about_every_view(framed):
     class Frame(torch.nn.Module):
         """Answers by the grey of one corner."""

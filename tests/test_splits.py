@@ -1,12 +1,14 @@
 """Splits: what holds for every table that hypothesis can think of, and how a failure reads."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdnb import splits
+from kdnb import index, splits
 from kdnb.catalogue import DATASETS
 from kdnb.study import Study
 
@@ -75,6 +77,20 @@ def test_the_published_table_is_sorted_and_does_not_hang_on_numbering(tmp_path):
     told = pd.read_csv(first)
     assert list(told) == ["path", "label", "group", "part"] and told["path"].is_monotonic_increasing
     assert set(told["part"]) == set(splits.PARTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "mode"),
+    [
+        ("brain_tumor", ["train", "test"], "official"),
+        ("alzheimer", ["train", "test"], "random"),  # paper B pooled it
+        ("eye_disease", ["", ""], "random"),
+        ("phantom_cxr", ["train", "test"], "random"),  # what is planted there is planted across its parts
+    ],
+)
+def test_the_split_behind_published_numbers(name, parts, mode):
+    found = index.Index(Path(name), (), pd.DataFrame({"split": parts}), pd.DataFrame())
+    assert splits.published(DATASETS[name], found) == mode
 
 
 def test_runs_under_another_split_have_their_own_folder(home):

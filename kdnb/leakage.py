@@ -2,9 +2,10 @@
 
 Two searches propose pairs, one measurement decides. A 64-bit perceptual hash in all eight flips and quarter turns finds near
 copies; the nearest neighbours of a rotation- and mirror-invariant descriptor find copies under any turn and zoom about the
-centre. Each proposed pair is then registered (:mod:`kdnb.registration`) and
-its fine detail correlated. How far unrelated images of the same set correlate decides what counts as a copy: chest
-radiographs are more alike than histology tiles, and get a stricter limit.
+centre. Each proposed pair is then registered (:mod:`kdnb.registration`) and its fine detail correlated. How far unrelated images
+of the same set correlate decides what counts as a copy: chest radiographs are more alike than histology tiles, and get a
+stricter limit. Where a set was made by augmentation, its families of copies are compared once more, by landmarks
+(:mod:`kdnb.landmarks`): two of them may come from overlapping photographs.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
-from kdnb import files, index, signatures
+from kdnb import files, index, landmarks, signatures
 from kdnb.registration import RADII, log_polar, refine, register
 from kdnb.signatures import Signatures
 
-VERSION = 1  # part of the stored links' name: raise it when a rule changes
+VERSION = 2  # part of the stored links' name: raise it when a rule changes
 HASH_BITS = 6  # perceptual hashes (64 bits) closer than this are looked at
 NEIGHBOURS = 6  # nearest descriptors that are looked at
 DEVIATIONS = 8.0  # a copy correlates more than unrelated images do by so many standard deviations of Fisher's z
@@ -37,6 +38,7 @@ DOUBT = 1.5  # from so many on, a pair gets a second look
 LIMITS = (0.35, 0.97)  # the limit stays between these
 ZOOMS = (0, -4, -2, 2, 4)  # steps of the log-polar radius (7.6 % each) at which neighbours are sought: 0.74 to 1.35
 HARMONICS = 13
+AUGMENTED = 10  # images: where the median image has that many copies, the set was made by augmentation
 COLUMNS = ["first", "second", "kind", "correlation", "turn", "zoom", "mirrored", "hash_bits"]
 
 
@@ -44,9 +46,9 @@ COLUMNS = ["first", "second", "kind", "correlation", "turn", "zoom", "mirrored",
 class Leakage:
     """What the detector found in one dataset.
 
-    ``links`` has the columns ``COLUMNS``: paths of two images, ``kind`` (``same pixels``, ``near copy``, ``turned copy``),
-    the correlation of their detail after registration, turn in degrees, zoom, mirrored or not, and the distance of the
-    perceptual hashes in bits. A family of m copies has at least m − 1 links, not all m(m − 1)/2. ``facts`` tells the limit,
+    ``links`` has the columns ``COLUMNS``: paths of two images, ``kind`` (``same pixels``, ``near copy``, ``turned copy``,
+    ``same place``), the correlation of their detail after registration, turn in degrees, zoom, mirrored or not, and the distance
+    of the perceptual hashes in bits. A family of m copies has at least m − 1 links, not all m(m − 1)/2. ``facts`` tells the limit,
     what unrelated images reach, how many pairs were looked at and the seconds it took.
     """
 
@@ -104,6 +106,10 @@ def detect(root: Path, table: pd.DataFrame, name: str = "images", folder: Path |
     proposals = propose(known, bits, one_each)
     looked_at, near = confirm(known, bits, proposals, limits, name, folder)
     rows = pd.concat([links, near], ignore_index=True)
+    group = join(rows[["first", "second"]].to_numpy(int), len(table))
+    if np.median(np.bincount(group)[group]) >= AUGMENTED:
+        places = landmarks.same_place(known.thumbs, group, name)
+        rows = pd.concat([rows, places.assign(kind="same place", hash_bits=_apart(bits, places))], ignore_index=True)
     paths = table["path"].to_numpy()
     rows = rows.assign(first=paths[rows["first"].to_numpy(int)], second=paths[rows["second"].to_numpy(int)])
     facts = {"images": len(table), **limits, "looked_at": looked_at, "links": len(rows),
@@ -233,11 +239,15 @@ def confirm(known: Signatures, bits: np.ndarray, proposals: list[np.ndarray],
     torch.set_num_threads(threads)  # an initializer may reach further than its thread
     bar.close()
     found = pd.concat(links, ignore_index=True) if links else register(known.thumbs, np.empty((0, 2), int))
-    ends = found[["first", "second"]].to_numpy(int)
     upright = (found["turn"] % 90).pipe(lambda turn: np.minimum(turn, 90 - turn)) < 3
     near = upright & (np.abs(np.log(found["zoom"])) < 0.08)
-    apart = np.bitwise_count(bits[ends[:, :1], :] ^ bits[ends[:, 1], :1][:, None]).sum(-1).min((1, 2)) if len(ends) else []
-    return looked_at, found.assign(kind=np.where(near, "near copy", "turned copy"), hash_bits=apart)
+    return looked_at, found.assign(kind=np.where(near, "near copy", "turned copy"), hash_bits=_apart(bits, found))
+
+
+def _apart(bits: np.ndarray, links: pd.DataFrame) -> np.ndarray:
+    """Bits in which the hashes of linked images differ, in the orientation that suits them best, ``(n,)``."""
+    one, other = links["first"].to_numpy(int), links["second"].to_numpy(int)
+    return np.bitwise_count(bits[one] ^ bits[other, :1]).sum(-1).min(1)
 
 
 def _copies(thumbs: np.ndarray, pairs: np.ndarray, limits: dict[str, float]) -> dict[str, np.ndarray]:

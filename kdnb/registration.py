@@ -67,7 +67,7 @@ def _register(thumbs: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     axis = (torch.arange(SIDE) + 0.5) / SIDE * 2 - 1
     v, u = torch.meshgrid(axis, axis, indexing="ij")
     fixed = F.grid_sample(_seen(thumbs[first]), torch.stack([u, v], -1).expand(len(pairs), -1, -1, -1), align_corners=False)
-    (fixed, lit), moving = (_detail(fixed[:, 0]), fixed[:, 1] > 0.5), _seen(thumbs[second])
+    (fixed, lit), moving = (detail(fixed[:, 0]), fixed[:, 1] > 0.5), _seen(thumbs[second])
     cos, sin = (torch.cos(turn) / zoom)[:, None, None], (torch.sin(turn) / zoom)[:, None, None]
     flip = torch.where(mirrored, -1.0, 1.0)[:, None, None]
     inside = torch.hypot(u, v) < 0.96
@@ -77,7 +77,7 @@ def _register(thumbs: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         across, down = cos * x + sin * y, cos * y - sin * x
         grid = torch.stack([across, down * flip], -1)
         image = F.grid_sample(moving, grid, padding_mode="border", align_corners=False)
-        return _detail(image[:, 0]), (inside & lit & (image[:, 1] > 0.5) & (torch.hypot(across, down) < 0.96)).float()
+        return detail(image[:, 0]), (inside & lit & (image[:, 1] > 0.5) & (torch.hypot(across, down) < 0.96)).float()
 
     image, common = moved(torch.zeros(len(pairs), 2))
     # a copy that was cropped at one side is shifted too: the peak of the cross-correlation within 5 pixels
@@ -87,7 +87,7 @@ def _register(thumbs: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     shift = torch.stack([cross % (2 * reach + 1), cross // (2 * reach + 1)], 1) - reach
     image, common = moved(shift * 2 / SIDE)
     degrees = torch.rad2deg(turn) % 360
-    return torch.stack([_correlation(fixed, image, common), degrees, zoom, mirrored.float()], 1).double().numpy()
+    return torch.stack([correlation(fixed, image, common), degrees, zoom, mirrored.float()], 1).double().numpy()
 
 
 def refine(thumbs: np.ndarray, measured: pd.DataFrame, steps: int = 60, batch: int = 64) -> pd.DataFrame:
@@ -109,13 +109,13 @@ def _refine(thumbs: np.ndarray, part: pd.DataFrame, steps: int) -> np.ndarray:
 
     def alike(side, fine, steps):
         fixed, moving = (F.interpolate(image, size=(side, side), mode="area") for image in images)
-        fixed, lit = _detail(fixed[:, 0], fine), fixed[:, 1] > 0.5
+        fixed, lit = detail(fixed[:, 0], fine), fixed[:, 1] > 0.5
         ascent = torch.optim.Adam([matrix], lr=0.015, maximize=True)
         for _ in range(steps + 1):
             grid = F.affine_grid(matrix, list(moving.shape), align_corners=False)
             moved = F.grid_sample(moving, grid, padding_mode="border", align_corners=False)
             common = (lit & (moved[:, 1].detach() > 0.5) & (grid.detach().abs().amax(-1) < 0.97)).float()
-            value = _correlation(fixed, _detail(moved[:, 0], fine), common)
+            value = correlation(fixed, detail(moved[:, 0], fine), common)
             ascent.zero_grad()
             value.sum().backward()
             ascent.step()
@@ -158,14 +158,14 @@ def _band(height: int, width: int, fine: float, coarse: float) -> Tensor:
     return torch.exp(-2 * math.pi**2 * fine**2 * square) - torch.exp(-2 * math.pi**2 * coarse**2 * square)
 
 
-def _detail(images: Tensor, fine: float = 0.8) -> Tensor:
-    """Detail between ``fine`` and 3 pixels, strong edges held down so that one bright outline does not speak for the rest."""
+def detail(images: Tensor, fine: float = 0.8) -> Tensor:
+    """Detail of ``(B, H, H)`` between ``fine`` and 3 pixels, strong edges held down: one bright outline must not speak for all."""
     side = images.shape[-1]
-    detail = torch.fft.irfft2(torch.fft.rfft2(images) * _band(side, side, fine, 3.0), s=(side, side))
-    return detail / (detail.abs() + detail.abs().mean((1, 2), keepdim=True) + 1e-3)
+    found = torch.fft.irfft2(torch.fft.rfft2(images) * _band(side, side, fine, 3.0), s=(side, side))
+    return found / (found.abs() + found.abs().mean((1, 2), keepdim=True) + 1e-3)
 
 
-def _correlation(one: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+def correlation(one: Tensor, other: Tensor, mask: Tensor) -> Tensor:
     """Pearson's correlation ``(B,)`` over a mask; 0 where it leaves less than a tenth of the square, or no detail."""
     count = mask.sum((1, 2))
     one, other = ((x - ((x * mask).sum((1, 2)) / count.clamp(min=1))[:, None, None]) * mask for x in (one, other))

@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 import torch
 from conftest import number_of, paint
-from PIL import Image
+from PIL import Image, ImageOps
+from scipy.ndimage import gaussian_filter
 
-from kdnb import data, index, leakage, phantoms, planted, registration, signatures
+from kdnb import data, index, landmarks, leakage, phantoms, planted, registration, signatures
 from kdnb.catalogue import DATASETS
 
 # of each phantom a fifth has copies, in all ways; the rest stand alone and must stay so
@@ -125,4 +126,44 @@ def test_a_stretched_copy_needs_the_second_look():
 
 def test_correlation_of_nothing_is_zero():
     blank, mask = torch.zeros(1, 8, 8), torch.ones(1, 8, 8)
-    assert registration._correlation(blank, torch.rand(1, 8, 8), mask).item() == 0
+    assert registration.correlation(blank, torch.rand(1, 8, 8), mask).item() == 0
+
+
+def tissue(seed, side=320):
+    """A texture of blobs of many sizes, uint8 ``(side, side)``."""
+    noise = np.random.default_rng(seed).standard_normal((side, side))
+    sum_ = sum(gaussian_filter(noise, sigma) * sigma for sigma in (1.5, 3, 6))
+    return Image.fromarray(np.uint8(np.clip(128 + 70 * sum_, 0, 255)))
+
+
+def photograph(slide, left, top, width):
+    return slide.crop((left, top, left + width, top + width)).resize((136, 136), Image.Resampling.BICUBIC)
+
+
+def copies(photo, count):
+    return [photo.rotate(29 * number, Image.Resampling.BICUBIC).crop((20, 20, 116, 116)) for number in range(count)]
+
+
+def test_overlapping_photographs_of_an_augmented_set_are_one_family(home):
+    slides = [tissue(seed) for seed in range(4)]
+    first, second = photograph(slides[0], 0, 0, 136), ImageOps.mirror(photograph(slides[0], 30, 24, 165))
+    photos = [first, second, *(photograph(slide, 40, 40, 136) for slide in slides[1:])]
+    for number, photo in enumerate(photos):
+        for copy, image in enumerate(copies(photo, 14)):
+            image.save(paint(home / "set" / "ab"[number % 2] / f"{number}-{copy:02}.png", 0))
+    found = index.build(DATASETS["folder"], home / "set")
+    seen = leakage.find(found, "set")
+    photo = found.table["path"].str.extract(r"/(\d)-")[0].astype(int)
+    group = pd.Series(seen.groups(found.table))
+    assert group.groupby(photo).nunique().eq(1).all()
+    homes = group.groupby(photo).first()
+    assert homes[0] == homes[1] and homes.nunique() == len(photos) - 1
+    places = seen.links[seen.links["kind"] == "same place"]
+    assert len(places) == 1 and places["correlation"].item() > 0.5
+
+
+def test_landmarks_of_blank_images_are_no_trouble():
+    blank = np.zeros((4, 96, 96), np.uint8)
+    assert landmarks.same_place(blank, np.arange(4)).empty
+    mixed = np.concatenate([blank, np.asarray(tissue(0, 96))[None]])
+    assert landmarks.same_place(mixed, np.arange(5)).empty

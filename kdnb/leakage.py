@@ -32,6 +32,7 @@ from kdnb.signatures import Signatures
 
 VERSION = 2  # part of the stored links' name: raise it when a rule changes
 HASH_BITS = 6  # perceptual hashes (64 bits) closer than this are looked at
+CLOSEST = 32  # of them at most for one image; where all images are alike, all would be a number that grows with the square
 NEIGHBOURS = 6  # nearest descriptors that are looked at
 DEVIATIONS = 8.0  # a copy correlates more than unrelated images do by so many standard deviations of Fisher's z
 DOUBT = 1.5  # from so many on, a pair gets a second look
@@ -136,7 +137,7 @@ def propose(known: Signatures, bits: np.ndarray, rows: np.ndarray) -> list[np.nd
 
 
 def _close_hashes(bits: np.ndarray) -> np.ndarray:
-    """Pairs whose hashes differ by fewer than ``HASH_BITS`` bits in some orientation.
+    """Pairs whose hashes differ by fewer than ``HASH_BITS`` bits in some orientation, the ``CLOSEST`` of each image.
 
     Exact and not quadratic: of four 16-bit parts of two hashes that differ by at most 7 bits, one differs by at most one.
     """
@@ -145,10 +146,11 @@ def _close_hashes(bits: np.ndarray) -> np.ndarray:
     store.add(np.ascontiguousarray(bits[:, 0]))
     pairs = []
     for view in range(8):
-        limits, _, second = store.range_search(np.ascontiguousarray(bits[:, view]), HASH_BITS)
+        limits, apart, second = store.range_search(np.ascontiguousarray(bits[:, view]), HASH_BITS)
         first = np.repeat(np.arange(len(bits)), np.diff(limits.astype(np.int64)))
-        pairs.append(np.stack([first, second], 1))
-    return _unique(np.concatenate(pairs))
+        pairs.append(pd.DataFrame({"first": first, "second": second, "apart": apart})[first != second])
+    found = pd.concat(pairs).sort_values("apart", kind="stable").drop_duplicates(["first", "second"])
+    return _unique(found.groupby("first").head(CLOSEST)[["first", "second"]].to_numpy(int))
 
 
 def _neighbours(thumbs: np.ndarray, colours: np.ndarray | None, rows: np.ndarray) -> list[np.ndarray]:

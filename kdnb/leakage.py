@@ -30,7 +30,7 @@ from kdnb import files, index, landmarks, signatures
 from kdnb.registration import RADII, log_polar, refine, register
 from kdnb.signatures import Signatures
 
-VERSION = 2  # part of the stored links' name: raise it when a rule changes
+VERSION = 3  # part of the stored links' name: raise it when a rule changes
 HASH_BITS = 6  # perceptual hashes (64 bits) closer than this are looked at
 CLOSEST = 32  # of them at most for one image; where all images are alike, all would be a number that grows with the square
 NEIGHBOURS = 6  # nearest descriptors that are looked at
@@ -253,10 +253,10 @@ def _apart(bits: np.ndarray, links: pd.DataFrame) -> np.ndarray:
 
 
 def _copies(thumbs: np.ndarray, pairs: np.ndarray, limits: dict[str, float]) -> dict[str, np.ndarray]:
-    measured, limit = register(thumbs, pairs), limits["limit"]
+    measured, limit, stricter = register(thumbs, pairs), limits["limit"], (1 + limits["limit"]) / 2
     # likelier than chance and not yet sure: a stretch may keep two copies apart
-    refined = refine(thumbs, measured[measured["correlation"].between(limits["doubt"], limit, inclusive="left")])
-    kept = pd.concat([measured[measured["correlation"] >= limit], refined[refined["correlation"] >= (1 + limit) / 2]])
+    refined = refine(thumbs, measured[measured["correlation"].between(limits["doubt"], limit, inclusive="left")], stricter)
+    kept = pd.concat([measured[measured["correlation"] >= limit], refined[refined["correlation"] >= stricter]])
     return {column: kept[column].to_numpy() for column in kept}
 
 

@@ -21,6 +21,8 @@ SIDE = 64  # pixels a side on which two images are compared
 RADII, ANGLES, INNER, OUTER = 32, 128, 0.10, 0.98  # the log-polar grid; radii in half sides
 BLACK = 0.06  # grey values up to this are no tissue
 STEP = math.log(OUTER / INNER) / (RADII - 1)
+LEGS, STEPS = 4, 15  # of the ascent in a second look
+STALLED = 0.1  # who came no nearer to 1 in a leg than by this part of the way is given up
 
 
 def log_polar(thumbs: np.ndarray) -> Tensor:
@@ -90,39 +92,61 @@ def _register(thumbs: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return torch.stack([correlation(fixed, image, common), degrees, zoom, mirrored.float()], 1).double().numpy()
 
 
-def refine(thumbs: np.ndarray, measured: pd.DataFrame, steps: int = 60, batch: int = 64) -> pd.DataFrame:
+def refine(thumbs: np.ndarray, measured: pd.DataFrame, limit: float, batch: int = 64) -> pd.DataFrame:
     """Go on from :func:`register` with any affine map (stretch, shear, shift), by gradient ascent on the correlation.
 
     Some published copies are stretched by half, LC25000's among them. Same columns; turn and zoom stay those of the start.
+    Below ``limit`` a pair that hardly rises any more is given up early.
     """
     parts = [measured.iloc[start : start + batch] for start in range(0, len(measured), batch)]
-    values = [_refine(thumbs, part, steps) for part in parts]
+    values = [_refine(thumbs, part, limit) for part in parts]
     return measured.assign(correlation=np.concatenate(values) if values else measured["correlation"])
 
 
-def _refine(thumbs: np.ndarray, part: pd.DataFrame, steps: int) -> np.ndarray:
+def _refine(thumbs: np.ndarray, part: pd.DataFrame, limit: float) -> np.ndarray:
+    matrix, going = _start(part), torch.arange(len(part))
+    seen = [_seen(thumbs[part[end].to_numpy()]) for end in ("first", "second")]
+    full, half = ([F.interpolate(image, size=(side, side), mode="area") for image in seen] for side in (SIDE, SIDE // 2))
+    full[0], half[0] = _prepared(full[0], 0.8), _prepared(half[0], 1.0)
+    for _ in range(LEGS):
+        matrix[going], before, after = _climb(matrix[going], *(image[going] for image in half))
+        going = going[(after >= limit) | (after - before >= STALLED * (1 - before))]
+        if not len(going):
+            break
+    return _overlay(matrix, *full, 0.8).double().numpy()
+
+
+def _prepared(fixed: Tensor, fine: float) -> Tensor:
+    """A :func:`_seen` image with its detail in place of grey values: the one that stays is filtered once."""
+    return torch.stack([detail(fixed[:, 0], fine), fixed[:, 1]], 1)
+
+
+def _start(part: pd.DataFrame) -> Tensor:
+    """Affine maps ``(B, 2, 3)`` of the turns, zooms and mirrorings that :func:`register` found."""
     turn, zoom = (torch.tensor(part[name].to_numpy(), dtype=torch.float32) for name in ("turn", "zoom"))
     flip = torch.where(torch.tensor(part["mirrored"].to_numpy()), -1.0, 1.0)
     cos, sin, none = torch.cos(turn.deg2rad()) / zoom, torch.sin(turn.deg2rad()) / zoom, torch.zeros_like(zoom)
-    matrix = torch.stack([cos, sin, none, -sin * flip, cos * flip, none], 1).view(-1, 2, 3).requires_grad_()
-    images = [_seen(thumbs[part[end].to_numpy()]) for end in ("first", "second")]
+    return torch.stack([cos, sin, none, -sin * flip, cos * flip, none], 1).view(-1, 2, 3)
 
-    def alike(side, fine, steps):
-        fixed, moving = (F.interpolate(image, size=(side, side), mode="area") for image in images)
-        fixed, lit = detail(fixed[:, 0], fine), fixed[:, 1] > 0.5
-        ascent = torch.optim.Adam([matrix], lr=0.015, maximize=True)
-        for _ in range(steps + 1):
-            grid = F.affine_grid(matrix, list(moving.shape), align_corners=False)
-            moved = F.grid_sample(moving, grid, padding_mode="border", align_corners=False)
-            common = (lit & (moved[:, 1].detach() > 0.5) & (grid.detach().abs().amax(-1) < 0.97)).float()
-            value = correlation(fixed, detail(moved[:, 0], fine), common)
-            ascent.zero_grad()
-            value.sum().backward()
-            ascent.step()
-        return value.detach()
 
-    alike(SIDE // 2, 1.0, steps)
-    return alike(SIDE, 0.8, 0).double().numpy()
+def _climb(matrix: Tensor, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One leg of the ascent: the better maps, and the correlations ``(B,)`` at its begin and near its end."""
+    matrix, values = matrix.clone().requires_grad_(), []
+    ascent = torch.optim.Adam([matrix], lr=0.015, maximize=True)
+    for _ in range(STEPS):
+        values.append(_overlay(matrix, fixed, moving, 1.0))
+        ascent.zero_grad()
+        values[-1].sum().backward()
+        ascent.step()
+    return matrix.detach(), values[0].detach(), values[-1].detach()
+
+
+def _overlay(matrix: Tensor, fixed: Tensor, moving: Tensor, fine: float) -> Tensor:
+    """Correlation ``(B,)`` of a :func:`_prepared` image with a :func:`_seen` one moved by the maps ``(B, 2, 3)``."""
+    grid = F.affine_grid(matrix, list(moving.shape), align_corners=False)
+    moved = F.grid_sample(moving, grid, padding_mode="border", align_corners=False)
+    common = (fixed[:, 1] > 0.5) & (moved[:, 1].detach() > 0.5) & (grid.detach().abs().amax(-1) < 0.97)
+    return correlation(fixed[:, 0], detail(moved[:, 0], fine), common.float())
 
 
 def _turn_and_zoom(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -120,7 +120,7 @@ def test_a_stretched_copy_needs_the_second_look():
     edge = (wide.width - signatures.THUMB) // 2
     thumbs = np.stack([np.asarray(one), np.asarray(wide.crop((edge, 0, edge + signatures.THUMB, signatures.THUMB)))])
     first = registration.register(thumbs, np.array([[0, 1]]))
-    second = registration.refine(thumbs, first)
+    second = registration.refine(thumbs, first, 0.7)
     assert first["correlation"].item() < 0.8 < 0.9 < second["correlation"].item()
 
 

@@ -234,8 +234,21 @@ def refresh(text: str, root: Path = files.ROOT) -> str:
             node = node[int(key)] if isinstance(node, list) else node[key]
         return f"{match[1]}{format(node, match[4])}{match[5]}"
 
-    lines = [*(f"- {told}" for told in summary(claims.ledger(found))), "", *_markdown(results.distillations(found))]
+    frame = results.distillations(found)
+    shown = _headline(frame)
+    lines = [f"- {told}" for told in summary(claims.ledger(found))]
+    if len(frame) > len(shown):
+        lines.append(f"- {len(frame) - len(shown)} more cells (other α and T, fewer seeds) stand in `09_report` as heat maps.")
+    lines += ["", *_markdown(shown)]
     return _INLINE.sub(value, _BLOCK.sub(lambda m: m[1] + "\n".join(lines) + m[2], text))
+
+
+def _headline(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of the cells that differ in α and T alone, those on the most seeds."""
+    if frame.empty:
+        return frame
+    alike = frame.groupby(["dataset", "split", "teacher", "student", "method", "px"])["seeds"]
+    return frame[frame["seeds"] == alike.transform("max")]
 
 
 def _markdown(frame: pd.DataFrame) -> list[str]:

@@ -158,6 +158,21 @@ def remembered(path: Path, work: Callable[[], dict[str, np.ndarray]]) -> dict[st
         return dict(kept)
 
 
+def scratch(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array in a nameless file of the cache, for what need not stay in memory; it is gone with the process.
+
+    Every block is taken now: a disk that is full later kills the process that writes into a mapped file. Raises
+    :class:`DiskFull`.
+    """
+    folder = cache_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    with told_when_full(folder), tempfile.TemporaryFile(dir=folder) as file:
+        array = np.memmap(file, dtype, "w+", shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, array.nbytes)
+        return array
+
+
 def digest(value: object) -> str:
     """Twelve hexadecimal digits that name a JSON-like value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]

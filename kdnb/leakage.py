@@ -30,9 +30,10 @@ from kdnb import files, index, landmarks, signatures
 from kdnb.registration import RADII, log_polar, refine, register
 from kdnb.signatures import Signatures
 
-VERSION = 3  # part of the stored links' name: raise it when a rule changes
+VERSION = 4  # part of the stored links' name: raise it when a rule changes
 HASH_BITS = 6  # perceptual hashes (64 bits) closer than this are looked at
-CLOSEST = 32  # of them at most for one image; where all images are alike, all would be a number that grows with the square
+CLOSEST = (4, 8, 16, 32)  # of them for one image: the first four, and on to the next number only while that finds copies
+WORTH = 1000  # of so many pairs one must be a copy, else the pairs that are less likely are left alone
 NEIGHBOURS = 6  # nearest descriptors that are looked at
 DEVIATIONS = 8.0  # a copy correlates more than unrelated images do by so many standard deviations of Fisher's z
 DOUBT = 1.5  # from so many on, a pair gets a second look
@@ -104,8 +105,8 @@ def detect(root: Path, table: pd.DataFrame, name: str = "images", folder: Path |
     one_each = np.unique(pd.factorize(pd.Series(known.pixels))[0], return_index=True)[1]
     limits = limits_of(known.thumbs, one_each)
     bits = signatures.hash_all(known.small)
-    proposals = propose(known, bits, one_each)
-    looked_at, near = confirm(known, bits, proposals, limits, name, folder)
+    searches = propose(known, bits, one_each)
+    looked_at, near = confirm(known, bits, searches, limits, name, folder)
     rows = pd.concat([links, near], ignore_index=True)
     group = join(rows[["first", "second"]].to_numpy(int), len(table))
     if np.median(np.bincount(group)[group]) >= AUGMENTED:
@@ -127,30 +128,34 @@ def same_pixels(known: Signatures) -> pd.DataFrame:
                          "zoom": 1.0, "mirrored": False, "hash_bits": 0})  # fmt: skip
 
 
-def propose(known: Signatures, bits: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
-    """Pairs of rows worth a look, ``(M, 2)`` each, the likeliest first. Only ``rows`` take part."""
+def propose(known: Signatures, bits: np.ndarray, rows: np.ndarray) -> list[list[np.ndarray]]:
+    """Pairs of rows worth a look, ``(M, 2)`` each, the likeliest first. Only ``rows`` take part.
+
+    The later arrays of one list are worth it only where the earlier ones held copies.
+    """
     if len(rows) < 2:
         return []
-    near = _close_hashes(bits[rows])
-    neighbours = _neighbours(known.thumbs, known.colours, rows)
-    return [rows[pairs] for pairs in (near, *neighbours) if len(pairs)]
+    searches = [_close_hashes(bits[rows]), *([pairs] for pairs in _neighbours(known.thumbs, known.colours, rows))]
+    return [[rows[pairs] for pairs in search] for search in searches]
 
 
-def _close_hashes(bits: np.ndarray) -> np.ndarray:
-    """Pairs whose hashes differ by fewer than ``HASH_BITS`` bits in some orientation, the ``CLOSEST`` of each image.
+def _close_hashes(bits: np.ndarray) -> list[np.ndarray]:
+    """Pairs whose hashes differ by fewer than ``HASH_BITS`` bits in some orientation: one array for each step of ``CLOSEST``.
 
-    Exact and not quadratic: of four 16-bit parts of two hashes that differ by at most 7 bits, one differs by at most one.
+    Not quadratic: of four 16-bit parts of two hashes that differ by at most 7 bits, one differs by at most one.
     """
     store = faiss.IndexBinaryMultiHash(64, 4, 16)
     store.nflip = 1
     store.add(np.ascontiguousarray(bits[:, 0]))
     pairs = []
     for view in range(8):
-        limits, apart, second = store.range_search(np.ascontiguousarray(bits[:, view]), HASH_BITS)
-        first = np.repeat(np.arange(len(bits)), np.diff(limits.astype(np.int64)))
-        pairs.append(pd.DataFrame({"first": first, "second": second, "apart": apart})[first != second])
-    found = pd.concat(pairs).sort_values("apart", kind="stable").drop_duplicates(["first", "second"])
-    return _unique(found.groupby("first").head(CLOSEST)[["first", "second"]].to_numpy(int))
+        apart, second = store.search(np.ascontiguousarray(bits[:, view]), min(CLOSEST[-1] + 1, len(bits)))
+        first, rank = np.nonzero((second >= 0) & (apart < HASH_BITS))
+        pairs.append(pd.DataFrame({"first": first, "second": second[first, rank], "apart": apart[first, rank]}))
+    found = pd.concat(pairs).query("first != second").sort_values("apart", kind="stable").drop_duplicates(["first", "second"])
+    rank = found.groupby("first").cumcount()
+    steps = zip((0, *CLOSEST), CLOSEST, strict=False)
+    return [_unique(found.loc[(rank >= low) & (rank < high), ["first", "second"]].to_numpy(int)) for low, high in steps]
 
 
 def _neighbours(thumbs: np.ndarray, colours: np.ndarray | None, rows: np.ndarray) -> list[np.ndarray]:
@@ -209,35 +214,41 @@ def limits_of(thumbs: np.ndarray, rows: np.ndarray, draws: int = 1500) -> dict[s
     return reach | {"limit": float(np.clip(reach["limit"], *LIMITS))}
 
 
-def confirm(known: Signatures, bits: np.ndarray, proposals: list[np.ndarray],
+def confirm(known: Signatures, bits: np.ndarray, searches: list[list[np.ndarray]],
             limits: dict[str, float], name: str, folder: Path | None = None) -> tuple[int, pd.DataFrame]:  # fmt: skip
-    """Register proposed pairs and keep the copies; pairs whose ends are joined already are passed over.
+    """Register the pairs of :func:`propose` and keep the copies; pairs whose ends are joined already are passed over.
 
     Pairs in doubt get a second look with free stretch (:func:`refine`), where they must come half way from the limit to 1.
     """
     links, looked_at, tried = [], 0, np.empty((0, 2), int)
     group = np.arange(len(known))
-    bar = tqdm(total=sum(map(len, proposals)), desc=f"comparing {name}", unit="pair", leave=False, disable=len(known) < 500)
+    total = sum(len(pairs) for search in searches for pairs in search)
+    bar = tqdm(total=total, desc=f"comparing {name}", unit="pair", leave=False, disable=len(known) < 500)
     # many small transforms: two threads with a batch each are faster than two threads for one batch
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for rank, pairs in enumerate(proposals):
-            seen = np.isin(pairs @ [len(known), 1], tried @ [len(known), 1])
-            open_ = pairs[~seen & (group[pairs[:, 0]] != group[pairs[:, 1]])]
-            tried = np.concatenate([tried, open_])
-            bar.update(len(pairs) - len(open_))
+        for number, search in enumerate(searches):
+            for step, pairs in enumerate(search):
+                seen = np.isin(pairs @ [len(known), 1], tried @ [len(known), 1])
+                open_ = pairs[~seen & (group[pairs[:, 0]] != group[pairs[:, 1]])]
+                tried = np.concatenate([tried, open_])
+                bar.update(len(pairs) - len(open_))
 
-            def look(start, rank=rank, open_=open_):
-                some = open_[start : start + signatures.PART]
-                work = functools.partial(_copies, known.thumbs, some, limits)
-                found = pd.DataFrame(signatures.kept(folder, f"pairs-{rank}-{start}", work))
-                bar.update(len(some))
-                return found
+                def look(start, part=f"pairs-{number}-{step}", open_=open_):
+                    some = open_[start : start + signatures.PART]
+                    work = functools.partial(_copies, known.thumbs, some, limits)
+                    found = pd.DataFrame(signatures.kept(folder, f"{part}-{start}", work))
+                    bar.update(len(some))
+                    return found
 
-            links += pool.map(look, range(0, len(open_), signatures.PART))
-            if len(open_):
-                group = _merge(group, pd.concat(links)[["first", "second"]].to_numpy(int))
-                looked_at += len(open_)
+                found = list(pool.map(look, range(0, len(open_), signatures.PART)))
+                if found:
+                    links += found
+                    group = _merge(group, pd.concat(links)[["first", "second"]].to_numpy(int))
+                    looked_at += len(open_)
+                if sum(map(len, found)) * WORTH < len(open_):
+                    bar.update(sum(map(len, search[step + 1 :])))
+                    break
     torch.set_num_threads(threads)  # an initializer may reach further than its thread
     bar.close()
     found = pd.concat(links, ignore_index=True) if links else register(known.thumbs, np.empty((0, 2), int))

@@ -3,6 +3,7 @@
 import errno
 import json
 
+import numpy as np
 import pytest
 
 from kdnb import files
@@ -62,6 +63,19 @@ def test_a_full_disk_inside_the_block_too(tmp_path):
     with pytest.raises(OSError, match="other"), files.atomic(tmp_path / "x"):
         raise OSError(errno.EIO, "other")
     assert not list(tmp_path.iterdir())
+
+
+def test_scratch_is_an_array_without_a_name(home, monkeypatch):
+    array = files.scratch((3, 4), np.dtype("uint8"))
+    array[:] = 7
+    assert isinstance(array, np.memmap) and array.sum() == 84 and not list((home / "cache").iterdir())
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "posix_fallocate", full)
+    with pytest.raises(files.DiskFull, match="KDNB_CACHE"):
+        files.scratch((3, 4), np.dtype("uint8"))
 
 
 def test_what_is_written_is_on_the_disk(tmp_path, monkeypatch):

@@ -98,6 +98,37 @@ def test_hashes_are_those_of_the_library():
             assert (bits == library).all()
 
 
+def test_close_hashes_are_all_that_counting_bits_finds():
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    bits[30:, 0] = bits[:30, 3] ^ np.uint8(1)  # eight bits apart: too far
+    bits[40:, 0, 1:] = bits[10:30, 3, 1:]  # one bit apart in the fourth orientation
+    apart = np.bitwise_count(bits[:, None] ^ bits[None, :, :1]).sum(-1).min(2)
+    expected = {tuple(sorted(pair)) for pair in np.argwhere(apart < leakage.HASH_BITS).tolist() if pair[0] != pair[1]}
+    steps = leakage._close_hashes(bits)
+    assert {tuple(pair) for step in steps for pair in step.tolist()} == expected and len(expected) == 20
+
+
+@pytest.mark.parametrize(("copies", "looked_at"), [(False, slice(60, 121)), (True, slice(400, 436))])
+def test_where_all_images_are_alike_only_the_nearest_are_compared(monkeypatch, copies, looked_at):
+    """30 images of one hash make 435 pairs: all are looked at only if the first of them were copies."""
+    thumbs = np.zeros((30, signatures.THUMB, signatures.THUMB), np.uint8)
+    known = signatures.Signatures(["x"] * 30, thumbs, thumbs[:, :32, :32], None)
+    steps = leakage._close_hashes(np.zeros((30, 8, 8), np.uint8))
+    seen = []
+
+    def compare(thumbs, pairs, limits):
+        seen.extend(pairs.tolist())
+        found = pairs[:1] if copies else pairs[:0]  # one a step: it joins two images, the other pairs stay open
+        return {"first": found[:, 0], "second": found[:, 1], "correlation": np.ones(len(found)), "turn": np.zeros(len(found)),
+                "zoom": np.ones(len(found)), "mirrored": np.zeros(len(found), bool)}  # fmt: skip
+
+    monkeypatch.setattr(leakage, "_copies", compare)
+    count, links = leakage.confirm(known, np.zeros((30, 8, 8), np.uint8), [steps], {"limit": 0.9, "doubt": 0.5}, "alike")
+    assert count == len(seen) == len({tuple(pair) for pair in seen}) and len(links) == (len(steps) if copies else 0)
+    assert looked_at.start <= count < looked_at.stop
+
+
 @pytest.mark.parametrize(("turn", "zoom", "mirrored"), [(0, 1.0, False), (33, 1.0, False), (200, 1.2, True), (120, 0.85, False)])
 def test_registration_recovers_what_was_done(turn, zoom, mirrored):
     one = Image.fromarray(np.uint8(phantoms.draw("phantom_cxr", "COVID-like", 7).image * 255)).resize((signatures.THUMB,) * 2)

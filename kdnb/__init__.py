@@ -1,7 +1,7 @@
 """kdnb: the thin module behind the notebooks on explainable knowledge distillation.
 
 Rooms, from the ground up (a lower one never imports a higher one):
-checks, files, phantoms, catalogue, index, pixels, signatures, registration, leakage, splits, data, ofa, models, losses, study,
+checks, files, phantoms, catalogue, index, pixels, signatures, registration, leakage, splits, data, depthwise, ofa, models, losses, study,
 provenance, evaluation, checkpoints, training, scorecam, shapley, explain, faithfulness, agreement, audit, layers, figures,
 pictures, report, run.
 """
@@ -25,7 +25,7 @@ beartype_this_package(conf=BeartypeConf(
         **{Sequence[kind]: Sequence[kind] | np.ndarray | pd.Series | pd.Index | Tensor for kind in (int, float, str)},
     }),
     violation_param_type=TypeError, violation_verbosity=BeartypeViolationVerbosity.MINIMAL,
-    claw_is_pep526=False, claw_skip_package_names=("kdnb.models", "kdnb.ofa", "kdnb.study"),
+    claw_is_pep526=False, claw_skip_package_names=("kdnb.models", "kdnb.ofa", "kdnb.depthwise", "kdnb.study"),
 ))  # fmt: skip
 
 # libraries that ask for a widget bar say so in every notebook where ipywidgets is missing; our bars are plain text

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from kdnb.depthwise import DepthwiseConv2d
+
 
 @dataclass(frozen=True)
 class Block:
@@ -113,7 +115,8 @@ class ConvLayer(nn.Sequential):
     def __init__(self, inner: int, out: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: nn.Module | None = None,
                  norm: bool = True):  # fmt: skip
         super().__init__()
-        self.conv = nn.Conv2d(inner, out, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.conv = (DepthwiseConv2d(out, kernel, stride) if groups > 1
+                     else nn.Conv2d(inner, out, kernel, stride, kernel // 2, bias=False))  # fmt: skip
         if norm:
             self.bn = nn.BatchNorm2d(out, eps=1e-5, momentum=0.1)
         if act is not None:

@@ -1,7 +1,8 @@
 """Images a second of distilling, against torchdistill and against the student's own bare step: ``make bench``.
 
 All rows come from one run with the same networks, images, batch size and optimiser. torchdistill runs as its examples do: image
-files, float32, contiguous memory.
+files, float32, contiguous memory; the student's depthwise convolutions are torch's own there, as its users have them, and ours
+(:mod:`kdnb.depthwise`) in a row of their own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from kdnb import data, figures, files, models, phantoms, provenance, training
+from kdnb.depthwise import DepthwiseConv2d
 from kdnb.losses import Objective
 from kdnb.study import Study
 
@@ -54,14 +56,27 @@ def rate(step: Callable[[], int], seconds: float = 20.0) -> float:
     return seen / (time.perf_counter() - begun)
 
 
-def torchdistill(root: Path) -> float:
+def as_it_is(network: nn.Module) -> nn.Module:
+    """The network as it is."""
+    return network
+
+
+def with_torchs_layers(network: nn.Module) -> nn.Module:
+    """The same network with torch's depthwise convolutions in place of ours."""
+    for module in network.modules():
+        if isinstance(module, DepthwiseConv2d):
+            module.__class__ = nn.Conv2d
+    return network
+
+
+def torchdistill(root: Path, layers: Callable[[nn.Module], nn.Module]) -> float:
     """Hinton's loss in torchdistill's training box, as its image classification example builds it."""
     logging.disable(logging.INFO)
     from torchdistill.core.distillation import get_distillation_box
 
     transform = v2.Compose([v2.Grayscale(3), v2.Resize((SIZE, SIZE)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
     files_ = ImageFolder(root / "train", transform)
-    both = [models.create(name, CLASSES, SIZE) for name in (TEACHER, STUDENT)]
+    both = [layers(models.create(name, CLASSES, SIZE)) for name in (TEACHER, STUDENT)]
     loss = {"key": "KDLoss", "kwargs": {
         "student_module_path": ".", "student_module_io": "output", "teacher_module_path": ".", "teacher_module_io": "output",
         "temperature": TEMPERATURE, "alpha": ALPHA, "reduction": "batchmean"}}  # fmt: skip
@@ -93,10 +108,10 @@ def ours(dataset: data.Dataset, augment: bool) -> float:
     return TRAIN / float(np.median(run.history["seconds"][1:]))
 
 
-def bare() -> float:
+def bare(layers: Callable[[nn.Module], nn.Module]) -> float:
     """The student alone on random tensors that are there already: forward, backward, AdamW; nothing can be faster."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = models.create(STUDENT, CLASSES, SIZE).to(device, memory_format=torch.channels_last).train()
+    model = layers(models.create(STUDENT, CLASSES, SIZE)).to(device, memory_format=torch.channels_last).train()
     images = torch.rand(BATCH, 3, SIZE, SIZE, device=device).contiguous(memory_format=torch.channels_last)
     targets, optimizer = torch.randint(0, CLASSES, (BATCH,), device=device), torch.optim.AdamW(model.parameters(), lr=1e-4)
 
@@ -116,8 +131,11 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         root = tree(Path(folder))
         dataset = data.load("folder", root, "official")
-        found = {"torchdistill, teacher in the loop": torchdistill(root), "kdnb, teacher in the loop": ours(dataset, True),
-                 "kdnb, cached soft targets": ours(dataset, False), "bare step of the student": bare()}  # fmt: skip
+        found = {"torchdistill, teacher in the loop": torchdistill(root, with_torchs_layers),
+                 "torchdistill with our depthwise layers": torchdistill(root, as_it_is),
+                 "kdnb, teacher in the loop": ours(dataset, True), "kdnb, cached soft targets": ours(dataset, False),
+                 "bare step of the student": bare(as_it_is),
+                 "bare step with torch's depthwise layers": bare(with_torchs_layers)}  # fmt: skip
     reference, limit = found["torchdistill, teacher in the loop"], found["bare step of the student"]
     rows = [{"what": name, "images_per_second": value, "times_torchdistill": value / reference, "share_of_bare_step": value / limit}
             for name, value in found.items()]  # fmt: skip
@@ -127,7 +145,7 @@ def main() -> None:
     print(pd.DataFrame(rows).round(2).to_string(index=False))
     folder = files.outputs_dir() / "benchmarks"
     print("wrote", files.write_json(folder / "distillation.json", {"goals": GOALS, "results": [row | facts for row in rows]}))
-    drawn, axes = figures._start(size=(6.4, 2.6))
+    drawn, axes = figures._start(size=(6.4, 3.2))
     sns.barplot(pd.DataFrame(rows), y="what", x="images_per_second", ax=axes[0, 0], color="C0")
     axes[0, 0].bar_label(axes[0, 0].containers[0], [f"{row['times_torchdistill']:.1f}×" for row in rows], padding=3)
     axes[0, 0].set(ylabel="", xlabel="images a second (times torchdistill)")

@@ -116,9 +116,11 @@ STYLE = """
 .ledger th, .ledger td { padding: .45rem .6rem; border-bottom: 1px solid #bbb8; text-align: left; vertical-align: top; }
 .ledger td { overflow-wrap: anywhere; }
 .ledger small { font-size: .72rem; line-height: 1.3; color: inherit; opacity: .85; }
-.ledger td:nth-child(4) { min-width: 9rem; }
+.ledger { table-layout: fixed; }
+.ledger th:nth-child(1), .ledger th:nth-child(2), .ledger th:nth-child(5) { width: 18%; }
+.ledger th:nth-child(3) { width: 13%; } .ledger th:nth-child(4) { width: 20%; } .ledger th:nth-child(6) { width: 13%; }
 .verdict { display: inline-block; padding: .1rem .5rem; border-radius: 1rem; border: 1.5px solid; font-weight: 600;
-           white-space: nowrap; color: #1a1a1a; }
+           color: #1a1a1a; }
 .v-holds { background: #bfe5d6; border-color: #00785a; } .v-holds::before { content: "● "; }
 .v-holds-in-part { background: #fbe7b2; border-color: #9a6700; } .v-holds-in-part::before { content: "◐ "; }
 .v-does-not-hold { background: #f6cdb9; border-color: #b03a00; } .v-does-not-hold::before { content: "○ "; }
@@ -131,7 +133,7 @@ STYLE = """
   .ledger td::before { content: attr(data-label) ": "; font-weight: 600; }
   .ledger td:empty { display: none; }
 }
-@media print { .ledger { font-size: 7.5pt; } .ledger tr { break-inside: avoid; } .verdict { print-color-adjust: exact; } }
+@media print { .ledger { font-size: 7.5pt; } .ledger small { font-size: 6.5pt; } .ledger tr { break-inside: avoid; } .verdict { print-color-adjust: exact; } }
 """
 
 _TEMPLATES = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)

@@ -200,6 +200,20 @@ def test_every_figure_says_what_it_shows_in_all(built):
         assert all(len(image["alt"]) > 20 for image in soup.select("article img")), path
 
 
+def test_a_page_prints_to_its_end(built, tmp_path):
+    """What scrolls on a screen is cut off on paper, unless the style says otherwise."""
+    if ledger.chromium() is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    page = built / "notebooks" / "brain_tumor" / "01_data_prep.html"
+    long = page.read_text().replace("What it is.", "".join(f"<pre style='height:16cm'>{n}</pre>" for n in range(20)))
+    printed = [ledger.print_pdf(files.write_text(page.with_name(name), text), tmp_path / "a.pdf").read_bytes()
+               for name, text in (("short.html", page.read_text()), ("long.html", long))]  # fmt: skip
+    for name in ("short.html", "long.html"):
+        page.with_name(name).unlink()
+    pages = [pdf.count(b"/Type /Page\n") for pdf in printed]
+    assert pages[0] >= 1 and pages[1] >= pages[0] + 19, pages  # a sheet of A4 holds one of 16 cm, which may not be cut
+
+
 def test_the_ledger_prints(tmp_path):
     if ledger.chromium() is None:
         pytest.skip("no Chromium here: apt-get install chromium")

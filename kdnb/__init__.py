@@ -1,8 +1,8 @@
 """kdnb: the thin module behind the notebooks on explainable knowledge distillation.
 
 Rooms, from the ground up (a lower one never imports a higher one):
-checks, files, phantoms, catalogue, index, pixels, signatures, registration, leakage, splits, data, depthwise, ofa, models, losses, study,
-provenance, evaluation, checkpoints, training, scorecam, shapley, explain, faithfulness, agreement, audit, layers, figures,
+checks, files, phantoms, catalogue, index, pixels, signatures, registration, leakage, splits, data, depthwise, ofa, models, losses,
+study, provenance, evaluation, checkpoints, training, scorecam, shapley, explain, faithfulness, agreement, audit, layers, figures,
 pictures, report, run.
 """
 

@@ -133,7 +133,10 @@ STYLE = """
   .ledger td::before { content: attr(data-label) ": "; font-weight: 600; }
   .ledger td:empty { display: none; }
 }
-@media print { .ledger { font-size: 7.5pt; } .ledger small { font-size: 6.5pt; } .ledger tr { break-inside: avoid; } .verdict { print-color-adjust: exact; } }
+@media print {
+  .ledger { font-size: 7.5pt; } .ledger small { font-size: 6.5pt; }
+  .ledger tr { break-inside: avoid; } .verdict { print-color-adjust: exact; }
+}
 """
 
 _TEMPLATES = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)

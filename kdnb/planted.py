@@ -1,4 +1,4 @@
-"""Copies whose origin is known: phantoms and what people make of images, to measure the detector and to show what leaks cost."""
+"""Copies whose origin is known, to measure the detector: planted among phantoms, or published for a real set."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageEnhance, ImageOps
+from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics.cluster import pair_confusion_matrix
 from tqdm.auto import tqdm
 
 from kdnb import files, phantoms
@@ -65,3 +67,28 @@ def plant(name: str, labels: Sequence[str], each: int, ways: Sequence[str] = tup
 def origins(table: pd.DataFrame) -> np.ndarray:
     """The number of the phantom that each row of an index table was copied from, ``(N,)``."""
     return pd.factorize(table["path"].str.rsplit("-", n=1).str[0].str.replace(r"-(upside|turned)$", "", regex=True))[0]
+
+
+def published(root: Path, table: pd.DataFrame) -> np.ndarray | None:
+    """Origins ``(N,)`` that others found, from ``groups.csv`` beside the images (columns class, file, group); None without it.
+
+    LC25000-clean (Batchkala et al. 2024) publishes one for LC25000. It scores the detector and is never shown to it. An image
+    that it does not name is its own origin.
+    """
+    path = Path(root) / "groups.csv"
+    if not path.exists():
+        return None
+    told = pd.read_csv(path, dtype=str)
+    known = dict(zip(told["class"] + "/" + told["file"], told["class"] + "/" + told["group"], strict=True))
+    names = table["path"].str.split("/").str[-2:].str.join("/")
+    return pd.factorize(names.map(known).fillna(table["path"]))[0]
+
+
+def score(origin: np.ndarray, group: np.ndarray, labels: Sequence[str]) -> dict[str, object]:
+    """How well groups ``(N,)`` agree with origins: ``recall`` and ``precision`` of pairs of one origin, in [0, 1], and the
+    adjusted Rand index (1 for the same groups, 0 for chance; Hubert & Arabie 1985), over all images and by class."""
+    (_, false), (missed, right) = pair_confusion_matrix(origin, group)
+    frame = pd.DataFrame({"origin": origin, "group": group, "label": np.asarray(labels)})
+    by_class = {label: float(adjusted_rand_score(part["origin"], part["group"])) for label, part in frame.groupby("label")}
+    return {"recall": float(right / max(1, right + missed)), "precision": float(right / max(1, right + false)),
+            "adjusted_rand": float(adjusted_rand_score(origin, group)), "adjusted_rand_by_class": by_class}  # fmt: skip

@@ -198,3 +198,18 @@ def test_landmarks_of_blank_images_are_no_trouble():
     assert landmarks.same_place(blank, np.arange(4)).empty
     mixed = np.concatenate([blank, np.asarray(tissue(0, 96))[None]])
     assert landmarks.same_place(mixed, np.arange(5)).empty
+
+
+def test_published_origins_score_the_groups(tmp_path):
+    paths = ["set/a/1.png", "set/a/2.png", "set/a/3.png", "set/b/1.png", "set/b/2.png"]
+    table = pd.DataFrame({"path": paths, "label": list("aaabb")})
+    assert planted.published(tmp_path, table) is None
+    (tmp_path / "groups.csv").write_text("class,file,group\na,1.png,7\na,2.png,7\nb,1.png,7\nb,9.png,7\n")
+    origin = planted.published(tmp_path, table)
+    assert origin[0] == origin[1] and len(set(origin)) == 4, "one group a class and number; who is not named stands alone"
+    perfect = planted.score(origin, np.array([5, 5, 1, 2, 3]), table["label"])
+    assert perfect["recall"] == perfect["precision"] == perfect["adjusted_rand"] == 1
+    joined = planted.score(origin, np.array([5, 5, 5, 2, 2]), table["label"])
+    assert joined["recall"] == 1 and joined["precision"] == 0.25 and joined["adjusted_rand"] < 0.5
+    assert set(joined["adjusted_rand_by_class"]) == {"a", "b"}
+    assert planted.score(origin, np.arange(5), table["label"])["recall"] == 0

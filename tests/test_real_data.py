@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdnb import data, splits, training
+from kdnb import data, planted, splits, training
 from kdnb.losses import Objective
 from kdnb.study import Study
 
@@ -44,6 +44,17 @@ def test_both_eyes_of_a_patient_stay_together(real):
     table = data.load("eye_disease").table
     known = table[table["group"] != ""]
     assert len(known) > 1000 and known.groupby("group")["split"].nunique().max() == 1
+
+
+def test_lc25000s_groups_are_the_published_ones(real):
+    """LC25000-clean's groups score the detector, which does not see them."""
+    if not (real / "lc25000" / "groups.csv").exists():
+        pytest.skip("lc25000 with its groups.csv is not in KDNB_DATA")
+    dataset = data.load("lc25000")
+    origin = planted.published(dataset.index.root, dataset.table)
+    score = planted.score(origin, dataset.table["family"].to_numpy(), dataset.table["label"])
+    assert score["adjusted_rand"] >= 0.95 and min(score["adjusted_rand_by_class"].values()) >= 0.95, score
+    assert len(splits.leaking(dataset.table, origin)) <= 0.01 * (dataset.table["split"] == "test").sum()
 
 
 def test_a_student_learns_on_real_images(real):

@@ -98,8 +98,9 @@ rule teacher:
 
 rule distil:
     input:
+        # ancient: a clone's files are all of one moment, in no order; another teacher has another folder anyway
         lambda wildcards: [
-            os.path.join(RUNS, TEACHER_NAMES[json.dumps(cell, sort_keys=True)], "teacher.json")
+            ancient(os.path.join(RUNS, TEACHER_NAMES[json.dumps(cell, sort_keys=True)], "teacher.json"))
             for cell in teachers_of(STUDENTS[wildcards.cell])
         ],
     output:

@@ -30,11 +30,11 @@ from kdnb import files, index, landmarks, signatures
 from kdnb.registration import RADII, log_polar, refine, register
 from kdnb.signatures import Signatures
 
-VERSION = 4  # part of the stored links' name: raise it when a rule changes
+VERSION = 5  # part of the stored links' name: raise it when a rule changes
 HASH_BITS = 6  # perceptual hashes (64 bits) closer than this are looked at
 CLOSEST = (4, 8, 16, 32)  # of them for one image: the first four, and on to the next number only while that finds copies
 WORTH = 1000  # of so many pairs one must be a copy, else the pairs that are less likely are left alone
-NEIGHBOURS = 6  # nearest descriptors that are looked at
+NEIGHBOURS = 6  # nearest descriptors that are looked at: the first three, and each further one only while that finds copies
 DEVIATIONS = 8.0  # a copy correlates more than unrelated images do by so many standard deviations of Fisher's z
 DOUBT = 1.5  # from so many on, a pair gets a second look
 LIMITS = (0.35, 0.97)  # the limit stays between these
@@ -135,8 +135,8 @@ def propose(known: Signatures, bits: np.ndarray, rows: np.ndarray) -> list[list[
     """
     if len(rows) < 2:
         return []
-    searches = [_close_hashes(bits[rows]), *([pairs] for pairs in _neighbours(known.thumbs, known.colours, rows))]
-    return [[rows[pairs] for pairs in search] for search in searches]
+    first, second, *further = _neighbours(known.thumbs, known.colours, rows)
+    return [[rows[pairs] for pairs in search] for search in (_close_hashes(bits[rows]), [first], [second], further)]
 
 
 def _close_hashes(bits: np.ndarray) -> list[np.ndarray]:

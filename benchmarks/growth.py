@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import seaborn as sns
@@ -52,9 +53,9 @@ def tree(count: int) -> Path:
     return root
 
 
-def measure(count: int) -> dict:
-    """One row: seconds of each step for so many images, and the most memory that this process had for itself."""
-    root, highest, done = tree(count), [0.0], threading.Event()
+def measure(root: Path, count: int) -> dict:
+    """One row: seconds of each step for a tree of so many images, and the most memory that this process had for itself."""
+    highest, done = [0.0], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.05):
@@ -82,16 +83,16 @@ def main() -> None:
     """Measure and write ``outputs/benchmarks/growth.json`` and its figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sizes", nargs="*", type=int, default=list(SIZES))
-    parser.add_argument("--one", action="store_true", help="measure in this process and print one line of JSON")
+    parser.add_argument("--tree", type=Path, help="measure this one in this process and print one line of JSON")
     asked = parser.parse_args()
-    if asked.one:
-        print(json.dumps(measure(asked.sizes[0])))
+    if asked.tree:
+        print(json.dumps(measure(asked.tree, asked.sizes[0])))
         return
     rows = []
     for count in asked.sizes:
-        tree(count)
-        told = subprocess.run([sys.executable, "-m", "benchmarks.growth", str(count), "--one"], check=True, text=True,
-                              stdout=subprocess.PIPE, env=os.environ | {"KDNB_CACHE": str(files.cache_dir() / "growth" / "run")})
+        command = [sys.executable, "-m", "benchmarks.growth", str(count), "--tree", str(tree(count))]
+        with TemporaryDirectory(dir=files.cache_dir()) as fresh:  # index, pixels and links are made anew each time
+            told = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, env=os.environ | {"KDNB_CACHE": fresh})
         rows.append(json.loads(told.stdout.splitlines()[-1]))
         print({name: round(value, 1) for name, value in rows[-1].items()}, flush=True)
     first = rows[0]

@@ -43,6 +43,14 @@ def extract(model: Classifier, choice: Choice, calibration: Tensor) -> Classifie
     """
     student = models.create(choice.name, model.num_classes, model.image_size)
     student.network.load_state_dict(model.network.extract(choice).state_dict(), strict=True)
+    return recalibrate(student, calibration)
+
+
+def recalibrate(student: Classifier, calibration: Tensor) -> Classifier:
+    """The same network with its batch statistics counted anew on ``calibration`` images ``(N, 3, S, S)``; in eval mode.
+
+    Training leaves those of its last few augmented batches, which are noisy where the last maps have few pixels.
+    """
     student.to(calibration.device, memory_format=torch.channels_last)
     with torch.autocast(calibration.device.type, torch.bfloat16, enabled=models.precision() == "bf16"):
         update_bn([part.contiguous(memory_format=torch.channels_last) for part in calibration.split(CALIBRATION_BATCH)], student)

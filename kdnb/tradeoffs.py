@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from kdnb.figures import _PALETTE, _done, _start, _style
 
@@ -18,7 +18,7 @@ def _logarithmic(axis: Axes) -> None:
     """A logarithmic x axis with few plain labels, at 1 and 3 of each decade: networks differ by one or two of them."""
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g} M" if x >= 1e5 else f"{x:g}")
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 
@@ -71,7 +71,7 @@ def bubbles(table: pd.DataFrame, columns: Mapping[str, str], size: str, title: s
         axis.set(xlabel=label)
         _logarithmic(axis)
         axis.margins(x=0.25)
-    axes[0, 0].set(ylabel="accuracy on test images (95 % interval)")
+    axes[0, 0].set(ylabel="test accuracy (95 % interval)")
     axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     handles, labels = axes[0, 0].get_legend_handles_labels()
     legend = figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ HASH_BITS = 6  # perceptual hashes (64 bits) closer than this are looked at
 CLOSEST = (4, 8, 16, 32)  # of them for one image: the first four, and on to the next number only while that finds copies
 WORTH = 1000  # of so many pairs one must be a copy, else the pairs that are less likely are left alone
 NEIGHBOURS = 6  # nearest descriptors that are looked at: the first three, and each further one only while that finds copies
+ROWS = 4096  # images whose candidates are sorted at a time
 DEVIATIONS = 8.0  # a copy correlates more than unrelated images do by so many standard deviations of Fisher's z
 DOUBT = 1.5  # from so many on, a pair gets a second look
 LIMITS = (0.35, 0.97)  # the limit stays between these
@@ -144,18 +146,18 @@ def _close_hashes(bits: np.ndarray) -> list[np.ndarray]:
 
     Not quadratic: of four 16-bit parts of two hashes that differ by at most 7 bits, one differs by at most one.
     """
-    store = faiss.IndexBinaryMultiHash(64, 4, 16)
+    store, views = faiss.IndexBinaryMultiHash(64, 4, 16), np.ascontiguousarray(bits.transpose(1, 0, 2))
     store.nflip = 1
-    store.add(np.ascontiguousarray(bits[:, 0]))
-    pairs = []
-    for view in range(8):
-        apart, second = store.search(np.ascontiguousarray(bits[:, view]), min(CLOSEST[-1] + 1, len(bits)))
-        first, rank = np.nonzero((second >= 0) & (apart < HASH_BITS))
-        pairs.append(pd.DataFrame({"first": first, "second": second[first, rank], "apart": apart[first, rank]}))
-    found = pd.concat(pairs).query("first != second").sort_values("apart", kind="stable").drop_duplicates(["first", "second"])
-    rank = found.groupby("first").cumcount()
+    store.add(views[0])
+
+    def near(some):
+        answers = [store.search(view[some], min(CLOSEST[-1] + 1, len(bits))) for view in views]
+        apart, second = (np.hstack([answer[k] for answer in answers]) for k in (0, 1))
+        return np.where(apart < HASH_BITS, second, -1), apart
+
+    ranks = _by_rank(near, len(bits), CLOSEST[-1])
     steps = zip((0, *CLOSEST), CLOSEST, strict=False)
-    return [_unique(found.loc[(rank >= low) & (rank < high), ["first", "second"]].to_numpy(int)) for low, high in steps]
+    return [_unique(np.concatenate(ranks[low:high])) for low, high in steps]
 
 
 def _neighbours(thumbs: np.ndarray, colours: np.ndarray | None, rows: np.ndarray) -> list[np.ndarray]:
@@ -182,13 +184,26 @@ def _neighbours(thumbs: np.ndarray, colours: np.ndarray | None, rows: np.ndarray
     count = min(NEIGHBOURS + 1, len(base))
     answers = [store.search(base if zoom == 0 else describe(zoom), count) for zoom in ZOOMS]
     distance, other = (np.hstack([answer[k] for answer in answers]) for k in (0, 1))
-    own = np.arange(len(base))[:, None]
-    first, second, how_far = np.broadcast_to(own, other.shape).ravel(), other.ravel(), distance.ravel()
-    pairs = pd.DataFrame({"first": first, "second": second, "distance": how_far})
-    pairs = pairs[(pairs["second"] >= 0) & (pairs["first"] != pairs["second"])]
-    pairs = pairs.groupby(["first", "second"], as_index=False)["distance"].min().sort_values("distance", kind="stable")
-    rank = pairs.groupby("first").cumcount()
-    return [_unique(pairs.loc[rank == k, ["first", "second"]].to_numpy()) for k in range(NEIGHBOURS)]
+    return [_unique(pairs) for pairs in _by_rank(lambda some: (other[some], distance[some]), len(base), NEIGHBOURS)]
+
+
+def _by_rank(ask: Callable[[slice], tuple[np.ndarray, np.ndarray]], count: int, ranks: int) -> list[np.ndarray]:
+    """Each row's nearest others: pairs ``(row, other)``, one array for each rank from the nearest on.
+
+    ``ask`` gives candidates and their distances ``(n, C)`` for a slice of the rows; it may repeat candidates, and -1 is none.
+    Some thousand rows at a time, because a table of all candidates would be the largest thing in memory.
+    """
+    found = [[np.empty((0, 2), int)] for _ in range(ranks)]
+    for start in range(0, count, ROWS):
+        other, distance = ask(slice(start, start + ROWS))
+        first = np.broadcast_to(start + np.arange(len(other))[:, None], other.shape)
+        pairs = pd.DataFrame({"first": first.ravel(), "second": other.ravel(), "distance": distance.ravel()})
+        pairs = pairs[(pairs["second"] >= 0) & (pairs["first"] != pairs["second"])]
+        pairs = pairs.sort_values("distance", kind="stable").drop_duplicates(["first", "second"])
+        rank = pairs.groupby("first").cumcount()
+        for number, rows in enumerate(found):
+            rows.append(pairs.loc[rank == number, ["first", "second"]].to_numpy(int))
+    return [np.concatenate(rows) for rows in found]
 
 
 def _unique(pairs: np.ndarray) -> np.ndarray:

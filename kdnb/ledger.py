@@ -266,7 +266,7 @@ def _markdown(frame: pd.DataFrame) -> list[str]:
         gain = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * row[key] for key in ("difference", "low", "high"))).replace("-", "−")
         cells = [short(row["dataset"]), row["split"], f"{row['teacher']} → {row['student']}",
                  f"{row['method']} α {row['α']:g} T {row['T']:g}", row["px"], row["seeds"], row["n"],
-                 *(f"{row[f'{role} accuracy']:.3f}" for role in ("teacher", "distilled", "alone")), gain]  # fmt: skip
+                 *(row[f"{role} accuracy"] for role in ("teacher", "distilled", "alone")), gain]  # fmt: skip
         rows.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return rows
 

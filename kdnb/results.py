@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -126,8 +126,9 @@ class Pool:
         return " ".join(str(member.config["seed"]) for member in self.members)
 
     def accuracy(self, role: str) -> Estimate:
-        """Test accuracy of ``teacher``, ``distilled`` or ``alone``: an interval for the images, then over seeds."""
-        return combine([_share(member.stored["results"][role]) for member in self.members])
+        """Test accuracy of ``teacher``, ``distilled`` or ``alone``: an interval for the images, then over seeds, within [0, 1]."""
+        e = combine([_share(member.stored["results"][role]) for member in self.members])
+        return replace(e, low=max(0.0, e.low), high=min(1.0, e.high))
 
     def difference(self, pair: str) -> Estimate:
         """``distilled_minus_alone`` or ``distilled_minus_teacher`` in accuracy: the paired bootstrap, then over seeds."""
@@ -171,7 +172,8 @@ def distillations(results: Iterable[Result]) -> pd.DataFrame:
     rows = []
     for pool in pools(results):
         gain, config = pool.difference("distilled_minus_alone"), pool.first.config
-        accuracy = {f"{role} accuracy": pool.accuracy(role).value for role in ("teacher", "distilled", "alone")}
+        shares = {role: pool.accuracy(role) for role in ("teacher", "distilled", "alone")}
+        accuracy = {f"{role} accuracy": f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]" for role, e in shares.items()}
         rows.append({
             "dataset": pool.first.title, "split": pool.first.split, "teacher": config["teacher"], "student": config["student"],
             "method": config["method"], "α": config["alpha"], "T": config["temperature"], "px": config["image_size"],

@@ -1,6 +1,7 @@
 """The ledger: verdicts follow their rules, every number has a file behind it, and nothing synthetic gets in."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -169,6 +170,16 @@ def test_a_stand_in_is_called_one(home):
     row = row_of(claims.ledger(results.load()), "A-covid_qu_ex-gain")
     assert row.verdict == PART and "stand-in" in row.dataset and "stand-in" in row.why
     assert "COVID-QU-Ex (stand-in)" in " ".join(ledger.summary([row])) and "stand-in" in ledger.described([row])
+
+
+def test_every_accuracy_of_the_table_has_an_interval_and_stays_a_share(home):
+    distillation(home, "a/distill-1", right=(999, 960, 700))
+    distillation(home, "a/distill-2", seed=1, right=(920, 940, 690))
+    (row,) = results.distillations(results.load()).to_dict("records")
+    for role in ("teacher", "distilled", "alone"):
+        middle, low, high = map(float, re.fullmatch(r"(\S+) \[(\S+), (\S+)\]", row[f"{role} accuracy"]).groups())
+        assert 0 <= low < middle < high <= 1
+    assert f"| {row['teacher accuracy']} |" in ledger.refresh("<!-- results -->\n\n<!-- /results -->", home)
 
 
 def test_the_grid_needs_two_by_two_and_the_papers_cell(home):

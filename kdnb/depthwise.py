@@ -1,8 +1,8 @@
 """Depthwise convolution that trains fast on a CPU.
 
-Ours because oneDNN has no fast kernel for some of its gradients: that of a 5×5 or 7×7 kernel's weights takes 10 to 100 times as
-long as the convolution itself, that of the input at stride 2 likewise in bfloat16. In OFA-595 these were four fifths of a training
-step. Both are written here as what oneDNN is fast at; on a GPU, and where nothing is learnt, torch's own layer does the work.
+Ours because oneDNN has no fast kernel for some of its gradients: that of a 5x5 or 7x7 kernel's weights, and in bfloat16 that of the
+input at stride 2. Both are written here as what oneDNN is fast at; ``outputs/benchmarks/distillation.json`` has OFA-595's training
+step with either. On a GPU, and where nothing is learnt, torch's own layer does the work.
 """
 
 from __future__ import annotations

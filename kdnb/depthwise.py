@@ -64,8 +64,4 @@ def _by_weight(grad: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor:
     count, channels = x.shape[:2]
     each, as_kernels = x.reshape(1, -1, *x.shape[2:]), grad.reshape(-1, 1, *grad.shape[2:])
     found = F.conv2d(each, as_kernels, None, 1, kernel // 2, stride, count * channels)[..., :kernel, :kernel]
-    return found.reshape(count, channels, kernel, kernel).sum(0, dtype=_sum_of(found))[:, None]
-
-
-def _sum_of(values: Tensor) -> torch.dtype:
-    return torch.float64 if values.dtype == torch.float64 else torch.float32
+    return found.reshape(count, channels, kernel, kernel).sum(0)[:, None]

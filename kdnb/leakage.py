@@ -144,7 +144,8 @@ def propose(known: Signatures, bits: np.ndarray, rows: np.ndarray) -> list[list[
 def _close_hashes(bits: np.ndarray) -> list[np.ndarray]:
     """Pairs whose hashes differ by fewer than ``HASH_BITS`` bits in some orientation: one array for each step of ``CLOSEST``.
 
-    Not quadratic: of four 16-bit parts of two hashes that differ by at most 7 bits, one differs by at most one.
+    Of four 16-bit parts of two hashes that differ by at most 7 bits, one differs by at most one: only those are counted out, few
+    in a set of different pictures, and a share of all where all are alike.
     """
     store, views = faiss.IndexBinaryMultiHash(64, 4, 16), np.ascontiguousarray(bits.transpose(1, 0, 2))
     store.nflip = 1

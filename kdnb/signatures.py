@@ -62,8 +62,9 @@ def sign(root: Path, table: pd.DataFrame, name: str = "images", folder: Path | N
 
             part = kept(folder, f"signatures-{start}", seen)
             if not start:  # room for all at once: parts that are put together at the end take their memory twice
-                room = {"thumbs": files.scratch}
-                whole = {key: room.get(key, np.empty)((len(paths), *value.shape[1:]), value.dtype) for key, value in part.items()}
+                for key, value in part.items():
+                    room = files.scratch if key == "thumbs" else np.empty  # the only large ones
+                    whole[key] = room((len(paths), *value.shape[1:]), value.dtype)
             for key, value in part.items():
                 whole[key][start : start + PART] = value
             bar.update(len(part["pixels"]))

@@ -103,14 +103,21 @@ def main() -> None:
     folder = files.outputs_dir() / "benchmarks"
     stored = {"goals": GOALS, "image_side": SIDE, "pixels": PIXELS, "results": rows, "provenance": provenance.collect()}
     print("wrote", files.write_json(folder / "growth.json", stored))
+    draw(rows, folder / "growth.png")
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """Seconds of each step against the number of images, both logarithmic."""
     long = pd.DataFrame(rows).melt("images", [f"{step}_s" for step in STEPS], "step", "seconds")
     drawn, axes = figures._start(size=(5.6, 3.6))
     sns.lineplot(long.assign(step=long["step"].str.removesuffix("_s")), x="images", y="seconds", hue="step", marker="o",
                  ax=axes[0, 0])  # fmt: skip
     axes[0, 0].set(xscale="log", yscale="log", xlabel="images (logarithmic)", ylabel="seconds (logarithmic)")
+    sns.move_legend(axes[0, 0], "upper left", bbox_to_anchor=(1, 1), frameon=False)
     sns.despine(drawn)
-    with files.atomic(folder / "growth.png") as picture:
+    with files.atomic(path) as picture:
         figures._done(drawn, "Phantoms: time against the number of images").savefig(picture, dpi=110, bbox_inches="tight")
+
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
-import torch
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.problem import ElementwiseProblem
 from pymoo.operators.crossover.ux import UX
@@ -19,17 +18,14 @@ from pymoo.operators.repair.rounding import RoundingRepair
 from pymoo.optimize import minimize
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 from torch import Tensor
-from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
-from kdnb import evaluation, files, models, ofa, training
+from kdnb import batch_norm, evaluation, files, models, ofa, training
 from kdnb.data import Dataset
 from kdnb.latency import LatencyTable
 from kdnb.models import Classifier
 from kdnb.ofa import LARGEST, OFA595_CHOICE, SMALLEST, Choice
 from kdnb.study import COSTS
-
-CALIBRATION, CALIBRATION_BATCH = 256, 64  # training images that give an extracted subnet its batch statistics
 
 
 class NoSuchStudent(ValueError):
@@ -43,23 +39,7 @@ def extract(model: Classifier, choice: Choice, calibration: Tensor) -> Classifie
     """
     student = models.create(choice.name, model.num_classes, model.image_size)
     student.network.load_state_dict(model.network.extract(choice).state_dict(), strict=True)
-    return recalibrate(student, calibration)
-
-
-def recalibrate(student: Classifier, calibration: Tensor) -> Classifier:
-    """The same network with its batch statistics counted anew on ``calibration`` images ``(N, 3, S, S)``; in eval mode.
-
-    Training leaves those of its last few augmented batches, which are noisy where the last maps have few pixels.
-    """
-    student.to(calibration.device, memory_format=torch.channels_last)
-    with torch.autocast(calibration.device.type, torch.bfloat16, enabled=models.precision() == "bf16"):
-        update_bn([part.contiguous(memory_format=torch.channels_last) for part in calibration.split(CALIBRATION_BATCH)], student)
-    return student.eval()
-
-
-def calibration_images(dataset: Dataset, image_size: int) -> Tensor:
-    """Training images ``(N, 3, S, S)`` in [0, 1] for :func:`extract`, the same each time."""
-    return dataset.pixels(image_size).floats(dataset.sample("train", CALIBRATION)).expand(-1, 3, -1, -1)
+    return batch_norm.recalibrate(student, calibration)
 
 
 class Judge:
@@ -68,8 +48,8 @@ class Judge:
 
     def __init__(self, model: Classifier, dataset: Dataset):
         self.model, self.val = model, dataset.pixels(model.image_size, "val")
-        self.calibration = calibration_images(dataset, model.image_size)
-        key = [models.checksum(model.network), dataset.checksum, model.image_size, CALIBRATION, CALIBRATION_BATCH]
+        self.calibration = batch_norm.calibration_images(dataset, model.image_size)
+        key = [models.checksum(model.network), dataset.checksum, model.image_size, training.VERSION]
         self.path = files.cache_dir() / "search" / f"{dataset.spec.slug}-{files.digest(key)}.json"
         self.known: dict[str, float] = files.read_json(self.path) if self.path.exists() else {}
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
-from kdnb import checkpoints, evaluation, files, losses, models, provenance
+from kdnb import batch_norm, checkpoints, evaluation, files, losses, models, provenance
 from kdnb.checkpoints import Run, State
 from kdnb.data import Dataset
 from kdnb.losses import Objective
@@ -30,7 +30,7 @@ from kdnb.models import Classifier
 from kdnb.pixels import Pixels
 from kdnb.study import Study
 
-VERSION = 1  # part of every run's key: raise it when the loop changes what it learns
+VERSION = 2  # part of every run's key: raise it when the loop changes what it learns
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,7 @@ def _train(model: Classifier, dataset: Dataset, settings: Settings, objective: O
     # with fixed views the teachers' answers never change: asked once, kept on disk
     table = soft_target_table(teachers, dataset, model.image_size) if teachers and not settings.augment else None
     augment = dataset.augment() if settings.augment else None
+    calibration = batch_norm.calibration_images(dataset, model.image_size)
     asked = [_frozen(teacher).to(accelerator.device) for teacher in teachers] if table is None else []
 
     state = checkpoints.restore(folder, model, optimizer)
@@ -198,8 +199,8 @@ def _train(model: Classifier, dataset: Dataset, settings: Settings, objective: O
                 sums[part] = sums.get(part, 0.0) + value.detach() * len(target)
             seen += len(target)
             bar.update()
-        # batch norm's statistics differ a little between processes: all must stop at the same epoch
-        (scores,) = broadcast_object_list([_validate(model, val, settings.batch_size)])
+        batch_norm.recalibrate(model, calibration)
+        (scores,) = broadcast_object_list([_validate(model, val, settings.batch_size)])  # all must stop at the same epoch
         means = {part: float(value) / seen for part, value in sums.items()}
         if not math.isfinite(means["loss"]):
             raise FloatingPointError(f"{model.name}: the loss is {means['loss']} in epoch {epoch + 1}; try a lower -p lr")

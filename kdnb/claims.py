@@ -83,13 +83,13 @@ def ledger(results: Sequence[Result]) -> list[Row]:
 
 
 def nearest(found: Sequence[Pool], wanted: Sequence[tuple[str, object]]) -> Pool:
-    """The pool that is most like the paper: by its choices in the order given, then by image size, seeds and epochs.
+    """The pool that is most like the paper: by its choices in the order given, then by loop, image size, seeds and epochs.
 
     The order never looks at a result, so that no row is picked for its number.
     """
     def closeness(pool):
         c = pool.first.config
-        size = (c["image_size"], c["pretrained"], len(pool.members), c["student_epochs"])
+        size = (pool.first.training, c["image_size"], c["pretrained"], len(pool.members), c["student_epochs"])
         return (*(c[name] == value for name, value in wanted), *size)
 
     return max(found, key=closeness)

@@ -20,7 +20,7 @@ from nbconvert.filters import Highlight2HTML
 from PIL import Image
 from pygments.formatters import HtmlFormatter
 
-from kdnb import files, provenance
+from kdnb import files, provenance, training
 from kdnb.data import Dataset
 from kdnb.study import Study
 
@@ -30,7 +30,7 @@ STARTED = time.monotonic()  # a notebook imports this first: the wall time of it
 def save(study: Study, dataset: Dataset, name: str, results: dict) -> Path:
     """Write one result file under the study's outputs: the results and all they rest on. Returns the path."""
     return files.write_json(study.outputs() / f"{name}.json", {
-        "results": results, "config": study.config(),
+        "results": results, "config": study.config(), "training": training.VERSION,
         "data": {"title": dataset.title, "caveat": dataset.caveat, "split": dataset.split, "checksum": dataset.checksum,
                  "images": len(dataset.table), "classes": list(dataset.classes), "citation": dataset.spec.citation},
         "provenance": provenance.collect(), "wall_seconds": round(time.monotonic() - STARTED, 1),

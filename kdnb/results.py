@@ -16,6 +16,8 @@ from kdnb.catalogue import DATASETS
 # what makes two runs the same experiment, the seed apart
 _SETTING = ("dataset", "teacher", "teacher_weights", "student", "method", "alpha", "temperature", "image_size", "profile",
             "teacher_epochs", "student_epochs", "batch_size", "lr", "augment", "pretrained")  # fmt: skip
+# where a network's batch statistics come from, by the version of the training loop
+BATCH_STATISTICS = {1: "augmented views", 2: "clean images"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class Result:
         return self.stored["data"]["split"].split()[0].rstrip(":,")
 
     @property
+    def training(self) -> int:
+        """The version of the training loop; files that do not tell are of the first."""
+        return self.stored.get("training", 1)
+
+    @property
     def synthetic(self) -> bool:
         """Drawn images, by the file's own word or the catalogue's."""
         spec = DATASETS.get(self.config["dataset"])
@@ -80,7 +87,7 @@ def load(folder: Path | None = None) -> list[Result]:
         if not {"dataset", "seed"} <= stored["config"].keys() or stored["config"].get("profile") == "smoke":
             continue
         kind = path.stem.split("-")[0]
-        same = files.digest([kind, stored["config"], stored["data"]["checksum"]])
+        same = files.digest([kind, stored["config"], stored["data"]["checksum"], stored.get("training", 1)])
         found.setdefault(same, Result(kind, _shown(path, folder), stored))
     return list(found.values())
 
@@ -113,7 +120,8 @@ class Pool:
         c = self.first.config
         weights = "ImageNet weights" if c["pretrained"] else "random initial weights"
         return (f"{c['teacher']} → {c['student']}, {c['method']} α {c['alpha']:g} T {c['temperature']:g}, {c['image_size']} px, "
-                f"at most {c['teacher_epochs']} + {c['student_epochs']} epochs, {weights}")  # fmt: skip
+                f"at most {c['teacher_epochs']} + {c['student_epochs']} epochs, {weights}, "
+                f"batch statistics of {BATCH_STATISTICS[self.first.training]}")  # fmt: skip
 
     @property
     def files(self) -> str:
@@ -140,7 +148,7 @@ def pools(results: Iterable[Result], dataset: str | None = None) -> list[Pool]:
     """Real distillations by setting, split and data, each with its seeds in order."""
     groups: dict[str, dict[int, Result]] = {}
     for result in real(results, "distill", dataset):
-        key = [result.config.get(name) for name in _SETTING] + [result.split, result.stored["data"]["checksum"]]
+        key = [result.config.get(name) for name in _SETTING] + [result.split, result.stored["data"]["checksum"], result.training]
         groups.setdefault(files.digest(key), {}).setdefault(result.config["seed"], result)
     return [Pool(tuple(by_seed[seed] for seed in sorted(by_seed))) for by_seed in groups.values()]
 
@@ -178,7 +186,8 @@ def distillations(results: Iterable[Result]) -> pd.DataFrame:
             "dataset": pool.first.title, "split": pool.first.split, "teacher": config["teacher"], "student": config["student"],
             "method": config["method"], "α": config["alpha"], "T": config["temperature"], "px": config["image_size"],
             "epochs": f"{config['teacher_epochs']} + {config['student_epochs']}",
-            "initial weights": "ImageNet" if config["pretrained"] else "random", "seeds": gain.seeds, "n": gain.n,
+            "initial weights": "ImageNet" if config["pretrained"] else "random",
+            "batch statistics": BATCH_STATISTICS[pool.first.training], "seeds": gain.seeds, "n": gain.n,
             **accuracy, "difference": gain.value, "low": gain.low, "high": gain.high,
         })  # fmt: skip
     table = pd.DataFrame(rows)
@@ -194,6 +203,6 @@ def grid(results: Iterable[Result], dataset: str, split: str, method: str = "kd_
     for pool in pools(results, dataset):
         config = pool.first.config
         if pool.first.split == split and config["method"] == method:
-            rest = [config.get(name) for name in _SETTING if name not in ("alpha", "temperature")]
+            rest = [config.get(name) for name in _SETTING if name not in ("alpha", "temperature")] + [pool.first.training]
             by_setting.setdefault(files.digest(rest), {})[config["alpha"], config["temperature"]] = pool
     return max(by_setting.values(), key=len, default={})

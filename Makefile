@@ -8,7 +8,7 @@ READY   := .venv/.ready
 
 .PHONY: help setup reproduce test bench audit study site lock strip clean
 help:
-	@echo "make reproduce   run all notebooks on the embedded phantom and render them (about 15 min on 2 cores)"
+	@echo "make reproduce   run all notebooks on the embedded phantom and render them (about 20 min on 2 cores)"
 	@echo "                 another study: make reproduce ARGS='-p dataset brain_tumor -p profile quick'"
 	@echo "make test        linter, unit tests and every notebook under nbval (about 12 min)"
 	@echo "make bench       measure the speed goals; writes outputs/benchmarks/"

@@ -13,7 +13,7 @@ from kdnb.verdicts import HOLDS, NOT, PART, UNTESTED
 
 
 def distillation(home, name, dataset="brain_tumor", title="Brain Tumor MRI", caveat="", split="official (Training / Testing)",
-                 right=(950, 960, 940), gain=(0.02, 0.01, 0.03), n=1000, classes=("a", "b"), **choices):  # fmt: skip
+                 right=(950, 960, 940), gain=(0.02, 0.01, 0.03), n=1000, classes=("a", "b"), loop=None, **choices):  # fmt: skip
     """A result file as notebook 03 writes it; ``right`` are the correct answers of teacher, distilled and lone student."""
     given = {"dataset": dataset, "method": "kd_fmv", "student": "kdfmv5"} | choices
     shares = {role: hits / n for role, hits in zip(("teacher", "distilled", "alone"), right, strict=True)}
@@ -26,7 +26,7 @@ def distillation(home, name, dataset="brain_tumor", title="Brain Tumor MRI", cav
         "config": Study(**given).config(),
         "data": {"title": title, "caveat": caveat, "split": split, "checksum": files.digest([dataset, split]),
                  "classes": list(classes)},
-    })  # fmt: skip
+    } | ({"training": loop} if loop else {}))  # fmt: skip
 
 
 def row_of(rows, name):
@@ -145,6 +145,16 @@ def test_each_split_and_teacher_has_its_row_and_the_papers_choices_come_first(ho
     found = {row.split: row for row in rows if row.id == "B-brain_tumor-gain"}
     assert found["official"].measured == pytest.approx(0.02) and found["group"].measured == 0
     assert row_of(rows, "B-brain_tumor-released").high == pytest.approx(0.002)
+
+
+def test_runs_of_two_training_loops_are_not_pooled_and_the_newer_speaks(home):
+    for seed in range(3):  # the first loop's files do not tell of it
+        distillation(home, f"old/distill-{seed}", seed=seed, image_size=224)
+    distillation(home, "new/distill-0", seed=0, loop=2, gain=(0.1, 0.05, 0.15))
+    assert sorted(pool.seeds for pool in results.pools(results.load())) == ["0", "0 1 2"]
+    row = row_of(claims.ledger(results.load()), "B-brain_tumor-gain")
+    assert row.measured == pytest.approx(0.1) and row.setting.endswith("batch statistics of clean images")
+    assert set(results.distillations(results.load())["batch statistics"]) == {"augmented views", "clean images"}
 
 
 def test_the_same_run_stored_twice_counts_once_and_smoke_counts_nothing(home):

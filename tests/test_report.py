@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from kdnb import data, figures, files, provenance, report
+from kdnb import data, figures, files, provenance, report, results, training
 from kdnb.study import Study
 
 
@@ -60,7 +60,7 @@ def test_a_result_file_holds_what_it_rests_on(folder, home):
     stored = files.read_json(path)
     assert path == home / "outputs" / "folder" / "x.json"
     assert stored["results"] == {"accuracy": 0.5} and stored["config"]["seed"] == 3
-    assert stored["config"] == study.config()
+    assert stored["config"] == study.config() and stored["training"] == training.VERSION in results.BATCH_STATISTICS
     assert stored["data"]["checksum"] == dataset.checksum and stored["wall_seconds"] >= 0
     found = stored["provenance"]
     assert re.fullmatch(r"[0-9a-f]{12}(\+changes)?|unknown", found["commit"])

@@ -176,7 +176,8 @@ def _neighbours(thumbs: np.ndarray, colours: np.ndarray | None, rows: np.ndarray
         return np.ascontiguousarray(shape if colours is None else np.hstack([shape, colours[rows]]))
 
     base = describe(0)
-    cells = max(1, min(len(base) // 40, round(math.sqrt(len(base)) / 2)))
+    # cells of some 200 images in a large set: eight of them are looked into, whatever the set's size
+    cells = max(1, min(len(base) // 40, round(math.sqrt(len(base)) / 2)), len(base) // 200)
     store = faiss.IndexIVFFlat(faiss.IndexFlatL2(base.shape[1]), base.shape[1], cells)
     store.train(base)
     store.add(base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -82,6 +83,11 @@ def hash_all(small: np.ndarray) -> np.ndarray:
     Bit for bit ``imagehash.phash`` of the turned images. Ours because a flip only changes signs in the cosine transform and a
     quarter turn transposes it: one transform of a whole set in place of eight for each image.
     """
+    parts = np.array_split(small, math.ceil(len(small) / 4096) or 1)  # a large set as floats would be the most memory of a search
+    return np.concatenate([_hashes(part) for part in parts])
+
+
+def _hashes(small: np.ndarray) -> np.ndarray:
     low = dct(dct(small.astype(np.float64), axis=1), axis=2)[:, :8, :8]
     sign = (-1.0) ** np.arange(8)
     views = []

@@ -105,7 +105,8 @@ def ours(dataset: data.Dataset) -> dict[str, float]:
     """The training loop as notebook 03 runs it, whole epochs; batch statistics and validation on a few images are in the time."""
     study = Study(dataset="folder", data_root=str(dataset.index.root), split="official", image_size=SIZE, batch_size=BATCH,
                   teacher=TEACHER, student=STUDENT)  # fmt: skip
-    teacher, found = training.fit(study, dataset, TEACHER, Objective("hard"), 1), {}
+    few = data.load("folder", dataset.index.root, "official", per_class=BATCH)
+    teacher, found = training.fit(study, few, TEACHER, Objective("hard"), 1), {}  # what it knows does not matter here
     for name, augment in (("kdnb, teacher in the loop", True), ("kdnb, cached soft targets", False)):
         views, objective = dataclasses.replace(study, augment=augment), Objective("hybrid", ALPHA, TEMPERATURE)
         run = training.fit(views, dataset, STUDENT, objective, 3, [teacher])

@@ -64,8 +64,12 @@ def keep(folder: Path, model: Classifier, optimizer: torch.optim.Optimizer, stat
     progress = {"epoch": state.epoch, "history": state.history, "best": state.best, "stale": state.stale}
     with files.atomic(folder / "last.safetensors") as temporary:
         save_file(tensors, temporary, {"progress": json.dumps(progress)})
+    _write_history(folder, state.history)
+
+
+def _write_history(folder: Path, history: list[dict]) -> None:
     with files.atomic(folder / "history.csv") as temporary:
-        pd.DataFrame(state.history).to_csv(temporary, index=False, float_format="%.6g")
+        pd.DataFrame(history).to_csv(temporary, index=False, float_format="%.6g")
 
 
 def restore(folder: Path, model: Classifier, optimizer: torch.optim.Optimizer) -> State:
@@ -93,6 +97,7 @@ def restore(folder: Path, model: Classifier, optimizer: torch.optim.Optimizer) -
 def finish(folder: Path, model: Classifier, history: list[dict], record: dict) -> None:
     """Give the model its best weights and write ``run.json``: its presence says that the run is whole."""
     model.network.load_state_dict(load_file(folder / "best.safetensors"), strict=True)
+    _write_history(folder, history)  # killed after its last epoch was kept and before its table was, a run would lack a row
     best = max(history, key=lambda row: (row["val_balanced_accuracy"], -row["val_loss"]))
     seconds = round(sum(row["seconds"] for row in history), 1)
     files.write_json(folder / "run.json", record | {

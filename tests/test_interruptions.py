@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -40,19 +41,21 @@ def test_killed_at_twenty_random_moments_training_ends_with_the_same_bits(folder
         process.start()
         return process
 
-    whole = start("whole")
+    first = context.Process(target=int)  # waits until the server that forks the others has its imports
+    first.start()
+    first.join()
+    begun, whole = time.monotonic(), start("whole")
     whole.join()
     assert whole.exitcode == 0
+    longest = 0.2 * (time.monotonic() - begun)  # on a busy machine an epoch takes longer, and the kills come later
     moments, kills = random.Random(0), 0
     while kills < 20:
         process = start("killed")
-        process.join(moments.uniform(0.05, 1.2))
-        alive = process.exitcode is None
-        if alive:
-            os.kill(process.pid, signal.SIGKILL)
+        process.join(moments.uniform(0.02, longest))
+        process.kill()  # SIGKILL; nothing where it was done a moment before
         process.join()
-        assert process.exitcode == (-signal.SIGKILL if alive else 0)
-        if not alive:
+        assert process.exitcode in (-signal.SIGKILL, 0)
+        if process.exitcode == 0:
             break
         kills += 1
     process = start("killed")

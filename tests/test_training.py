@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import number_of, paint
 
-from kdnb import data, files, models, training
+from kdnb import checkpoints, data, files, models, training
 from kdnb.losses import Objective
 from kdnb.pixels import Augment
 from kdnb.study import Study
@@ -93,6 +93,20 @@ def test_a_resumed_run_equals_an_uninterrupted_one(mine, home, monkeypatch, dist
     assert resumed.checksum == whole.checksum
     same = ["epoch", "lr", "loss", "val_loss", "val_balanced_accuracy"]
     pd.testing.assert_frame_equal(resumed.history[same], whole.history[same])
+
+
+def test_a_run_killed_before_its_last_row_is_written_has_it_in_the_end(mine, monkeypatch):
+    writes = iter(range(2))  # two tables of three
+
+    def dies(folder, history, write=checkpoints._write_history):
+        if next(writes, None) is None:
+            raise KeyboardInterrupt
+        write(folder, history)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoints, "_write_history", dies)
+        training.fit(study(), mine, "resnet10t", Objective("hard"), 3)
+    assert training.fit(study(), mine, "resnet10t", Objective("hard"), 3).history["epoch"].tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("augment", [True, False])

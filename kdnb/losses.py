@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,6 +26,12 @@ def soft_targets(teacher_logits: Tensor, temperature: float, weights: Tensor | N
         weights = torch.ones(len(log_p))
     log_w = torch.log(weights.to(log_p) / weights.sum().to(log_p)).view(-1, 1, 1)
     return torch.logsumexp(log_p + log_w, dim=0)
+
+
+def average(logits: Sequence[np.ndarray], weights: Sequence[float] | None = None) -> np.ndarray:
+    """What several teachers answer together: their logits ``(N, K)`` each to the log of :func:`soft_targets` at temperature 1."""
+    shares = torch.tensor(weights) if weights else None
+    return soft_targets(torch.from_numpy(np.stack(logits)), 1.0, shares).numpy()
 
 
 def hard_loss(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:

@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from kdnb import losses
 from kdnb.losses import METHODS, Objective, hard_loss, released_soft_loss, soft_loss, soft_targets
 
 TEACHING = [name for name, method in METHODS.items() if method.soft]
@@ -87,6 +89,8 @@ def test_several_teachers_are_averaged_as_probabilities():
     assert torch.allclose(soft_targets(stacked, 1.0).exp(), torch.tensor([[0.625, 0.375]]))
     assert torch.allclose(soft_targets(stacked, 1.0, torch.tensor([3.0, 1.0])).exp(), torch.tensor([[0.6875, 0.3125]]))
     assert torch.allclose(soft_targets(stacked, 1.0, torch.tensor([1.0, 0.0])).exp(), torch.tensor([[0.75, 0.25]]))
+    together = losses.average([one.numpy(), two.numpy()], (3.0, 1.0))
+    assert np.allclose(np.exp(together), [[0.6875, 0.3125]]) and np.allclose(np.exp(losses.average([one.numpy()])), [[0.75, 0.25]])
 
 
 def test_alpha_mixes_labels_and_teacher():

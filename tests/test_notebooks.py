@@ -118,7 +118,8 @@ def test_papermill_with_a_mistake_fails_at_once_and_says_why(home, arguments, me
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"student": "kdfmv5", "augment": True}, {"student": "resnet10t", "method": "kd_fmv", "augment": False, "temperature": 2.0}],
+    [{"student": "kdfmv5", "augment": True, "teacher": "resnet10t+resnet14t"},
+     {"student": "resnet10t", "method": "kd_fmv", "augment": False, "temperature": 2.0}],
     ids=lambda p: p["student"],
 )
 def test_runs_with_two_sets_of_parameters(folder, home, parameters):
@@ -137,6 +138,8 @@ def test_runs_with_two_sets_of_parameters(folder, home, parameters):
     gain = stored["results"]["distilled"]["accuracy"] - stored["results"]["alone"]["accuracy"]
     assert stored["results"]["distilled_minus_alone"]["difference"] == pytest.approx(gain)
     assert stored["results"]["soft_targets"] == ("batch by batch" if parameters["augment"] else "cached")
+    # several teachers are scored as the student knows them: together
+    assert ("<th>teachers averaged</th>" in (home / "out.ipynb").read_text()) == ("teacher" in parameters)
 
 
 def test_the_runner_passes_each_notebook_what_it_knows_and_renders(home, monkeypatch, capsys):

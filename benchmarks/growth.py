@@ -119,6 +119,5 @@ def draw(rows: list[dict], path: Path) -> None:
         figures._done(drawn, "Phantoms: time against the number of images").savefig(picture, dpi=110, bbox_inches="tight")
 
 
-
 if __name__ == "__main__":
     main()

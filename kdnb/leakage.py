@@ -144,8 +144,8 @@ def propose(known: Signatures, bits: np.ndarray, rows: np.ndarray) -> list[list[
 def _close_hashes(bits: np.ndarray) -> list[np.ndarray]:
     """Pairs whose hashes differ by fewer than ``HASH_BITS`` bits in some orientation: one array for each step of ``CLOSEST``.
 
-    Every hash is compared with every other: eight bytes each, so that 100,000 images take less time than any index of parts, in
-    which pictures that are all alike lie in one bucket.
+    Every hash is compared with every other, eight bytes each. An index of parts of hashes saves that for different pictures, but
+    puts those that are all alike into one bucket, and then takes longer.
     """
     store, views = faiss.IndexBinaryFlat(64), np.ascontiguousarray(bits.transpose(1, 0, 2))
     store.add(views[0])

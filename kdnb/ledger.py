@@ -244,7 +244,7 @@ def refresh(text: str, root: Path = files.ROOT) -> str:
     lines = [f"- {told}" for told in summary(claims.ledger(found))]
     if len(frame) > len(shown):
         lines.append(f"- {len(frame) - len(shown)} more cells (other α and T, fewer seeds) stand in `09_report` as heat maps.")
-    *_, current = results.BATCH_STATISTICS.values()
+    current = results.BATCH_STATISTICS[max(results.BATCH_STATISTICS)]
     if older := sum(row != current for row in frame.get("batch statistics", ())):
         lines.append(f"- {older} of all {len(frame)} settings are of an earlier training loop, whose batch statistics were those "
                      "of augmented views; networks with batch norm (the teachers, OFA-595) may do better now.")  # fmt: skip

@@ -49,7 +49,7 @@ class Judge:
     def __init__(self, model: Classifier, dataset: Dataset):
         self.model, self.val = model, dataset.pixels(model.image_size, "val")
         self.calibration = batch_norm.calibration_images(dataset, model.image_size)
-        key = [models.checksum(model.network), dataset.checksum, model.image_size, training.VERSION]
+        key = [models.checksum(model.network), dataset.checksum, model.image_size, batch_norm.IMAGES, batch_norm.BATCH]
         self.path = files.cache_dir() / "search" / f"{dataset.spec.slug}-{files.digest(key)}.json"
         self.known: dict[str, float] = files.read_json(self.path) if self.path.exists() else {}
 

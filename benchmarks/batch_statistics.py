@@ -1,0 +1,57 @@
+"""What batch statistics of clean training images are worth against those of augmented views, on networks of the ``cpu`` study.
+
+``KDNB_DATA=... python -m benchmarks.batch_statistics``. Networks that the study left in the cache are loaded, others are trained
+(hours). Statistics of augmented views are what the training loop left before its second version.
+"""
+
+from __future__ import annotations
+
+import torch
+from tqdm import tqdm
+
+from kdnb import batch_norm, evaluation, files, provenance, training
+from kdnb.data import Dataset
+from kdnb.models import Classifier
+from kdnb.study import Study
+
+SHARED = {"profile": "quick", "image_size": 64}
+STAND_IN = SHARED | {"dataset": "covid_qu_ex", "split": "official", "student": "ofa595", "teacher_epochs": 10, "student_epochs": 12}
+BRAIN = SHARED | {"dataset": "brain_tumor", "split": "official", "teacher": "densenet121", "teacher_epochs": 6}
+STUDIES = [*(Study(**BRAIN, seed=seed) for seed in range(3)), Study(**STAND_IN, teacher="vgg19_bn+visformer_small")]
+
+
+def views(dataset: Dataset, image_size: int) -> torch.Tensor:
+    """The calibration images as the training loop augments them."""
+    images = batch_norm.calibration_images(dataset, image_size)
+    return dataset.augment()(images, torch.Generator().manual_seed(0))
+
+
+def compare(dataset: Dataset, model: Classifier) -> dict:
+    """Test accuracy of one network with either statistics, and the paired difference, clean minus augmented."""
+    test = dataset.pixels(model.image_size, "test")
+    labels, families = test.labels[test.rows].numpy(), dataset.families("test")
+    sources = {"clean images": batch_norm.calibration_images(dataset, model.image_size),
+               "augmented views": views(dataset, model.image_size)}  # fmt: skip
+    logits = {name: training.predict(batch_norm.recalibrate(model, images), test) for name, images in sources.items()}
+    balanced = {name: evaluation.balanced_accuracy(labels, z.argmax(1)) for name, z in logits.items()}
+    difference = evaluation.compare(labels, logits["clean images"], logits["augmented views"], families)
+    return {"dataset": dataset.title, "split": dataset.split_name, "network": model.name, "image_size": model.image_size,
+            "balanced_accuracy": balanced, "accuracy_clean_minus_augmented": difference}  # fmt: skip
+
+
+def main() -> None:
+    """Measure and write ``outputs/benchmarks/batch_statistics.json``."""
+    rows = []
+    for study in tqdm(STUDIES, desc="studies", unit="study"):
+        dataset = study.load_data()
+        runs = training.train_teachers(study, dataset)
+        runs += [training.train_alone(study, dataset)] if study.student == "ofa595" else []
+        rows += [compare(dataset, run.model) | {"seed": study.seed} for run in runs]
+        for row in rows[-len(runs) :]:
+            print(row["network"], row["seed"], row["balanced_accuracy"], flush=True)
+    path = files.outputs_dir() / "benchmarks" / "batch_statistics.json"
+    print("wrote", files.write_json(path, {"results": rows, "provenance": provenance.collect()}))
+
+
+if __name__ == "__main__":
+    main()

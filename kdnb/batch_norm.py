@@ -1,7 +1,7 @@
 """Batch statistics of a trained network, counted anew on images as the network will meet them.
 
 Training leaves the running mean of its last augmented batches. Turned and zoomed images are smoother than those that are tested
-(bilinear interpolation), and a network that was normalised for the smooth ones does worse on the others: by how much is in
+(bilinear interpolation), and a network that was normalised for the smooth ones may do worse on the others: by how much is in
 ``outputs/benchmarks/batch_statistics.json``. Wu & Johnson 2021, arXiv:2105.07576, section 3 (one exact average in place of a
 running one) and 5 (images of another kind); Touvron et al. 2019, arXiv:1906.06423, section 3 (images prepared in two ways).
 """

@@ -31,7 +31,7 @@ from kdnb import files, index, landmarks, signatures
 from kdnb.registration import RADII, log_polar, refine, register
 from kdnb.signatures import Signatures
 
-VERSION = 6  # part of the stored links' name: raise it when a rule changes
+VERSION = 7  # part of the stored links' name: raise it when a rule changes
 HASH_BITS = 6  # perceptual hashes (64 bits) closer than this are looked at
 CLOSEST = (4, 8, 16, 32)  # of them for one image: the first four, and on to the next number only while that finds copies
 WORTH = 1000  # of so many pairs one must be a copy, else the pairs that are less likely are left alone
@@ -113,6 +113,8 @@ def detect(root: Path, table: pd.DataFrame, name: str = "images", folder: Path |
     group = join(rows[["first", "second"]].to_numpy(int), len(table))
     if np.median(np.bincount(group)[group]) >= AUGMENTED:
         places = landmarks.same_place(known.thumbs, group, name)
+        # landmarks of anatomy agree between any two patients: what both pictures show must be as alike as in any other copy
+        places = places[places["correlation"] >= limits["limit"]]
         rows = pd.concat([rows, places.assign(kind="same place", hash_bits=_apart(bits, places))], ignore_index=True)
     paths = table["path"].to_numpy()
     rows = rows.assign(first=paths[rows["first"].to_numpy(int)], second=paths[rows["second"].to_numpy(int)])

@@ -193,6 +193,15 @@ def test_overlapping_photographs_of_an_augmented_set_are_one_family(home):
     assert len(places) == 1 and places["correlation"].item() > 0.5
 
 
+def test_patients_of_an_augmented_set_stay_apart(home):
+    """Ribs and lungs agree between any two chests: landmarks alone once joined half of these."""
+    root = planted.plant("phantom_cxr", list(DATASETS["phantom_cxr"].classes), 20, root=home / "data" / "planted")
+    found = index.build(DATASETS["folder"], root)
+    groups = leakage.find(found, "chests").groups(found.table)
+    score = planted.score(planted.origins(found.table), groups, found.table["label"])
+    assert score["precision"] >= 0.99 and score["recall"] >= 0.98
+
+
 def test_landmarks_of_blank_images_are_no_trouble():
     blank = np.zeros((4, 96, 96), np.uint8)
     assert landmarks.same_place(blank, np.arange(4)).empty

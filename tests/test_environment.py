@@ -65,6 +65,13 @@ def test_continuous_integration_runs_what_the_readme_says():
     assert "make test" in readme and "make reproduce" in readme
 
 
+def test_readme_names_every_module_and_notebook():
+    """A newcomer finds the right file by its name: a new module gets a room in README's table."""
+    readme = (ROOT / "README.md").read_text()
+    files = [file for folder in ("kdnb/*.py", "notebooks/*.ipynb") for file in ROOT.glob(folder) if file.stem != "__init__"]
+    assert len(files) > 40 and [file.stem for file in files if f"`{file.stem}`" not in readme] == []
+
+
 @pytest.mark.slow
 def test_the_pip_section_of_conda_installs_what_the_lock_says(tmp_path):
     """Conda hands its pip section to pip as a file; the same is done here in a fresh environment."""

@@ -6,11 +6,12 @@ ARGS    ?=
 BIN     := .venv/bin
 READY   := .venv/.ready
 
-.PHONY: help setup reproduce test bench audit study site lock strip clean
+.PHONY: help setup reproduce test test-slow bench audit study site lock strip clean
 help:
 	@echo "make reproduce   run all notebooks on the embedded phantom and render them (about 20 min on 2 cores)"
 	@echo "                 another study: make reproduce ARGS='-p dataset brain_tumor -p profile quick'"
 	@echo "make test        linter, unit tests and every notebook under nbval (about 12 min)"
+	@echo "make test-slow   the tests that take minutes each: the workflow killed and resumed, the whole site in a browser"
 	@echo "make bench       measure the speed goals; writes outputs/benchmarks/"
 	@echo "make study       the whole matrix of both papers as a Snakemake workflow (SET=cpu, paper or smoke)"
 	@echo "make audit       known holes in the locked packages, risky code in ours"
@@ -38,6 +39,10 @@ test: $(READY)
 	KDNB_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n2 --dist loadscope \
 	    --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks tests
 
+# What takes minutes each: the workflow killed and resumed, the whole site in a browser.
+test-slow: $(READY)
+	KDNB_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests
+
 bench: $(READY)
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.phantoms
@@ -54,6 +59,7 @@ study: $(READY)
 
 site: $(READY)
 	$(BIN)/python -m kdnb.ledger
+	$(BIN)/python -m kdnb.run 00 09
 	$(BIN)/python -m kdnb.site
 
 # Known holes in the locked packages (asks a public service: without a network it fails and says so), and risky code in ours.

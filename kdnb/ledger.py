@@ -9,12 +9,10 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,10 +21,10 @@ from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from kdnb import claims, figures, files, results
-from kdnb.claims import Row
+from kdnb import claims, figures, files, readme, report, results
+from kdnb.measures import Row
 from kdnb.results import Result
-from kdnb.verdicts import RULES, VERDICTS
+from kdnb.verdicts import HOLDS, NOT, PART, RULES, SEEDS, UNTESTED, VERDICTS
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row))[:15]  # the rest explains, and stands on the page
 
@@ -36,9 +34,9 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
     return pd.DataFrame([dataclasses.asdict(row) for row in rows], columns=COLUMNS).astype({"n": "Int64"})
 
 
-def short(title: str) -> str:
-    """A dataset's title with its caveat in one word: ``COVID-QU-Ex (stand-in)``."""
-    return re.sub(r":[^)]*\)", ")", title)
+def csv(rows: Sequence[Row]) -> str:
+    """The text of ``outputs/claims.csv``."""
+    return table(rows).to_csv(index=False, float_format="%.6g")
 
 
 def measured(row: Row) -> str:
@@ -55,19 +53,34 @@ def measured(row: Row) -> str:
 def summary(rows: Sequence[Row]) -> list[str]:
     """The ledger in sentences, every number counted from its rows."""
     tested = [row for row in rows if row.measured is not None]
-    said = Counter(row.verdict for row in tested)
-    gains = [row for row in tested if row.id.endswith("-gain")]
-    told = [f"{len({row.id for row in rows})} claims of the two papers make {len(rows)} rows here; for {len(tested)} of them "
-            "something was measured. " + "; ".join(f"{verdict}: {said[verdict]}" for verdict in VERDICTS) + "."]  # fmt: skip
-    if gains:
+    by_claim: dict[str, list[Row]] = {}
+    for row in tested:
+        by_claim.setdefault(row.id, []).append(row)
+    said = {verdict: [rows[0] for rows in by_claim.values() if whole(rows) == verdict] for verdict in VERDICTS}
+    told = [f"{len({row.id for row in rows})} claims of the two papers make {len(rows)} rows here; for {len(by_claim)} of the "
+            "claims something was measured. Each over all its rows: "
+            + "; ".join(f"{verdict}: {len(said[verdict])}" for verdict in VERDICTS) + "."]  # fmt: skip
+    told += [f"What {verdict}: {'; '.join(row.claim for row in said[verdict])}." for verdict in (HOLDS, NOT) if said[verdict]]
+    if gains := [row for row in tested if row.id.endswith("-gain")]:
         above, below = sum(row.low > 0 for row in gains), sum(row.high < 0 for row in gains)
         told.append(f"Whether distillation makes a student better than the same student without a teacher was measured in "
                     f"{len(gains)} setting{'s' * (len(gains) > 1)}: the 95 % interval lies above zero in {above}, below zero in "
-                    f"{below}, and holds zero in {len(gains) - above - below}.")  # fmt: skip
-    stand_ins = sorted({short(row.dataset) for row in tested if "stand-in" in row.dataset or "partial" in row.dataset})
+                    f"{below}, and holds zero in {len(gains) - above - below}; {sum(_runs(row) >= SEEDS for row in gains)} of them "
+                    f"have {SEEDS} training runs or more.")  # fmt: skip
+    stand_ins = sorted({report.short(row.dataset) for row in tested if "stand-in" in row.dataset or "partial" in row.dataset})
     if stand_ins:
-        told.append(f"Not the published images: {', '.join(stand_ins)}. Their rows hold no more than in part.")
+        told.append(f"Not the published images: {', '.join(stand_ins)}. No accuracy and no map of theirs holds more than in part.")
     return told
+
+
+def whole(rows: Sequence[Row]) -> str:
+    """One verdict for all rows of a claim: that of every row, else the doubt: it holds in part where some rows speak for it and
+    none against, and does not hold where some speak against it and none for it."""
+    said = {row.verdict for row in rows}
+    if len(said) == 1:
+        return said.pop()
+    speaks_for, against = said & {HOLDS, PART}, NOT in said
+    return PART if speaks_for and not against else NOT if against and not speaks_for else UNTESTED
 
 
 def differences(rows: Sequence[Row]) -> Figure | None:
@@ -78,14 +91,18 @@ def differences(rows: Sequence[Row]) -> Figure | None:
     what = {"teacher": "student − teacher", "gain": "distilled − alone", "released": "published loss − alone",
             "optimum": "claimed α, T − best other cell"}  # fmt: skip
     frame = pd.DataFrame([
-        {"group": short(row.dataset), "difference": row.measured, "low": row.low, "high": row.high,
+        {"group": report.short(row.dataset), "difference": row.measured, "low": row.low, "high": row.high,
          "label": f"{what[row.id.split('-')[-1]]}  ({row.split}, {row.setting.split(' → ')[0]}, {_count(row)})"}
         for row in chosen])  # fmt: skip
     return figures.forest(frame, "Differences that the papers claim, as measured here")
 
 
+def _runs(row: Row) -> int:
+    return len(row.seeds.split())
+
+
 def _count(row: Row) -> str:
-    seeds = len(row.seeds.split())
+    seeds = _runs(row)
     return f"n {row.n:,}, {seeds} seed" + "s" * (seeds > 1)
 
 
@@ -99,7 +116,8 @@ def heat_maps(found: Sequence[Result]) -> dict[str, Figure]:
                 values = pd.Series({key: pool.accuracy("distilled").value for key, pool in runs.items()}).unstack()
                 first = next(iter(runs.values()))
                 wanted = dict(claim.wanted)
-                title = f"{short(first.first.title)}, split {split}: distilled student, n {first.accuracy('distilled').n:,}"
+                title = (f"{report.short(first.first.title)}, split {split}: distilled student, "
+                         f"n {first.accuracy('distilled').n:,}, seeds {first.seeds}")  # fmt: skip
                 drawn[title] = figures.cells(values, (wanted["alpha"], wanted["temperature"]), title)
     return drawn
 
@@ -107,7 +125,7 @@ def heat_maps(found: Sequence[Result]) -> dict[str, Figure]:
 def described(rows: Sequence[Row]) -> str:
     """The figure of differences in words, for those who do not see it."""
     return "Differences in test accuracy with 95 % intervals. " + "; ".join(
-        f"{short(row.dataset)}, {row.split}, {row.claim}: {measured(row)}"
+        f"{report.short(row.dataset)}, {row.split}, {row.claim}: {measured(row)}"
         for row in rows if row.unit == "points" and row.low is not None)  # fmt: skip
 
 
@@ -168,9 +186,8 @@ h1, h2 { font-family: system-ui, sans-serif; } img { max-width: 100%; } figure {
 <p><strong>A</strong>: Mir &amp; Rizvi 2025, arXiv 2508.15251. <strong>B</strong>: Jiang, Zhao, Wu &amp; Chaddad, AAAI-25,
 arXiv 2502.15959. Research use only, no medical advice. Every number below was computed from the result files it names.</p>
 {% for sentence in summary %}<p>{{ sentence }}</p>{% endfor %}
-{% if figure %}<figure><img src="data:image/png;base64,{{ figure }}" alt="{{ alt }}">
-<figcaption>Points: mean over seeds; bars: 95 % intervals, paired over test images and joined with the spread over seeds where
-there are several. A stand-in or partial copy is called so.</figcaption></figure>{% endif %}
+{% for figure, caption, alt in figures %}<figure><img src="data:image/png;base64,{{ figure }}" alt="{{ alt }}">
+<figcaption>{{ caption }}</figcaption></figure>{% endfor %}
 <h2>How verdicts are reached</h2><ul>{% for rule in rules %}<li>{{ rule }}</li>{% endfor %}</ul>
 <h2>What was measured</h2>{{ measured }}
 {% if missing %}<h2>What was not run here</h2>{{ missing }}{% endif %}
@@ -183,15 +200,32 @@ def fragment(rows: Sequence[Row], link: str = "") -> str:
     return _TABLE.render(rows=[(row, measured(row), row.verdict.replace(" ", "-")) for row in rows], link=link)
 
 
-def page(rows: Sequence[Row]) -> str:
+def pictures(rows: Sequence[Row], found: Sequence[Result]) -> list[tuple[Figure, str, str]]:
+    """The figures of the ledger, each with its caption and with what it shows in words."""
+    drawn = []
+    if (figure := differences(rows)) is not None:
+        caption = ("Points: mean over seeds; bars: 95 % intervals, paired over test images and joined with the spread over seeds "
+                   "where there are several. A stand-in or partial copy is called so.")  # fmt: skip
+        drawn.append((figure, caption, described(rows)))
+    for title, figure in heat_maps(found).items():
+        values = figure.axes[0].collections[0].get_array()
+        words = (f"Heat map of test accuracy by α and temperature. {title}. From {values.min():.1f} to {values.max():.1f} %; the "
+                 "cell that the paper found best is framed.")  # fmt: skip
+        drawn.append((figure, f"Paper B's α and temperature. {title}. Framed: the cell that the paper found best.", words))
+    return drawn
+
+
+def _inside(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def page(rows: Sequence[Row], found: Sequence[Result] = ()) -> str:
     """The ledger as one HTML file that needs no other."""
-    figure, encoded = differences(rows), ""
-    if figure is not None:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
-        encoded = base64.b64encode(buffer.getvalue()).decode()
     # what is marked as safe is our own style and fragments whose every value the template escaped
-    return _PAGE.render(style=Markup(STYLE), summary=summary(rows), figure=encoded, alt=described(rows), rules=RULES,  # nosec B704
+    return _PAGE.render(style=Markup(STYLE), summary=summary(rows), rules=RULES,  # nosec B704
+                        figures=[(_inside(figure), caption, alt) for figure, caption, alt in pictures(rows, found)],
                         measured=Markup(fragment([row for row in rows if row.measured is not None])),  # nosec B704
                         missing=Markup(fragment([row for row in rows if row.measured is None])))  # nosec B704  # fmt: skip
 
@@ -213,90 +247,28 @@ def print_pdf(source: Path, target: Path) -> Path | None:
     return target
 
 
-def save(rows: Sequence[Row], folder: Path) -> list[Path]:
+def save(rows: Sequence[Row], folder: Path, found: Sequence[Result] = ()) -> list[Path]:
     """Write ``claims.csv``, ``claims.html`` and, where a Chromium is installed, ``claims.pdf`` into a folder."""
-    with files.atomic(folder / "claims.csv") as temporary:
-        table(rows).to_csv(temporary, index=False, float_format="%.6g")
-    html = files.write_text(folder / "claims.html", page(rows))
+    files.write_text(folder / "claims.csv", csv(rows))
+    html = files.write_text(folder / "claims.html", page(rows, found))
     return [folder / "claims.csv", html, *filter(None, [print_pdf(html, folder / "claims.pdf")])]
 
 
-_BLOCK = re.compile(r"(<!-- results -->\n).*?(\n<!-- /results -->)", re.DOTALL)
-_INLINE = re.compile(r"(<!-- (outputs/\S+\.json) (\S+) (\S+) -->).*?(<!-- / -->)")
-
-
 def refresh(text: str, root: Path = files.ROOT) -> str:
-    """A document with its numbers taken from result files again.
-
-    ``<!-- results -->`` … ``<!-- /results -->`` becomes the summary and the table of distillations. Between
-    ``<!-- outputs/x.json results.a.b .1f -->`` and ``<!-- / -->`` stands that value of that file in that format.
-    """
+    """A document with its numbers taken from the result files of a repository again, see :func:`kdnb.readme.refresh`."""
     found = results.load(root / "outputs")
-
-    def value(match):
-        node = files.read_json(root / match[2])
-        for key in match[3].split("."):
-            node = node[int(key)] if isinstance(node, list) else node[key]
-        return f"{match[1]}{format(node, match[4])}{match[5]}"
-
-    frame = results.distillations(found)
-    shown = _headline(frame)
-    lines = [f"- {told}" for told in summary(claims.ledger(found))]
-    if len(frame) > len(shown):
-        lines.append(f"- {len(frame) - len(shown)} more cells (other α and T, fewer seeds) stand in `09_report` as heat maps.")
-    current = results.BATCH_STATISTICS[max(results.BATCH_STATISTICS)]
-    if older := sum(row != current for row in frame.get("batch statistics", ())):
-        lines.append(f"- {older} of all {len(frame)} settings are of an earlier training loop, whose batch statistics were those "
-                     "of augmented views; networks with batch norm (the teachers, OFA-595) may do better now.")  # fmt: skip
-    lines += ["", *_markdown(shown)]
-    return _INLINE.sub(value, _BLOCK.sub(lambda m: m[1] + "\n".join(lines) + m[2], text))
-
-
-def _headline(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of the cells that differ in α and T alone, those on the most seeds."""
-    if frame.empty:
-        return frame
-    alike = frame.groupby(["dataset", "split", "teacher", "student", "method", "px"])["seeds"]
-    return frame[frame["seeds"] == alike.transform("max")]
-
-
-def _markdown(frame: pd.DataFrame) -> list[str]:
-    if frame.empty:
-        return ["No distillation of real images under `outputs/` yet."]
-    head = ["dataset", "split", "teacher → student", "method", "px", "seeds", "n", "teacher", "distilled", "alone",
-            "distilled − alone, points"]  # fmt: skip
-    rows = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for row in frame.to_dict("records"):
-        gain = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * row[key] for key in ("difference", "low", "high"))).replace("-", "−")
-        cells = [short(row["dataset"]), row["split"], f"{row['teacher']} → {row['student']}",
-                 f"{row['method']} α {row['α']:g} T {row['T']:g}", row["px"], row["seeds"], row["n"],
-                 *(row[f"{role} accuracy"] for role in ("teacher", "distilled", "alone")), gain]  # fmt: skip
-        rows.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
-    return rows
-
-
-# what looks measured: shares with two decimals or more, percentages, points, factors
-MEASURED = re.compile(r"(?<![\w./])0\.\d{2,}|\d\s?%|[+−-]\d+(?:\.\d+)? points|\d\s?(?:×|times) (?:as|faster|smaller|fewer)")
-
-
-def stray(text: str) -> list[str]:
-    """Lines of a document with a number that looks measured and has no result file behind it.
-
-    Code, formulas, and what :func:`refresh` keeps up to date are left out; a 95 % interval is a name, not a number.
-    """
-    for pattern in (_BLOCK, _INLINE, re.compile(r"```.*?```|\$\$.*?\$\$", re.DOTALL), re.compile(r"`[^`\n]*`|95 %")):
-        text = pattern.sub("", text)
-    return [line for line in text.splitlines() if MEASURED.search(line)]
+    return readme.refresh(text, root, found, summary(claims.ledger(found)))
 
 
 def main() -> int:
     """Write everything, and say what was written."""
-    rows = claims.ledger(results.load())
-    for path in save(rows, files.outputs_dir()):
+    found = results.load()
+    rows = claims.ledger(found)
+    for path in save(rows, files.outputs_dir(), found):
         print(f"wrote {files.shown(path)}")
-    readme = files.ROOT / "README.md"
-    if (fresh := refresh(readme.read_text())) != readme.read_text():
-        files.write_text(readme, fresh)
+    document = files.ROOT / "README.md"
+    if (fresh := refresh(document.read_text())) != document.read_text():
+        files.write_text(document, fresh)
         print("wrote README.md")
     print("\n".join(summary(rows)))
     return 0

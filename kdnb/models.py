@@ -298,6 +298,11 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
+def count_layers(network: nn.Module) -> int:
+    """Number of layers with weights of their own: convolutions and linear layers."""
+    return sum(isinstance(layer, nn.modules.conv._ConvNd | nn.Linear) for layer in network.modules())
+
+
 def count_macs(name: str, num_classes: int = 1000, image_size: int = 224) -> int:
     """Multiply-accumulates of convolutions and linear layers for one image, without biases and norms, as published tables count.
 

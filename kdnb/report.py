@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+from bs4 import BeautifulSoup  # nbconvert brings it
 from jinja2 import DictLoader
 from latex2mathml.converter import convert as mathml
 from matplotlib.figure import Figure
@@ -58,6 +59,11 @@ def save_figure(study: Study, name: str, figure: Figure) -> Path:
     return path
 
 
+def short(title: str) -> str:
+    """A dataset's title with its caveat in one word: ``COVID-QU-Ex (stand-in)``."""
+    return re.sub(r":[^)]*\)", ")", title)
+
+
 def written(*paths: Path) -> None:
     """Say which files a notebook wrote."""
     for path in paths:
@@ -71,7 +77,9 @@ _PAGE = """<!doctype html>
 body {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 Georgia, serif; color: #1a1a1a; }}
 h1, h2, h3, table, summary {{ font-family: system-ui, sans-serif; }}
 h1 {{ font-size: 1.7rem; }} h2 {{ font-size: 1.25rem; margin-top: 2.2rem; }}
-img {{ max-width: 100%; height: auto; }} a.anchor-link {{ display: none; }}
+img {{ max-width: 100%; height: auto; }}
+.caption {{ display: block; color: #777; font: .8rem system-ui, sans-serif; }}
+a.anchor-link {{ display: none; }}
 table {{ border-collapse: collapse; border: 0; font-size: .85rem; margin: .8rem 0; display: block; overflow-x: auto; }}
 th, td {{ padding: .3rem .7rem; border: 0; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }}
 table.dataframe td, table.dataframe thead th {{ text-align: right; }}
@@ -91,8 +99,11 @@ _TEMPLATE = (
 )
 
 
-def render(executed: Path, page: Path) -> Path:
-    """An executed notebook as one HTML file: figures inside, code folded, formulas as MathML, no script and no network."""
+def render(executed: Path, page: Path, about: str = "") -> Path:
+    """An executed notebook as one HTML file: figures inside, code folded, formulas as MathML, no script and no network.
+
+    ``about`` names the images, a stand-in as one: it becomes the caption of every figure.
+    """
     notebook = nbformat.read(executed, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -110,7 +121,7 @@ def render(executed: Path, page: Path) -> Path:
     )  # fmt: skip
     exporter.register_filter("highlight_code", Highlight2HTML(pygments_lexer="python"))
     body, _ = exporter.from_notebook_node(notebook)
-    body = describe(body)
+    body = describe(harmless(body), about)
     style = HtmlFormatter(style="friendly").get_style_defs(".highlight")
     return files.write_text(page, _PAGE.format(title=title, highlight=style, body=body, source=executed.name))
 
@@ -119,12 +130,14 @@ _MARKS = re.compile(r"<h[1-4]\b[^>]*>(?P<heading>.*?)</h[1-4]>|<p>(?P<text>.*?)<
 _NO_ALT = ("", "figure", "No description has been provided for this image")  # what nbconvert and older pages say
 
 
-def describe(html: str) -> str:
+def describe(html: str, about: str = "") -> str:
     """Give every image that has none an alternative text: the heading it stands under and what is said there first.
 
-    A page's argument stands above its figure, so that is what a reader who does not see the figure should hear again.
+    A page's argument stands above its figure, so that is what a reader who does not see the figure should hear again. ``about``
+    (the dataset) comes first in it and becomes a caption below the figure, once.
     """
     heading, said, number = "", "", 0
+    before, caption = (f"{escape(about)}: ", f'<small class="caption">{escape(about)}</small>') if about else ("", "")
 
     def visit(match):
         nonlocal heading, said, number
@@ -135,13 +148,31 @@ def describe(html: str) -> str:
         else:
             number += 1
             alt = re.search(r'alt="([^"]*)"', match[0])
-            if alt is None or alt[1] in _NO_ALT:
+            text = alt[1] if alt else ""
+            if text in _NO_ALT:
                 text = escape(textwrap.shorten(f"Figure {number} of: {heading or 'this page'}. {said}", 240, placeholder=" …"))
-                bare = match[0] if alt is None else match[0].replace(alt[0], "")
-                return f'<img alt="{text}"' + bare.removeprefix("<img")
+            elif text.startswith(before):
+                return match[0]
+            bare = match[0] if alt is None else match[0].replace(alt[0], "")
+            return f'<img alt="{before}{text}"' + bare.removeprefix("<img") + caption
         return match[0]
 
     return _MARKS.sub(visit, html)
+
+
+def harmless(html: str) -> str:
+    """HTML without what a browser would run or fetch: names of files and classes reach a page through tables of pandas."""
+    soup = BeautifulSoup(html, "html.parser")
+    for tag in soup.find_all(["script", "iframe", "object", "embed", "form", "base", "meta", "link"]):
+        tag.decompose()
+    for tag in soup.find_all(True):
+        for name in [name for name in tag.attrs if name.lower().startswith("on")]:
+            del tag[name]
+        for name in ("href", "src", "xlink:href", "action", "formaction"):
+            scheme = re.match(r"[\x00-\x20]*([a-z][\x00-\x20a-z0-9+.-]*):", str(tag.get(name, "")), re.IGNORECASE)
+            if scheme and re.sub(r"\s", "", scheme[1].lower()) not in ("http", "https", "mailto", "data"):
+                del tag[name]
+    return str(soup)
 
 
 def _plain(html: str) -> str:

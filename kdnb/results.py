@@ -46,8 +46,11 @@ class Result:
 
     @property
     def title(self) -> str:
-        """The dataset with its caveat: a stand-in is called so wherever its numbers stand."""
-        return self.stored["data"]["title"]
+        """The dataset with its caveat: a stand-in is called so wherever its numbers stand, with the classes it lacks."""
+        data, spec = self.stored["data"], DATASETS.get(self.config["dataset"])
+        here, published = len(data.get("classes", ())), len(spec.classes) if spec else 0
+        few = f", {here} of {published} classes" if 0 < here < published and "classes" not in data["title"] else ""
+        return data["title"].replace(":", f"{few}:", 1) if self.caveat else data["title"]
 
     @property
     def caveat(self) -> str:
@@ -74,12 +77,12 @@ class Result:
 def load(folder: Path | None = None) -> list[Result]:
     """Every result file under ``outputs/``; smoke runs prove nothing and are left out, and so is the same run stored twice.
 
-    The table of counts that notebook 00 writes comes as a result of kind ``zoo``, with neither configuration nor data.
+    The counts that notebook 00 writes come as a result of kind ``zoo``, with neither configuration nor data.
     """
     folder = folder or files.outputs_dir()
     found: dict[str, Result] = {}
-    for path in sorted(folder.glob("*/zoo.csv"))[:1]:  # the counts do not depend on the dataset
-        found["zoo"] = Result("zoo", _shown(path, folder), {"results": pd.read_csv(path).set_index("model").to_dict("index")})
+    if (counts := folder / "zoo.json").exists():
+        found["zoo"] = Result("zoo", _shown(counts, folder), files.read_json(counts))
     for path in sorted(folder.rglob("*.json"), key=lambda path: (len(path.parts), path)):
         stored = files.read_json(path)
         if not isinstance(stored, dict) or not {"results", "config", "data"} <= stored.keys():
@@ -105,7 +108,7 @@ def real(results: Iterable[Result], kind: str, dataset: str | None = None) -> li
 
 @dataclass(frozen=True)
 class Pool:
-    """Distillations that differ in nothing but the seed."""
+    """Results of one kind that differ in nothing but the seed."""
 
     members: tuple[Result, ...]
 
@@ -121,7 +124,16 @@ class Pool:
         weights = "ImageNet weights" if c["pretrained"] else "random initial weights"
         return (f"{c['teacher']} → {c['student']}, {c['method']} α {c['alpha']:g} T {c['temperature']:g}, {c['image_size']} px, "
                 f"at most {c['teacher_epochs']} + {c['student_epochs']} epochs, {weights}, "
-                f"batch statistics of {BATCH_STATISTICS[self.first.training]}")  # fmt: skip
+                f"batch statistics of {BATCH_STATISTICS[self.first.training]}{self._best_epochs()}")  # fmt: skip
+
+    def _best_epochs(self) -> str:
+        """Where validation was best, seed by seed: a best epoch that is the last one may not have been the best to come."""
+        told = []
+        for role in ("teacher", "distilled", "alone"):
+            runs = [run for member in self.members for name, run in member.stored["results"].get("training", {}).items()
+                    if name.split()[0] == role and "best_epoch" in run]  # fmt: skip
+            told += [f"{role} {' '.join(str(run['best_epoch']) for run in runs)} of {runs[0]['epochs_run']}"] if runs else []
+        return f"; best epochs: {', '.join(told)}" if told else ""
 
     @property
     def files(self) -> str:
@@ -144,10 +156,10 @@ class Pool:
         return combine([Estimate(d["difference"], d["low"], d["high"], d["n"], 1) for d in stored])
 
 
-def pools(results: Iterable[Result], dataset: str | None = None) -> list[Pool]:
-    """Real distillations by setting, split and data, each with its seeds in order."""
+def pools(results: Iterable[Result], dataset: str | None = None, kind: str = "distill") -> list[Pool]:
+    """Real results of a kind by setting, split, data and training loop, each with its seeds in order."""
     groups: dict[str, dict[int, Result]] = {}
-    for result in real(results, "distill", dataset):
+    for result in real(results, kind, dataset):
         key = [result.config.get(name) for name in _SETTING] + [result.split, result.stored["data"]["checksum"], result.training]
         groups.setdefault(files.digest(key), {}).setdefault(result.config["seed"], result)
     return [Pool(tuple(by_seed[seed] for seed in sorted(by_seed))) for by_seed in groups.values()]
@@ -197,7 +209,8 @@ def distillations(results: Iterable[Result]) -> pd.DataFrame:
 def grid(results: Iterable[Result], dataset: str, split: str, method: str = "kd_fmv") -> dict[tuple[float, float], Pool]:
     """(α, temperature) → distillations of a dataset and split; empty where nothing was run.
 
-    Of several students, sizes or lengths, the setting with the most cells is taken, so that cells compare.
+    Of several students, sizes or lengths, the setting with the most cells is taken, and of its seeds those that every cell has:
+    a mean of three runs beside single ones would not compare.
     """
     by_setting: dict[str, dict[tuple[float, float], Pool]] = {}
     for pool in pools(results, dataset):
@@ -205,4 +218,8 @@ def grid(results: Iterable[Result], dataset: str, split: str, method: str = "kd_
         if pool.first.split == split and config["method"] == method:
             rest = [config.get(name) for name in _SETTING if name not in ("alpha", "temperature")] + [pool.first.training]
             by_setting.setdefault(files.digest(rest), {})[config["alpha"], config["temperature"]] = pool
-    return max(by_setting.values(), key=len, default={})
+    cells = max(by_setting.values(), key=len, default={})
+    seeds = [{member.config["seed"] for member in pool.members} for pool in cells.values()]
+    common = set.intersection(*seeds) if seeds else set()
+    kept = {cell: tuple(m for m in pool.members if m.config["seed"] in common) for cell, pool in cells.items()}
+    return {cell: Pool(members) for cell, members in kept.items() if members}

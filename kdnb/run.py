@@ -66,10 +66,18 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"\n{path.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
                   f"the executed notebook with the traceback: {files.shown(executed)}", file=sys.stderr)  # fmt: skip
             return 1
-        report.written(report.render(executed, study.outputs() / f"{path.stem}.html"))
+        # 00 and 09 read no images: their pages are about all datasets
+        folder, about = (study.outputs(), _about(study.outputs())) if "data_root" in known else (study.outputs().parent, "")
+        report.written(report.render(executed, folder / f"{path.stem}.html", about))
         timings.note(path, time.monotonic() - begun)
-    print(f"{len(paths)} notebooks in {_clock(time.monotonic() - started)}; pages in {files.shown(study.outputs())}")
+    print(f"{len(paths)} notebooks in {_clock(time.monotonic() - started)}; pages in {files.shown(study.outputs().parent)}")
     return 0
+
+
+def _about(folder: Path) -> str:
+    """The dataset, as the result file that was just written names it."""
+    newest = max(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    return report.short(files.read_json(newest)["data"]["title"])
 
 
 class _Timings:

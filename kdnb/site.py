@@ -21,13 +21,13 @@ from jinja2 import Environment
 
 from kdnb import claims, files, ledger, report, results
 from kdnb.catalogue import DATASETS, DatasetSpec
-from kdnb.claims import Row
+from kdnb.measures import Row
 from kdnb.verdicts import RULES
 
 
 @dataclass(frozen=True)
 class Page:
-    """One rendered notebook under ``outputs/``: the folder says on which dataset (and split) it ran."""
+    """One rendered notebook under ``outputs/``: the folder says on which dataset (and split) it ran, ``overview`` on none."""
 
     path: Path
     folder: str
@@ -45,7 +45,8 @@ class Page:
 
 def pages(outputs: Path) -> list[Page]:
     """Every rendered notebook, by folder and number."""
-    return [Page(path, path.parent.relative_to(outputs).as_posix()) for path in sorted(outputs.rglob("[0-9][0-9]_*.html"))]
+    found = sorted(outputs.rglob("[0-9][0-9]_*.html"), key=lambda path: (path.parent != outputs, path))
+    return [Page(path, "overview" if path.parent == outputs else path.parent.relative_to(outputs).as_posix()) for path in found]
 
 
 def build(target: Path | None = None, outputs: Path | None = None) -> Path:
@@ -93,8 +94,8 @@ def write(source: Path, outputs: Path) -> None:
 
 def convert(html: str, name: str, static: Path) -> str:
     """A rendered notebook as a page for Sphinx: headings in Markdown, the rest as it is, figures as files that can be enlarged."""
-    body = BeautifulSoup(report.describe(html), "html.parser").body
-    for tag in body.find_all(["script", "footer"]) + body.find_all("a", class_="anchor-link"):
+    body = BeautifulSoup(report.harmless(report.describe(html)), "html.parser").body
+    for tag in body.find_all("footer") + body.find_all("a", class_="anchor-link"):
         tag.decompose()
     root = "../" * name.count("/")
     for image in body.find_all("img"):
@@ -194,7 +195,7 @@ def _dataset(spec: DatasetSpec, stored: dict | None, rows: Sequence[Row], notebo
         facts.append(("test images with a byte-identical image or the same patient in training", leaking))
     card = _CARD.render(spec=spec, data=data, facts=[fact for fact in facts if fact[1]], counts=found.get("counts"),
                         published=found.get("published") or {}, problems=found.get("problems"))  # fmt: skip
-    parts = [f"# {_markdown(ledger.short(data.get('title') or spec.title))}", _raw(card)]
+    parts = [f"# {_markdown(report.short(data.get('title') or spec.title))}", _raw(card)]
     if not data:
         parts.append("No copy of it was read here: what stands above is what is published of it.")
     if mine := [row for row in rows if row.measured is not None and (row.id.split("-")[1] == spec.name)]:
@@ -208,9 +209,9 @@ def _folder(folder: str, cards: dict[str, tuple[DatasetSpec, dict | None]]) -> s
     """A folder's name for readers: the dataset with its caveat, and the split where it has a folder of its own."""
     slug, _, split = folder.partition("/")
     if slug not in cards:
-        return folder
+        return "All datasets" if folder == "overview" else folder
     spec, stored = cards[slug]
-    return ledger.short(stored["data"]["title"] if stored else spec.title) + (f", split {split}" if split else "")
+    return report.short(stored["data"]["title"] if stored else spec.title) + (f", split {split}" if split else "")
 
 
 def _title(page: Page) -> str:
@@ -224,12 +225,12 @@ def _front(rows: Sequence[Row], found: Sequence[results.Result], source: Path, n
     parts = ["# What holds of two papers, on public data",
              "**A**: {cite:t}`mir2025`. **B**: {cite:t}`jiang2025`. Research use only, no medical advice. Every number was "
              "computed from the result file it links to.", *(_markdown(told) for told in ledger.summary(rows))]  # fmt: skip
-    figure = ledger.differences(rows)
-    if figure is not None:
-        (source / "_static" / "figures").mkdir(parents=True, exist_ok=True)
-        figure.savefig(source / "_static" / "figures" / "differences.png", dpi=150, bbox_inches="tight")
-        image = BeautifulSoup("", "html.parser").new_tag("img", src="_static/figures/differences.png", alt=ledger.described(rows))
-        parts.append(_raw(f'<a class="enlarge" href="_static/figures/differences.png">{image}</a>'))
+    (source / "_static" / "figures").mkdir(parents=True, exist_ok=True)
+    for number, (figure, caption, words) in enumerate(ledger.pictures(rows, found)):
+        name = f"_static/figures/ledger-{number}.png"
+        figure.savefig(source / name, dpi=150, bbox_inches="tight")
+        image = BeautifulSoup("", "html.parser").new_tag("img", src=name, alt=words)
+        parts += [_raw(f'<a class="enlarge" href="{name}">{image}</a>'), f"*{_markdown(caption)}*"]
     measured, missing = ([row for row in rows if (row.measured is None) == wanted] for wanted in (False, True))
     if measured:
         parts += ["## Claim by claim", _raw(ledger.fragment(measured, "./"))]

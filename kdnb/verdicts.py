@@ -14,12 +14,14 @@ Judged = tuple[str, str]  # the verdict, and why
 RULES = (
     "A difference is judged by its 95 % interval, never by its middle. What matters is one point of accuracy, or "
     f"{RANK:g} of a rank correlation: a gain below it is none worth naming, a loss below it is no loss.",
-    f"“Holds” and “does not hold” need {SEEDS} training runs. On fewer, what speaks for a claim makes it hold in part, and what "
-    "speaks against it leaves it not testable here; the number is shown all the same.",
+    f"“Holds” and “does not hold” need {SEEDS} training runs. On two, what speaks for a claim makes it hold in part. One decides "
+    "nothing: its interval knows the chance of the images, not that of training. The number is shown all the same.",
     "An interval that allows both answers leaves a claim not testable here: too few images or runs to tell.",
-    "On a stand-in or a partial copy of the published images no claim holds more than in part.",
-    "A printed accuracy can be reached in any setting; only the paper's own (224 px, pretrained weights, its length) refutes it.",
-    "Counts of parameters and operations are exact: they need neither seeds nor intervals.",
+    "On a stand-in or a partial copy of the published images no claim about accuracies or maps holds more than in part.",
+    "A printed accuracy can be reached in any setting; only the paper's own (224 px, pretrained weights, its length) refutes it. "
+    "That a student is as good as its teacher holds in full only there: a teacher of few epochs may not be at its best.",
+    "Counts of layers, parameters and operations are exact, and clocks do not mind what an image shows: neither needs seeds or the "
+    "published images.",
 )
 
 
@@ -65,7 +67,7 @@ def reaches(e: Estimate, claimed: float, papers_setting: bool) -> Judged:
 
 
 def best_cell(claimed: tuple[float, float], cells: dict[tuple[float, float], float], n: int) -> tuple[Estimate, Judged]:
-    """Is the claimed (α, T) the best of the cells that were run? ``cells`` (α, T) → accuracy, ``n`` test images.
+    """Is the claimed (α, T) the best of the cells that were run? ``cells`` (α, T) → accuracy over the same seeds, ``n`` images.
 
     The interval is that of two independent shares, which is wider than a paired one: the files hold no predictions.
     """
@@ -74,12 +76,13 @@ def best_cell(claimed: tuple[float, float], cells: dict[tuple[float, float], flo
     rival = others[best]
     half = 1.96 * math.sqrt((ours * (1 - ours) + rival * (1 - rival)) / n)
     e = Estimate(ours - rival, ours - rival - half, ours - rival + half, n)
-    told = f"of {len(cells)} cells run; the best other one is α {best[0]:g}, T {best[1]:g}"
+    rank = 1 + sum(other > ours for other in others.values())
+    told = f"number {rank} of {len(cells)} cells run; the best other one is α {best[0]:g}, T {best[1]:g}"
     if e.low > 0:
-        return e, (HOLDS, f"best {told}")
+        return e, (HOLDS, told)
     if e.high < 0:
-        return e, (NOT, f"another cell is better, {told}")
-    return e, (PART, f"among the best, not told apart from them, {told}")
+        return e, (NOT, told)
+    return e, (UNTESTED, f"{told}, not told apart from it: too few images or runs to tell")
 
 
 def fewer(ratio: float, limit: float) -> Judged:
@@ -98,15 +101,24 @@ def faster(e: Estimate, claimed: float = 1.0) -> Judged:
     return UNTESTED, "faster in some runs only"
 
 
-def settle(judged: Judged, seeds: int, caveat: str = "") -> Judged:
-    """The verdict after the rules on seeds and on images that are not the published ones."""
+def settle(judged: Judged, seeds: int, caveat: str = "", clock: bool = False) -> Judged:
+    """The verdict after the rules on the number of runs (trained, or timed by a clock) and on images that are not the published
+    ones."""
     verdict, why = judged
-    if seeds < SEEDS:
-        runs = f"{seeds} training run{'s' if seeds > 1 else ''}, {SEEDS} are needed"
-        if verdict == HOLDS:
+    if seeds < SEEDS and verdict in (HOLDS, NOT):
+        runs = f"{seeds} run{'s' * (seeds > 1)} {'timed' if clock else 'trained'}, {SEEDS} are needed"
+        if verdict == HOLDS and (clock or seeds > 1):
             verdict, why = PART, f"{why}; {runs}"
-        elif verdict == NOT:
-            verdict, why = UNTESTED, f"speaks against it: {why}; {runs}"
+        else:
+            verdict, why = UNTESTED, f"speaks {'for' if verdict == HOLDS else 'against'} it: {why}; {runs}"
     if caveat:
         verdict, why = (PART if verdict == HOLDS else verdict), f"{why}; {caveat.split(':')[0]}"
     return verdict, why
+
+
+def undertrained(judged: Judged, papers_setting: bool) -> Judged:
+    """A student as good as its teacher says less where the teacher was trained for less than the paper's setting."""
+    verdict, why = judged
+    if verdict == HOLDS and not papers_setting:
+        return PART, f"{why}; but the teacher, too, had less than the paper's setting (size, length, pretrained weights)"
+    return judged

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -11,7 +12,7 @@ from bs4 import BeautifulSoup
 from test_claims import distillation
 from test_report import png
 
-from kdnb import files, ledger, report, site
+from kdnb import files, ledger, report, results, site
 from kdnb.study import Study
 
 EVIL = "<script>window.planted=1</script>"
@@ -20,12 +21,14 @@ EVIL = "<script>window.planted=1</script>"
 def rendered(title, image):
     """A page as ``report.render`` writes it, with a heading level left out and a class name that means harm."""
     escaped = EVIL.replace("<", "&lt;")
+    raw = ('<svg onload="window.planted=1"></svg><a href=" java\tscript:window.planted=1">x</a>'
+           '<iframe src="data:text/html,x"></iframe>')  # fmt: skip
     return f"""<!doctype html><html><head><title>{title}</title></head><body>
 <div class="cell text_cell rendered"><div class="text_cell_render"><h1 id="t">{title}<a class="anchor-link" href="#t">¶</a></h1>
 <p>What it is. It takes <math><mi>T</mi></math>.</p>
 <h3 id="d">Deep *down* &amp; ~~~</h3><p>Look at the curve "here".</p></div></div>
 <div class="cell code_cell rendered"><details><summary>code</summary><pre>x</pre></details><pre>{escaped} ~~~~~~~~</pre>
-<img src="data:image/png;base64,{image}" alt="figure"></div>
+<table><tbody><tr><td>{raw}</td></tr></tbody></table><img src="data:image/png;base64,{image}" alt="figure"></div>
 <script>planted()</script><footer>f</footer></body></html>"""
 
 
@@ -45,8 +48,9 @@ def built(tmp_path_factory):
     })  # fmt: skip
     for place in ("brain_tumor/01_data_prep", "brain_tumor/group/03_distill", "covid_qu_ex/03_distill"):
         files.write_text(outputs / f"{place}.html", rendered(f"{place[-10:]} & co", png()))
-    zoo = "model,parameters,macs,source\ndensenet121,100,100,x\nkdfmv5,150,40,x\n"
-    files.write_text(outputs / "brain_tumor" / "zoo.csv", zoo)
+    files.write_text(outputs / "09_report.html", rendered("09 · The report", png()))
+    counts = {"densenet121": {"layers": 121, "macs": 100}, "kdfmv5": {"layers": 7, "macs": 40}}
+    files.write_json(outputs / "zoo.json", {"results": counts})
     return site.build(home / "html", outputs)
 
 
@@ -57,7 +61,8 @@ def soups(built):
 def test_every_page_is_there_and_reached_from_the_front(built):
     names = {path.relative_to(built).as_posix() for path in soups(built)}
     assert {"index.html", "bibliography.html", "datasets/brain_tumor.html", "datasets/eye_disease.html",
-            "notebooks/brain_tumor/01_data_prep.html", "notebooks/brain_tumor/group/03_distill.html"} <= names  # fmt: skip
+            "notebooks/brain_tumor/01_data_prep.html", "notebooks/brain_tumor/group/03_distill.html",
+            "notebooks/overview/09_report.html"} <= names  # fmt: skip
     front = (built / "index.html").read_text()
     for name in names:
         if name.count("/") and not name.endswith("index.html"):
@@ -96,7 +101,8 @@ def test_every_figure_says_what_it_shows(built):
 def test_names_from_outside_are_text(built):
     for path in built.rglob("*.html"):
         text = path.read_text()
-        assert "<script>window.planted" not in text and "planted()" not in text, path
+        assert "<script>window.planted" not in text and "planted()" not in text and "<iframe" not in text, path
+        assert not re.search(r"<\w[^>]*(?:\bon\w+=.window\.planted|script:window)", text), path
     card = (built / "datasets" / "brain_tumor.html").read_text()
     assert "&lt;script&gt;window.planted" in card and "1 of 2" in card
     assert "&lt;script&gt;" in (built / "notebooks/brain_tumor/01_data_prep.html").read_text()
@@ -119,6 +125,9 @@ def test_alternative_texts_come_from_the_argument():
     html = f"<h2>Curves <a>¶</a></h2><p>First &lt;b&gt;.</p><p>Second.</p>{images}"
     alts = re.findall(r'alt="([^"]*)"', report.describe(html))
     assert alts == ["Figure 1 of: Curves. First &lt;b&gt;.", "kept", "Figure 3 of: Curves. First &lt;b&gt;."]
+    named = report.describe(html, "COVID-QU-Ex (stand-in)")
+    assert named.count('<img alt="COVID-QU-Ex (stand-in): ') == 3 == named.count(">COVID-QU-Ex (stand-in)</small>")
+    assert report.describe(named, "COVID-QU-Ex (stand-in)") == named == report.describe(named)  # once is enough
     long = report.describe(f'<h2>T</h2><p>{"word " * 200}</p><img src="a">')
     assert 150 < len(re.search(r'alt="([^"]*)"', long)[1]) <= 240
 
@@ -217,5 +226,28 @@ def test_a_page_prints_to_its_end(built, tmp_path):
 def test_the_ledger_prints(tmp_path):
     if ledger.chromium() is None:
         pytest.skip("no Chromium here: apt-get install chromium")
-    page = files.write_text(tmp_path / "a.html", "<p>ledger</p>")
-    assert ledger.print_pdf(page, tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+    page = files.ROOT / "outputs" / "claims.html"
+    pdf = ledger.print_pdf(page, tmp_path / "a.pdf").read_bytes()
+    rows = BeautifulSoup(page.read_text(), "html.parser").select(".ledger tbody tr")
+    # some ten rows fill a sheet of A4; a ledger that is cut off after the first would have one
+    assert pdf.startswith(b"%PDF") and len(rows) / 20 < pdf.count(b"/Type /Page\n") < len(rows), len(rows)
+
+
+def test_the_ledger_to_attach_is_readable_at_phone_width(tmp_path):
+    shutil.copy(files.ROOT / "outputs" / "claims.html", tmp_path)
+    assert [told for told in faults(tmp_path, tmp_path) if "no dialog" not in told] == []
+
+
+def test_committed_pages_fit_and_every_figure_names_its_images():
+    outputs = files.ROOT / "outputs"
+    assert sum(path.stat().st_size for path in outputs.rglob("*") if path.is_file()) < 25 * 2**20
+    titles = {Path(result.file).parent: report.short(result.title) for result in results.load(outputs) if result.kind != "zoo"}
+    seen = 0
+    for page in outputs.rglob("[0-9][0-9]_*.html"):
+        about = titles.get(page.parent.relative_to(files.ROOT), "")
+        for image in BeautifulSoup(page.read_text(), "html.parser").select("img"):
+            seen += 1
+            assert len(image["alt"]) > 20 and image["src"].startswith("data:image/"), page
+            if about:  # a stand-in is called one
+                assert image["alt"].startswith(f"{about}: ") and image.find_next("small").get_text() == about, page
+    assert seen > 50 and "COVID-QU-Ex (stand-in)" in titles.values()

@@ -1,0 +1,228 @@
+"""What result files say of a claim: one function a kind of claim, from results to rows of the ledger. The rules of the verdicts
+stand in :mod:`kdnb.verdicts`, the claims themselves in :mod:`kdnb.claims`."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from kdnb import verdicts
+from kdnb.results import Estimate, Pool, Result, combine, grid, pools, real
+from kdnb.verdicts import NOT, PART, RANK, UNTESTED, Judged
+
+# whose student a network is: a claim is tested on its own paper's
+PAPERS_STUDENT = {"ofa595": "A", "kdfmv5": "B", "kdfmv8": "B"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper says and where, and ``measure``: from (claim, result files) to rows; none means that nothing was run.
+
+    ``run`` is the command that would. ``value`` is the claimed number where there is one, ``wanted`` the paper's choices.
+    """
+
+    id: str
+    paper: str
+    claim: str
+    claimed: str
+    source: str
+    measure: Callable[[Claim, Sequence[Result]], list[Row]]
+    run: str
+    dataset: str | None = None
+    value: float | None = None
+    wanted: tuple[tuple[str, object], ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the ledger. The first fifteen fields are the columns of ``outputs/claims.csv``; ``why`` explains the verdict,
+    ``setting`` says how the number came ``unit`` what it is."""
+
+    id: str
+    paper: str
+    claim: str
+    claimed: str
+    claimed_source: str
+    measured: float | None
+    low: float | None
+    high: float | None
+    n: int | None
+    dataset: str
+    split: str
+    profile: str
+    seeds: str
+    verdict: str
+    result_file: str
+    why: str = ""
+    setting: str = ""
+    unit: str = ""
+
+
+def row(claim: Claim, e: Estimate | None, judged: Judged, *, dataset: str = "", split: str = "", profile: str = "",
+        seeds: str = "", file: str = "", setting: str = "", unit: str = "accuracy") -> Row:  # fmt: skip
+    """A row of a claim; ``e`` None leaves the measured columns empty."""
+    e = e or Estimate(math.nan)
+    value = None if math.isnan(e.value) else e.value
+    return Row(claim.id, claim.paper, claim.claim, claim.claimed, claim.source, value, e.low, e.high, e.n, dataset, split, profile,
+               seeds, judged[0], file, judged[1], setting, unit)  # fmt: skip
+
+
+def nearest(found: Sequence[Pool], wanted: Sequence[tuple[str, object]]) -> Pool:
+    """The pool that is most like the paper: by its choices in the order given, then by loop, image size, seeds and epochs.
+
+    The order never looks at a result, so that no row is picked for its number.
+    """
+    def closeness(pool):
+        c = pool.first.config
+        size = (pool.first.training, c["image_size"], c["pretrained"], len(pool.members), c["student_epochs"])
+        return (*(c[name] == value for name, value in wanted), *size)
+
+    return max(found, key=closeness)
+
+
+def _chosen(claim: Claim, results: Sequence[Result], method: str | None = None, kind: str = "distill") -> list[Pool]:
+    """One pool a split and teacher: of ``method``, or of any that distils (the published code's loss does not)."""
+    groups: dict[tuple, list[Pool]] = {}
+    for pool in pools(results, claim.dataset, kind):
+        config = pool.first.config
+        asked = config["method"] == method if method else config["method"] not in ("hard", "kd_fmv_as_released")
+        if asked and PAPERS_STUDENT.get(config["student"]) == claim.paper:
+            groups.setdefault((pool.first.split, config["teacher"]), []).append(pool)
+    return [nearest(groups[key], claim.wanted) for key in sorted(groups)]
+
+
+def _of(claim: Claim, pool: Pool, e: Estimate, judged: Judged, unit: str = "accuracy") -> Row:
+    return row(claim, e, judged, dataset=pool.first.title, split=pool.first.split, profile=pool.first.config["profile"],
+               seeds=pool.seeds, file=pool.files, setting=pool.setting, unit=unit)  # fmt: skip
+
+
+def _papers(pool: Pool) -> bool:
+    """Does a pool have the paper's own setting: its size, length, initial weights and a split as it used them?"""
+    c = pool.first.config
+    return bool(c["profile"] == "paper" and c["image_size"] == 224 and c["pretrained"] and pool.first.split != "group")
+
+
+def accuracy(claim: Claim, results: Sequence[Result], role: str = "distilled") -> list[Row]:
+    """Test accuracy of a role against the printed one, or by itself where no printed one is known."""
+    rows = []
+    for pool in _chosen(claim, results):
+        e = pool.accuracy(role)
+        if claim.value is None:
+            judged = UNTESTED, "the paper's number is not known here"
+        else:
+            judged = verdicts.settle(verdicts.reaches(e, claim.value, _papers(pool)), e.seeds, pool.first.caveat)
+        rows.append(_of(claim, pool, e, judged))
+    return rows
+
+
+def gains(claim: Claim, results: Sequence[Result]) -> list[Row]:
+    """The distilled student's accuracy minus the lone one's, paired."""
+    rows = []
+    for pool in _chosen(claim, results):
+        e = pool.difference("distilled_minus_alone")
+        rows.append(_of(claim, pool, e, verdicts.settle(verdicts.gain(e), e.seeds, pool.first.caveat), "points"))
+    return rows
+
+
+def against_teacher(claim: Claim, results: Sequence[Result], rule: Callable[[Estimate], Judged]) -> list[Row]:
+    """The distilled student's accuracy minus its teacher's, paired, under one of the rules."""
+    rows = []
+    for pool in _chosen(claim, results):
+        e = pool.difference("distilled_minus_teacher")
+        judged = verdicts.settle(verdicts.undertrained(rule(e), _papers(pool)), e.seeds, pool.first.caveat)
+        rows.append(_of(claim, pool, e, judged, "points"))
+    return rows
+
+
+def released(claim: Claim, results: Sequence[Result]) -> list[Row]:
+    """The published code's loss: whatever is measured of it, it cannot distil (:func:`kdnb.losses.released_soft_loss`)."""
+    why = ("its soft term does not contain the student and has no gradient for it (03_distill shows that in numbers): "
+           "what is measured is the chance of training alone")  # fmt: skip
+    return [_of(claim, pool, pool.difference("distilled_minus_alone"), (NOT, why), "points")
+            for pool in _chosen(claim, results, "kd_fmv_as_released")]  # fmt: skip
+
+
+def optimum(claim: Claim, results: Sequence[Result]) -> list[Row]:
+    """The best α and T, where at least two of each were run and the claimed cell among them."""
+    rows, wanted = [], dict(claim.wanted)
+    cell = wanted["alpha"], wanted["temperature"]
+    for split in sorted({result.split for result in real(results, "distill", claim.dataset)}):
+        cells = grid(results, claim.dataset, split)
+        if len({alpha for alpha, _ in cells}) < 2 or len({t for _, t in cells}) < 2 or cell not in cells:
+            continue
+        ours = cells[cell]
+        accuracies = {key: pool.accuracy("distilled").value for key, pool in cells.items()}
+        e, judged = verdicts.best_cell(cell, accuracies, ours.accuracy("distilled").n)
+        every = " ".join(pool.files for pool in cells.values())
+        rows.append(row(claim, e, verdicts.settle(judged, min(len(pool.members) for pool in cells.values()), ours.first.caveat),
+                        dataset=ours.first.title, split=split, profile=ours.first.config["profile"], seeds=ours.seeds,
+                        setting=ours.setting, unit="points", file=every))  # fmt: skip
+    return rows
+
+
+def likeness(claim: Claim, results: Sequence[Result], method: str) -> list[Row]:
+    """Rank correlation of student's and teacher's maps: that of the distilled student minus that of the lone one."""
+    rows = []
+    for pool in _chosen(claim, results, kind="explain"):
+        found = [member.stored["results"].get("likeness_distilled_minus_alone", {}).get(method, {}).get("spearman")
+                 for member in pool.members]  # fmt: skip
+        if all(entry and entry["n"] for entry in found):
+            e = combine([Estimate(entry["mean"], entry["low"], entry["high"], entry["n"], 1) for entry in found])
+            rows.append(_of(claim, pool, e, verdicts.settle(verdicts.gain(e, RANK), e.seeds, pool.first.caveat), "in Spearman's ρ"))
+    return rows
+
+
+def explanation_time(claim: Claim, results: Sequence[Result], title: str) -> list[Row]:
+    """Seconds an image of an explanation: teacher's over student's, the median of the runs with their range as interval."""
+    rows = []
+    for pool in _chosen(claim, results, kind="explain"):
+        ratios = []
+        for member in pool.members:
+            took = {entry["model"].split()[0]: entry["seconds"] for entry in member.stored["results"].get("met_seconds", [])
+                    if entry["method"].removesuffix(" ⚠") == title}  # 04 marks maps that new weights do not move  # fmt: skip
+            ratios += [took["teacher"] / took["distilled"]] if took.get("teacher") and took.get("distilled") else []
+        if ratios:
+            images = pool.first.stored["results"].get("images")
+            e = Estimate(statistics.median(ratios), min(ratios), max(ratios), images, len(ratios))
+            judged = verdicts.settle(verdicts.faster(e, claim.value or 1.0), e.seeds, clock=True)
+            shown = e if len(ratios) > 1 else replace(e, low=None, high=None)  # one run has no range
+            rows.append(_of(claim, pool, shown, judged, "times as fast"))
+    return rows
+
+
+def latency(claim: Claim, results: Sequence[Result], teachers: Sequence[str]) -> list[Row]:
+    """Time of one image, teacher's over student's, from notebook 06: ``results["speedups"]`` of its file, a list with teacher,
+    student, runtime, times_as_fast, low and high. One row a teacher and machine: of its runtimes the least favourable speaks."""
+    rows = []
+    timed = [(result, found) for result in real(results, "efficiency") for found in result.stored["results"].get("speedups", [])
+             if PAPERS_STUDENT.get(found["student"]) == claim.paper]  # fmt: skip
+    missing = [teacher for teacher in teachers if teacher not in {found["teacher"] for _, found in timed}]
+    for file, teacher in sorted({(result.file, found["teacher"]) for result, found in timed}):
+        here = [(result, found) for result, found in timed if (result.file, found["teacher"]) == (file, teacher)]
+        result, least = min(here, key=lambda pair: pair[1]["times_as_fast"])
+        e, machine = Estimate(least["times_as_fast"], least["low"], least["high"]), result.stored["results"].get("hardware", {})
+        verdict, why = verdicts.faster(e)
+        why += f"; {least['runtime']} is the least favourable of {len(here)} runtimes"
+        if missing and verdict != NOT:
+            verdict, why = PART if verdict != UNTESTED else UNTESTED, f"{why}; not timed: {', '.join(missing)}"
+        setting = (f"{teacher} → {least['student']}, {least['runtime']}, one image of {result.config['image_size']} px, "
+                   f"{machine.get('torch_threads', '?')} threads, {machine.get('cpu', 'unknown machine')}")  # fmt: skip
+        rows.append(row(claim, e, (verdict, why), dataset=result.title, split=result.split, profile=result.config["profile"],
+                        file=file, unit="times as fast", setting=setting))  # fmt: skip
+    return rows
+
+
+def counted(claim: Claim, results: Sequence[Result], column: str, teachers: Sequence[str], students: Sequence[str],
+            limit: float = 1.0) -> list[Row]:  # fmt: skip
+    """Layers, parameters or MACs, student's over teacher's, from the zoo's counts (224 px, 1,000 classes)."""
+    table = next((result for result in results if result.kind == "zoo"), None)
+    zoo = table.stored["results"] if table else {}
+    rows = []
+    for teacher, student in ((t, s) for t in teachers for s in students if {t, s} <= zoo.keys()):
+        ratio = float(zoo[student][column] / zoo[teacher][column])
+        rows.append(row(claim, Estimate(ratio, ratio, ratio), verdicts.fewer(ratio, limit), unit="of the teacher's",
+                        dataset="any", profile="any", file=table.file,
+                        setting=f"{teacher} → {student}, 224 px, 1,000 classes"))  # fmt: skip
+    return rows

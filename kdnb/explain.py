@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from kdnb import files, pixels, scorecam, shapley
+from kdnb import files, index, pixels, scorecam, shapley
 from kdnb.models import Classifier
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -112,7 +112,11 @@ def explain(model: Classifier, images: Tensor, method: str = "score_cam", target
 
 
 def read_image(path: str | Path, model: Classifier) -> Tensor:
-    """Any image file as the model sees it: ``(1, 3, S, S)`` in [0, 1], stretched to the model's size."""
+    """Any image file as the model sees it: ``(1, 3, S, S)`` in [0, 1], stretched to the model's size. Raises ``ValueError``."""
+    fact = index.inspect(Path(path))
+    if isinstance(fact, tuple):  # what no index would use is not explained either
+        raise ValueError(f"{Path(path).absolute()} cannot be explained: {': '.join(fact)}. Give a whole PNG, JPEG, TIFF, BMP, GIF, "
+                         f"PGM or WebP of at most {index.LARGEST:,} pixels; save others, DICOM say, as PNG first")  # fmt: skip
     array = pixels.read_image(Path(path), model.image_size, "RGB")
     return torch.from_numpy(array.copy())[None].float() / 255
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -19,8 +21,9 @@ from tqdm.contrib.concurrent import thread_map
 from kdnb import files
 from kdnb.catalogue import DatasetSpec
 
-VERSION = 1  # part of the stored index's fingerprint: raise it when a column or a rule changes
-COLUMNS = ["path", "label", "split", "group", "mask", "organ_mask", "width", "height", "mode", "sha256"]
+VERSION = 2  # part of the stored index's fingerprint: raise it when a column or a rule changes
+COLUMNS = ["path", "label", "split", "group", "mask", "organ_mask", "width", "height", "mode", "sha256",
+           "mask_sha256", "organ_mask_sha256"]  # fmt: skip
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".gif"}
 SPLITS = {
     "train": "train", "training": "train",
@@ -29,6 +32,7 @@ SPLITS = {
 }  # fmt: skip
 MASKS = {"lungmasks": "organ_mask", "organmasks": "organ_mask", "infectionmasks": "mask", "lesionmasks": "mask", "masks": "mask"}
 LARGEST = 80_000_000  # pixels of one image; larger ones are named, not decoded
+UNREADABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # breaks a row of the table, or (a surrogate) is a byte that is no UTF-8
 ORIENTATION = 0x0112  # the EXIF tag that says how a picture is to be turned
 WRAPPERS = {"images", "image"}  # folders that hold a class's images and are not classes themselves
 
@@ -38,8 +42,9 @@ class Index:
     """A dataset's table and what was wrong with its files.
 
     ``table`` has one row an image with the columns ``COLUMNS``: ``path``, ``mask`` (lesion) and ``organ_mask`` (lung or
-    tissue) relative to the dataset's root, ``width`` and ``height`` in pixels, ``mode`` as in Pillow; ``problems`` has the
-    columns path, problem, detail; ``classes`` are the readable names in label order.
+    tissue) relative to the dataset's root, ``width`` and ``height`` in pixels, ``mode`` as in Pillow, and the SHA-256 of the
+    image and of its masks (empty without one); ``problems`` has the columns path, problem, detail; ``classes`` are the readable
+    names in label order.
     """
 
     root: Path
@@ -50,6 +55,7 @@ class Index:
     @property
     def checksum(self) -> str:
         """Names the images and labels that a result rests on (12 hexadecimal digits)."""
+        # masks by name alone: networks do not learn from them, and a result must not lose its name over one
         rows = self.table.sort_values("path")[["path", "label", "split", "mask", "organ_mask", "sha256"]]
         return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()[:12]
 
@@ -66,13 +72,13 @@ def build(spec: DatasetSpec, root: Path, cache: Path | None = None) -> Index:
     Raises ``FileNotFoundError`` when ``root`` holds no image of any class.
     """
     root = Path(root).resolve()
-    found = _scan(root)
+    found, refused = _scan(root)
     classes = spec.classes or _folder_classes(found)
-    key = [VERSION, str(root), {name: list(spelt) for name, spelt in classes.items()}, spec.groups, found]
+    key = [VERSION, str(root), {name: list(spelt) for name, spelt in classes.items()}, spec.groups, found, refused]
     store = (cache or files.cache_dir()) / "index" / f"{spec.slug}-{files.digest(key)}"
     with files.lock(store):
         if not (store / "table.csv").exists():
-            table, problems = _read(spec, root, classes, [PurePosixPath(name) for name, _, _ in found])
+            table, problems = _read(spec, root, classes, [PurePosixPath(name) for name, _, _ in found], refused)
             if table.empty:
                 raise FileNotFoundError(_nothing_found(spec, root, problems))
             _write_csv(store / "problems.csv", problems)
@@ -83,10 +89,18 @@ def build(spec: DatasetSpec, root: Path, cache: Path | None = None) -> Index:
     return Index(root, present, table, problems)
 
 
-def _scan(root: Path) -> list[tuple[str, int, int]]:
-    """Every file below ``root`` with its size and time of change; hidden files are none of ours."""
-    found, seen = [], set()
-    for folder, below, names in os.walk(root, followlinks=True):
+def _scan(root: Path) -> tuple[list[tuple[str, int, int]], list[tuple[str, str, str]]]:
+    """Every file below ``root`` with its size and time of change, and as problems what cannot be reached or has no readable name.
+
+    Hidden files are none of ours.
+    """
+    found, refused, seen = [], [], set()
+
+    def refuse(path, problem, detail):
+        name = Path(path).relative_to(root).as_posix()
+        refused.append((UNREADABLE.sub(lambda match: ascii(match[0])[1:-1], name), problem, detail))
+
+    for folder, below, names in os.walk(root, followlinks=True, onerror=lambda error: refuse(error.filename, *_denied(error))):
         real = os.path.realpath(folder)
         below[:] = sorted(name for name in below if not name.startswith("."))
         if real in seen:  # a link back up the tree
@@ -94,11 +108,22 @@ def _scan(root: Path) -> list[tuple[str, int, int]]:
             continue
         seen.add(real)
         for name in sorted(names):
-            if not name.startswith(".") and name != "Thumbs.db":
-                path = Path(folder, name)
-                stat = path.stat() if path.exists() else None  # a dangling link has no size: read() will name it
-                found.append((path.relative_to(root).as_posix(), stat.st_size if stat else 0, stat.st_mtime_ns if stat else 0))
-    return found
+            if name.startswith(".") or name == "Thumbs.db":
+                continue
+            path = Path(folder, name)
+            short = path.relative_to(root).as_posix()
+            try:
+                facts = path.stat()
+                if not os.access(path, os.R_OK):  # in the index's key: a change of rights changes neither size nor time
+                    raise PermissionError
+            except OSError as error:
+                refuse(path, *_denied(error))
+                continue
+            if UNREADABLE.search(short):
+                refuse(path, "unreadable name", "not UTF-8, or a control character: rename it (convmv does whole trees)")
+            else:
+                found.append((short, facts.st_size, facts.st_mtime_ns))
+    return found, refused
 
 
 def _folder_classes(found: list[tuple[str, int, int]]) -> dict[str, tuple[str, ...]]:
@@ -121,9 +146,10 @@ def _place(path: PurePosixPath, folders: dict[str, str]) -> tuple[str, str, str 
     return split, kind, label
 
 
-def _read(spec: DatasetSpec, root: Path, classes: dict, paths: list[PurePosixPath]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _read(spec: DatasetSpec, root: Path, classes: dict, paths: list[PurePosixPath],
+          refused: list[tuple[str, str, str]]) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
     folders = {files.simplify(spelling): name for name, spellings in classes.items() for spelling in (name, *spellings)}
-    images, masks, problems = [], {}, []
+    images, masks, problems = [], {}, list(refused)
     for path in paths:
         split, kind, label = _place(path, folders)
         if label is None:
@@ -132,24 +158,32 @@ def _read(spec: DatasetSpec, root: Path, classes: dict, paths: list[PurePosixPat
         elif path.suffix.lower() not in SUFFIXES:
             problems.append((str(path), "not an image file", f"suffix {path.suffix or 'none'}"))
         elif kind == "image":
-            images.append((path, label, split))
+            images.append((str(path), label, split))
         else:
             masks[kind, split, label, path.stem.lower()] = str(path)
-    facts = thread_map(
-        lambda item: inspect(root / item[0]), images, desc=f"indexing {spec.name}", unit="img",
-        max_workers=2 * (os.cpu_count() or 1), leave=False, disable=len(images) < 500,
-    )  # fmt: skip
+    names = [path for path, _, _ in images] + list(masks.values())
+    facts = dict(zip(names, thread_map(
+        lambda name: inspect(root / name), names, desc=f"indexing {spec.name}", unit="file",
+        max_workers=2 * (os.cpu_count() or 1), leave=False, disable=len(names) < 500,
+    ), strict=True))  # fmt: skip
+    for place, name in list(masks.items()):
+        if isinstance(facts[name], tuple):  # the image is used without it
+            problem, detail = facts[masks.pop(place)]
+            problems.append((name, f"bad mask: {problem}", detail))
     rows = []
-    for (path, label, split), fact in zip(images, facts, strict=True):
-        if isinstance(fact, tuple):
-            problems.append((str(path), *fact))
+    for name, label, split in images:
+        if isinstance(facts[name], tuple):
+            problems.append((name, *facts[name]))
             continue
+        path = PurePosixPath(name)
         mask, organ = (masks.get((kind, split, label, path.stem.lower()), "") for kind in ("mask", "organ_mask"))
-        rows.append({"path": str(path), "label": label, "split": split, "group": _group(spec, path),
-                     "mask": mask, "organ_mask": organ, **fact})  # fmt: skip
+        rows.append({"path": name, "label": label, "split": split, "group": _group(spec, path),
+                     "mask": mask, "organ_mask": organ, **facts[name]})  # fmt: skip
     table = pd.DataFrame(rows, columns=COLUMNS)
     table, joined = _join_trees(table, spec.trees) if spec.trees else (table, [])
     table, more = _settle_copies(table)
+    for kind in ("mask", "organ_mask"):
+        table[f"{kind}_sha256"] = [facts[name]["sha256"] if name else "" for name in table[kind]]
     for name in classes:
         if not (table["label"] == name).any():
             more.append((name, "class without images", "it is left out of the label set"))
@@ -159,11 +193,14 @@ def _read(spec: DatasetSpec, root: Path, classes: dict, paths: list[PurePosixPat
 def inspect(path: Path) -> dict | tuple[str, str]:
     """Width, height, mode and SHA-256 of an image decoded to its last row, or (problem, detail)."""
     try:
-        if path.exists() and not path.is_file():
-            return "not a file", "a pipe, device or socket"  # reading one may never end
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "not a file", "a folder, pipe, device or socket"  # reading one may never end
         data = path.read_bytes()
-        if not data:
-            return "empty file", "zero bytes"
+    except OSError as error:
+        return _denied(error)
+    if not data:
+        return "empty file", "zero bytes"
+    try:
         with Image.open(io.BytesIO(data)) as image:
             width, height, mode = *image.size, image.mode
             if width * height > LARGEST:  # a few kilobytes may claim gigabytes: looked at before anything is decoded
@@ -173,8 +210,6 @@ def inspect(path: Path) -> dict | tuple[str, str]:
                 return "not finite", "holds NaN or infinity"
             if image.getexif().get(ORIENTATION, 1) >= 5:  # lies on its side; pixels.decode turns it
                 width, height = height, width
-    except FileNotFoundError:
-        return "missing file", "a link to nowhere"
     except Image.DecompressionBombError as error:  # larger still: Pillow does not even open it
         return "too large", str(error)
     except Image.UnidentifiedImageError:
@@ -183,6 +218,17 @@ def inspect(path: Path) -> dict | tuple[str, str]:
         truncated = isinstance(error, OSError | SyntaxError | EOFError)
         return "truncated or damaged" if truncated else "unreadable", f"{type(error).__name__}: {str(error)[:120]}"
     return {"width": width, "height": height, "mode": mode, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _denied(error: OSError) -> tuple[str, str]:
+    """(problem, detail) of a file or folder that the system does not hand out."""
+    if isinstance(error, PermissionError):
+        return "no permission", "this account may not read it: chmod -R u+rX on its folder, or ask its owner"
+    if isinstance(error, FileNotFoundError):
+        return "missing file", "nothing is there, or a link to nowhere"
+    if error.errno == errno.ELOOP:
+        return "missing file", "a link that leads back to itself"
+    return "unreadable", f"{type(error).__name__}: {error.strerror}; copy it anew"
 
 
 def _group(spec: DatasetSpec, path: PurePosixPath) -> str:

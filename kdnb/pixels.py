@@ -46,11 +46,12 @@ def read_image(path: Path, image_size: int, mode: str, resample: int = Image.Res
 def cache(root: Path, table: pd.DataFrame, image_size: int, mode: str, name: str, column: str = "path") -> np.ndarray:
     """Pixels of all rows as a memory-mapped uint8 array ``(N, C, image_size, image_size)``, built once.
 
-    The file is keyed by the rows' checksums, size and mode. It appears whole or not at all: it grows as ``.part`` and is
+    The file is keyed by the checksums of what it holds, size and mode. It appears whole or not at all: it grows as ``.part`` and is
     renamed at the end; who was killed goes on where it stood, and a second process waits for the first. ``column`` may be
     ``mask`` or ``organ_mask``; rows without one are zero. The pages belong to the system's page cache, not to this process.
     """
-    key = files.digest([table[column].tolist(), table["sha256"].tolist(), column])
+    held = table["sha256" if column == "path" else f"{column}_sha256"]
+    key = files.digest([table[column].tolist(), held.tolist(), column])
     path = files.cache_dir() / "pixels" / f"{name}-{column}-{image_size}-{mode}-{key}.npy"
     with files.lock(path):
         if not path.exists():

@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,7 +87,6 @@ def good() -> dict[str, tuple[bytes, np.ndarray]]:
     found["spaces and 'quotes' \" & ; $x.png"] = encoded(plain, "PNG"), grey
     found["-p.png"] = encoded(plain, "PNG"), grey
     found["n" * 251 + ".png"] = encoded(plain, "PNG"), grey
-    found["line\nbreak.png"] = encoded(plain, "PNG"), grey
     return found
 
 
@@ -111,6 +111,30 @@ def broken() -> dict[str, bytes]:
     return found
 
 
+# names that no UTF-8 table holds, or that break one of its rows: name as the disk has it → name as the problems tell it
+UNREADABLE = {
+    b"gr\xf6\xdfer.png": r"gr\udcf6\udcdfer.png", b"line\nbreak.png": r"line\nbreak.png", b"back\rhome.png": r"back\rhome.png",
+    b"both\r\n.png": r"both\r\n.png", b"escape\x1b[31m.png": r"escape\x1b[31m.png", b"delete\x7f.png": r"delete\x7f.png",
+}  # fmt: skip
+
+
+def refuse(patch: pytest.MonkeyPatch) -> None:
+    """What a locked file or folder answers to one who is not root: root, who runs these tests, is never refused."""
+    listing, facts, content = os.scandir, Path.stat, Path.read_bytes
+
+    def denied(call, name):
+        def ask(path, *arguments, **options):
+            if name in Path(os.fsdecode(path)).parts:
+                raise PermissionError(13, "Permission denied", str(path))
+            return call(path, *arguments, **options)
+
+        return ask
+
+    patch.setattr(os, "scandir", denied(listing, "unlisted"))
+    patch.setattr(Path, "stat", denied(facts, "no_entry.png"))
+    patch.setattr(Path, "read_bytes", denied(content, "secret.png"))
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     home = tmp_path_factory.mktemp("hostile")
@@ -129,10 +153,24 @@ def corpus(tmp_path_factory):
             (folder / name).write_bytes(raw)
         (folder / "dangling.png").symlink_to(folder / "nowhere.png")
         (folder / "circle").symlink_to(folder)
+        (folder / "myself.png").symlink_to("myself.png")
+        (folder / "ping.png").symlink_to("pong.png")
+        (folder / "pong.png").symlink_to("ping.png")
         (folder / "a_folder.png").mkdir()
         os.mkfifo(folder / "pipe.png")
         (folder / "notes.txt").write_text("not an image")
-        yield data.load("folder", root)
+        for name in UNREADABLE:
+            scene(number_of(name)).save(folder / os.fsdecode(name), "PNG")
+        for name in ("unlisted/1.png", "no_entry.png", "secret.png"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            scene(number_of(name)).save(folder / name)
+        latin = root / "train" / os.fsdecode(b"gr\xfcn")
+        latin.mkdir()
+        scene(number_of("latin")).save(latin / "inside.png")
+        with pytest.MonkeyPatch.context() as locked:
+            refuse(locked)
+            loaded = data.load("folder", root)
+        yield loaded
 
 
 def test_the_corpus_is_large():
@@ -167,6 +205,84 @@ def test_odd_files_are_read_as_they_look(corpus, name):
     assert found.shape == wanted.shape and np.abs(found - wanted).mean() < 6
     if len(rows):
         assert (rows["width"].iloc[0], rows["height"].iloc[0]) == wanted.shape[::-1]
+
+
+@pytest.mark.parametrize("name", UNREADABLE.values())
+def test_a_name_that_no_table_holds_is_told_escaped(corpus, name):
+    rows = corpus.index.problems.query("path == @wanted", local_dict={"wanted": "train/a/" + name})
+    assert rows["problem"].tolist() == ["unreadable name"] and "rename" in rows["detail"].iloc[0]
+
+
+def test_names_that_no_table_holds_are_not_used_and_spoil_no_other_row(corpus):
+    rows = corpus.index.problems
+    assert rows.loc[rows["path"].str.endswith("inside.png"), "path"].tolist() == [r"train/gr\udcfcn/inside.png"]
+    assert (rows["problem"] == "unreadable name").sum() == len(UNREADABLE) + 1
+    assert corpus.classes == ("a", "b"), "a folder without a readable name is no class"
+    rows.to_csv(io.BytesIO(), index=False)  # surrogates raise here
+    for table in (rows, corpus.table):
+        assert not table["path"].str.contains(r"[\x00-\x1f\x7f\ud800-\udfff]").any()
+    assert corpus.table["sha256"].str.fullmatch("[0-9a-f]{64}").all(), "a row was split"
+
+
+@pytest.mark.parametrize(("name", "problem", "hint"), [
+    ("unlisted", "no permission", "chmod"), ("no_entry.png", "no permission", "chmod"), ("secret.png", "no permission", "chmod"),
+    ("myself.png", "missing file", "back to itself"), ("ping.png", "missing file", "back to itself"),
+    ("pong.png", "missing file", "back to itself"), ("dangling.png", "missing file", "nowhere"), ("pipe.png", "not a file", "pipe"),
+])  # fmt: skip
+def test_what_the_system_keeps_back_is_named_with_the_way_out(corpus, name, problem, hint):
+    rows = corpus.index.problems.query("path == @wanted", local_dict={"wanted": "train/a/" + name})
+    assert rows["problem"].tolist() == [problem] and hint in rows["detail"].iloc[0]
+    assert not corpus.table["path"].str.startswith("train/a/" + name).any()
+
+
+def test_a_root_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    (tmp_path / "unlisted").mkdir()
+    refuse(monkeypatch)
+    monkeypatch.setenv("KDNB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(FileNotFoundError, match="no permission"):
+        data.load("folder", tmp_path / "unlisted")
+
+
+def test_a_file_is_used_once_it_may_be_read(folder, monkeypatch):
+    """A change of rights changes neither size nor time of a file: the stored index must not outlive it."""
+    allowed, locked = os.access, str(folder / "train" / "dark" / "1.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode, **options: str(path) != locked and allowed(path, mode, **options))
+        before = data.load("folder", folder).index
+    assert before.problems["problem"].tolist() == ["no permission"] and len(before.table) == 3 * 42 - 1
+    after = data.load("folder", folder).index
+    assert after.problems.empty and len(after.table) == 3 * 42
+
+
+def with_masks(folder, raw: bytes, name: str = "1.png") -> data.Dataset:
+    """Three dark images of the tree have lesion masks: two good ones, and the given bytes for ``1.png``."""
+    masks = folder / "train" / "dark" / "lesion masks"
+    masks.mkdir(exist_ok=True)
+    for good_name in ("2.png", "3.png"):
+        scene(number_of(good_name), 40).save(masks / good_name)
+    (masks / name).write_bytes(raw)
+    return data.load("folder", folder)
+
+
+@pytest.mark.parametrize(("raw", "problem"), [
+    (encoded(scene(1, 64), "PNG")[:-300], "truncated or damaged"), (png_header(60000, 60000), "too large"),
+    (png_header(10000, 9000), "too large"), (b"", "empty file"), (b"x,y\n1,2\n", "not an image"),
+], ids=["truncated", "bomb", "large", "empty", "text"])  # fmt: skip
+def test_a_bad_mask_is_named_and_its_image_used_without_it(folder, raw, problem):
+    loaded = with_masks(folder, raw)
+    rows = loaded.index.problems
+    assert rows["problem"].tolist() == [f"bad mask: {problem}"] and rows["path"].tolist() == ["train/dark/lesion masks/1.png"]
+    assert len(loaded.table) == 3 * 42
+    masks = loaded.table.set_index("path")["mask"]
+    assert masks["train/dark/1.png"] == "" and masks["train/dark/2.png"] == "train/dark/lesion masks/2.png"
+    filled = loaded.pixels(32, column="mask").images.amax((1, 2, 3)).numpy() > 0
+    assert loaded.table["path"][filled].tolist() == ["train/dark/2.png", "train/dark/3.png"]
+
+
+def test_a_mask_that_is_mended_is_used(folder):
+    assert len(with_masks(folder, b"").index.problems) == 1
+    mended = with_masks(folder, encoded(scene(1, 40), "PNG"))
+    assert mended.index.problems.empty and mended.table["mask"].ne("").sum() == 3
 
 
 def test_all_that_is_used_fits_the_cache(corpus):

@@ -9,8 +9,10 @@ import pytorch_grad_cam
 import shap
 import torch
 from conftest import paint
+from PIL import Image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from scipy.stats import spearmanr
+from test_bad_images import png_header
 from torch import nn
 
 from kdnb import explain, files, models, scorecam, shapley
@@ -296,6 +298,22 @@ def test_any_image_file_of_the_reader(tmp_path):
     assert explain.explain(model, image, "grad_cam").maps.shape == (1, SIZE, SIZE)
     grey = (image[:, :1] * 255).to(torch.uint8)
     assert explain.explain(model, grey, "grad_cam").maps.shape == (1, SIZE, SIZE)
+
+
+@pytest.mark.parametrize(("name", "problem"), [
+    ("nan.tif", "not finite"), ("text.png", "not an image"), ("empty.png", "empty file"), ("bomb.png", "too large"),
+    ("cut.png", "truncated or damaged"), ("missing.png", "missing file"), ("folder", "not a file"),
+])  # fmt: skip
+def test_a_file_of_the_reader_that_is_no_image_is_named_with_the_way_out(tmp_path, name, problem):
+    Image.fromarray(np.full((16, 16), np.nan, np.float32)).save(tmp_path / "nan.tif")
+    (tmp_path / "text.png").write_text("patient,label")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "bomb.png").write_bytes(png_header(60000, 60000))
+    whole = paint(tmp_path / "cut.png", 1, size=100)
+    whole.write_bytes(whole.read_bytes()[:2000])
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match=rf"{name} cannot be explained: {problem}.*PNG.*80,000,000 pixels.*DICOM"):
+        explain.read_image(tmp_path / name, models.create("resnet10t", 3, SIZE))
 
 
 def test_floors_know_nothing(images):

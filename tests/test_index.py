@@ -8,7 +8,7 @@ import pytest
 from conftest import number_of, paint
 from PIL import Image
 
-from kdnb import data, index
+from kdnb import data, files, index
 from kdnb.catalogue import DATASETS
 
 
@@ -44,6 +44,9 @@ def test_covid_qu_ex_joins_both_trees_with_both_masks(home):
     assert table["mask"].ne("").sum() == 18
     for row in table[table["mask"] != ""].itertuples():
         assert "infection masks" in row.mask and row.path.split("/")[-1] == row.mask.split("/")[-1]
+        assert row.mask_sha256 == files.file_sha256(found.root / row.mask)
+        assert row.organ_mask_sha256 == files.file_sha256(found.root / row.organ_mask)
+    assert table.loc[table["mask"] == "", "mask_sha256"].eq("").all()
     moved = found.problems[found.problems["problem"] == "split differs between trees"]
     assert len(moved) == 1 and table.loc[table["path"].str.contains("covid-19_1.png"), "split"].tolist() == ["train"]
 
@@ -125,6 +128,19 @@ def test_the_index_is_stored_and_rebuilt_when_the_tree_changes(folder, monkeypat
     assert changed.checksum != first.checksum
     paint(folder / "train" / "dark" / "new.png", 4243, 10)
     assert len(index.build(DATASETS["folder"], folder).table) == len(first.table) + 1
+
+
+def test_the_checksum_of_a_tree_is_what_it_was_when_results_were_named_by_it(home):
+    """Cached trainings and committed results are found by it: a change here loses them all."""
+    for number, (split, label) in enumerate([("train", "a"), ("train", "b"), ("test", "a"), ("test", "b")]):
+        path = home / "set" / split / label / "1.pgm"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"P5 2 2 255\n" + bytes([number] * 4))
+    assert index.build(DATASETS["folder"], home / "set").checksum == "c1b17b5fe076"
+    masks = home / "set" / "train" / "a" / "lesion masks"
+    masks.mkdir()
+    (masks / "1.pgm").write_bytes(b"P5 2 2 255\n\xff\xff\0\0")
+    assert index.build(DATASETS["folder"], home / "set").checksum == "e40b7b536bd8"
 
 
 def test_columns_tell_size_and_mode(folder):

@@ -8,7 +8,7 @@ import torch
 from conftest import paint
 from PIL import Image
 
-from kdnb import data, pixels
+from kdnb import data, files, pixels
 
 
 def test_the_cache_holds_every_image_in_order(folder):
@@ -60,6 +60,29 @@ def test_a_changed_image_changes_the_file(folder, home):
     paint(folder / "train" / "dark" / "1.png", 31337, 10)
     data.load("folder", folder).pixels(32)
     assert len(list((home / "cache" / "pixels").glob("*.npy"))) == 2
+
+
+def test_an_edited_mask_is_read_anew_and_the_images_are_not(folder, home):
+    path = folder / "train" / "dark" / "lesion masks" / "1.png"
+    path.parent.mkdir()
+
+    def masks(white):
+        Image.fromarray(np.full((40, 40), 255 * white, np.uint8)).save(path)
+        dataset = data.load("folder", folder)
+        dataset.pixels(32)
+        return dataset.pixels(32, column="mask").images[dataset.table["path"].tolist().index("train/dark/1.png")]
+
+    assert (masks(1) == 255).all()
+    assert (masks(0) == 0).all()
+    stored = [file.name for file in (home / "cache" / "pixels").glob("*.npy")]
+    assert sum("-path-" in name for name in stored) == 1 and sum("-mask-" in name for name in stored) == 2
+
+
+def test_the_key_of_an_images_cache_is_what_it_was(folder, home):
+    table = data.load("folder", folder).table
+    pixels.cache(folder, table, 32, "L", "mine")
+    key = files.digest([table["path"].tolist(), table["sha256"].tolist(), "path"])
+    assert (home / "cache" / "pixels" / f"mine-path-32-L-{key}.npy").exists()
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA", "1", "I;16", "I", "F", "CMYK"])

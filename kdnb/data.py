@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kdnb import checks, files, index, leakage, phantoms, pixels, splits
+from kdnb import checks, downloads, files, index, leakage, pixels, splits
 from kdnb.catalogue import DATASETS, DatasetSpec
+from kdnb.downloads import DatasetMissing as DatasetMissing
 from kdnb.pixels import Augment, Pixels
 
-
-class DatasetMissing(FileNotFoundError):
-    """The images are not on this machine; the message tells what to get from where and where to put it."""
+MASKS = ("mask", "organ_mask")  # columns of the index that name a mask of the image
+SEEDS = 2**32 - 1  # the largest seed that pandas and numpy take
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,13 @@ class Dataset:
         if self.spec.synthetic:
             return "synthetic"
         found, published = len(self.table), self.spec.total
+        few = f", {len(self.classes)} of {len(self.spec.classes)} classes" if len(self.classes) < len(self.spec.classes) else ""
         size = tuple(self.table[["width", "height"]].mode().iloc[0])
         if self.spec.native_size and size != self.spec.native_size:
             native = "×".join(map(str, self.spec.native_size))
-            return f"stand-in: {found:,} images of {size[0]}×{size[1]} px, published {published:,} of {native} px"
+            return f"stand-in{few}: {found:,} images of {size[0]}×{size[1]} px, published {published:,} of {native} px"
         if published and abs(found - published) > 0.01 * published:
-            return f"partial copy: {found:,} of {published:,} published images"
+            return f"partial copy{few}: {found:,} of {published:,} published images"
         return ""
 
     @property
@@ -87,6 +88,7 @@ class Dataset:
 
     def families(self, split: str) -> np.ndarray:
         """Group numbers of one split's images, ``(n,)`` in the order of :meth:`pixels`: intervals draw a group as one."""
+        files.lookup(split, splits.PARTS, "split")
         return self.table.loc[self.table["split"] == split, "family"].to_numpy()
 
     def counts(self) -> pd.DataFrame:
@@ -96,13 +98,19 @@ class Dataset:
 
     def pixels(self, image_size: int, split: str | None = None, column: str = "path") -> Pixels:
         """Rows of one split (all by default) from the pixel cache; ``column`` may be ``mask`` or ``organ_mask``."""
-        mode = self.color if column == "path" else "L"
+        checks.within(1, math.inf, image_size=image_size)
+        if split is not None:
+            files.lookup(split, splits.PARTS, "split")
+        mode = self.color if files.lookup(column, ("path", *MASKS), "column") == "path" else "L"
         array = pixels.cache(self.index.root, self.table, image_size, mode, self.spec.slug, column)
         rows = None if split is None else np.flatnonzero(self.table["split"] == split)
         return Pixels(array, self.labels, rows)
 
     def sample(self, split: str, count: int, seed: int = 0) -> np.ndarray:
         """About ``count`` rows of a split, as many of each class as there are, in label order; the same for a seed."""
+        files.lookup(split, splits.PARTS, "split")
+        checks.within(1, math.inf, count=count)
+        checks.within(0, SEEDS, seed=seed)
         each = max(1, round(count / len(self.classes)))
         rows = self.table[self.table["split"] == split].groupby("label", sort=False)
         chosen = np.concatenate([part.sample(min(each, len(part)), random_state=seed).index for _, part in rows])
@@ -110,12 +118,16 @@ class Dataset:
 
     def masks(self, image_size: int, column: str, rows: np.ndarray) -> np.ndarray | None:
         """Boolean masks ``(n, S, S)`` of chosen rows, ``column`` ``mask`` (lesion) or ``organ_mask``; None if none has one."""
+        checks.within(1, math.inf, image_size=image_size)
+        files.lookup(column, MASKS, "column")
+        checks.labels(rows, len(self.table), "rows")
         if not self.table[column].iloc[rows].ne("").any():
             return None
         return self.pixels(image_size, column=column).pictures(rows) > 127
 
     def shuffled(self, seed: int = 0) -> Dataset:
         """The same images and splits with labels out of a hat: what a network learns from these is no evidence."""
+        checks.within(0, SEEDS, seed=seed)
         labels = self.table.groupby("split", sort=False)["label"].transform(
             lambda part: np.random.default_rng(seed).permutation(part.to_numpy()))  # fmt: skip
         renamed = self.index.table.set_index("path")["label"].to_dict() | dict(zip(self.table["path"], labels, strict=True))
@@ -142,7 +154,7 @@ def load(name: str, data_root: str | Path | None = None, split: str = "auto", do
     files.lookup(split, splits.MODES, "split")
     checks.within(1, math.inf, per_class=per_class)
     spec = describe(name)
-    root = locate(spec, data_root, download)
+    root = downloads.locate(spec, data_root, download)
     found = index.build(spec, root)
     mode = splits.resolve(spec, found, split)
     table, family = found.table, index.families(found.table)
@@ -183,25 +195,6 @@ def _short(text: str) -> str:
     return re.sub(r"[\\/:]+", " ", text)[:60].strip()
 
 
-def locate(spec: DatasetSpec, data_root: str | Path | None = None, download: bool = False) -> Path:
-    """The folder that holds a dataset's images; phantoms and MedMNIST sets are laid out there first."""
-    if spec.synthetic:
-        return phantoms.ensure(spec.name, list(spec.classes), files.cache_dir() / spec.name)
-    if spec.name.startswith("medmnist:"):
-        return _unpack_medmnist(spec, Path(data_root) if data_root else files.data_dir() / "medmnist", download)
-    if spec.name == "folder" and not data_root:
-        raise DatasetMissing("dataset 'folder' needs data_root, the folder that holds your classes: -p data_root /path/to/images\n"
-                             f"Expected layout: {spec.layout}")  # fmt: skip
-    root = Path(data_root).expanduser() if data_root else files.data_dir() / spec.slug
-    if not root.is_absolute():
-        root = next((base / root for base in (Path.cwd(), files.ROOT) if (base / root).is_dir()), root.resolve())
-    if not root.is_dir():
-        if download:
-            return fetch(spec.name, root)
-        raise DatasetMissing(_how_to_get(spec, root, f"{spec.name} is not at {root}."))
-    return root
-
-
 def fetch(name: str, root: str | Path | None = None) -> Path:
     """Download a public dataset from Kaggle with a progress bar, check the number of images, and return its folder.
 
@@ -209,64 +202,9 @@ def fetch(name: str, root: str | Path | None = None) -> Path:
     """
     spec = describe(name)
     if spec.name.startswith("medmnist:"):
-        return locate(spec, root, download=True)
-    if not spec.kaggle:
-        raise ValueError(f"{name} is not a download: {spec.source}.")
-    root = Path(root) if root else files.data_dir() / spec.slug
-    try:
-        import kagglehub
-
-        with files.lock(root):
-            kagglehub.dataset_download(spec.kaggle, output_dir=str(root))
-    except FileExistsError as error:
-        raise DatasetMissing(_how_to_get(spec, root, f"{root} already holds files; move them away first.")) from error
-    except Exception as error:  # no network, no such host, refused, quota: kagglehub raises many kinds
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise DatasetMissing(_how_to_get(spec, root, f"{spec.name} could not be downloaded ({reason}).")) from None
+        return downloads.locate(spec, root, download=True)
+    root = downloads.fetch(spec, root)
     found = index.build(spec, root)
     if len(found.table) < 0.99 * spec.total:
         print(f"warning: {len(found.table):,} usable images came, {spec.total:,} are published; see the data report in 01")
-    return root
-
-
-def _how_to_get(spec: DatasetSpec, root: Path, reason: str) -> str:
-    if not spec.kaggle:
-        return f"{reason} {spec.source}; expected layout: {spec.layout}"
-    return (
-        f"{reason}\n  download:  {spec.source}  (about {spec.size_gb:g} GB; {spec.total:,} images; licence: {spec.licence})\n"
-        f"  unpack to: {root}  (or set KDNB_DATA to the folder that holds {spec.slug}/)\n"
-        f"  so that it looks like:  {spec.layout.splitlines()[0]}\n"
-        "  with a network, this does it:  -p download True   or   kdnb.data.fetch"
-        f'("{spec.name}")'
-    )
-
-
-def _unpack_medmnist(spec: DatasetSpec, folder: Path, download: bool) -> Path:
-    """Lay a MedMNIST file out as the ``<split>/<class>/*.png`` tree that every dataset here is read from."""
-    import medmnist
-    from PIL import Image
-    from tqdm.auto import tqdm
-
-    flag = spec.name.removeprefix("medmnist:")
-    root = files.cache_dir() / spec.slug
-    builder = getattr(medmnist, medmnist.INFO[flag]["python_class"])
-    with files.lock(root):
-        if (root / "complete").exists():
-            return root
-        folder.mkdir(parents=True, exist_ok=True)
-        for split in splits.PARTS:
-            try:
-                data = builder(split=split, root=str(folder), download=download)
-            except Exception as error:  # not there, or not reachable: the package raises RuntimeError for both
-                raise DatasetMissing(
-                    f"{spec.name} is not at {folder / (flag + '.npz')}.\n  download:  {spec.source}\n"
-                    f"  put it to: {folder}\n  with a network, this does it:  -p download True"
-                ) from error
-            numbers = data.labels.reshape(-1).astype(int)
-            checks.labels(numbers, len(spec.classes), f"labels of {flag}")
-            for row, (array, label) in enumerate(zip(tqdm(data.imgs, desc=f"{flag} {split}", leave=False), numbers, strict=True)):
-                path = root / split / list(spec.classes)[label] / f"{row:06d}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(array).save(path)
-        files.write_text(root / "complete", "")
     return root

@@ -72,7 +72,8 @@ def _sides(blocks: list[Block], image_size: int) -> list[int]:
 
 
 def latency_table(image_size: int, num_classes: int, runtime: str = "onnx", whole: int = 24, seconds: float = 0.05) -> LatencyTable:
-    """Measure every block that a subnet can have, and ``whole`` random subnets to fit the rest; kept on disk.
+    """Measure every block that a subnet can have, and ``whole`` random subnets to fit the rest; kept on disk, each part as soon
+    as it is measured, so that a killed process loses one of them.
 
     ``runtime`` is one of ``RUNTIMES``; ``seconds`` is spent on each measurement.
     """
@@ -84,24 +85,48 @@ def latency_table(image_size: int, num_classes: int, runtime: str = "onnx", whol
     with files.lock(path):
         if path.exists():
             return LatencyTable(**files.read_json(path))
+        part = path.with_suffix(".part")
+        known = files.read_json(part) if part.exists() else {}
+
+        def once(name, work):
+            if name not in known:
+                known[name] = work()
+                files.write_json(part, known)
+            return known[name]
+
         wanted = {}
         for choice in (Choice.uniform(4, k, e) for k in ofa.KERNELS for e in ofa.EXPANSIONS):
             wanted |= {_key(b, side): (b, side) for b, side in zip(choice.blocks()[1:], _sides(choice.blocks(), image_size)[1:],
                                                                      strict=True)}  # fmt: skip
         blocks = dict.fromkeys(wanted, np.inf)  # each measured twice, the faster kept: a busy moment spoils one of them
-        for name, (block, side) in tqdm(2 * list(wanted.items()), desc="measuring blocks", unit="block", leave=False):
-            found = milliseconds(ofa.Residual(block, False), (1, block.inner, side, side), runtime, seconds)
+        turns = [(turn, name) for turn in ("first", "second") for name in wanted]
+        for turn, name in tqdm(turns, desc="measuring blocks", unit="block", leave=False):
+            found = once(f"{turn} {name}", functools.partial(_alone, *wanted[name], runtime, seconds))
             blocks[name] = min(blocks[name], found)
         table = LatencyTable(image_size, num_classes, runtime, blocks)
         some = [SMALLEST, LARGEST, *ofa.random_choices(whole, seed=1)]
-        ratios, reference_ms = measure(some, image_size, num_classes, runtime, seconds)
-        measured = ratios * reference_ms
+        groups = [some[start : start + TOGETHER] for start in range(0, len(some), TOGETHER)]
+        parts = [once(f"networks {number}", functools.partial(_beside, group, image_size, num_classes, runtime, seconds))
+                 for number, group in enumerate(groups)]  # fmt: skip
+        reference_ms = float(np.median([times for _, times in parts]))
+        measured = np.concatenate([ratios for ratios, _ in parts]) * reference_ms
         # relative errors count: each row is divided by what was measured
         rows = np.stack([table.features(choice) for choice in some]) / measured[:, None]
         scale, weights, offset = np.linalg.lstsq(rows, np.ones(len(some)), rcond=None)[0].tolist()
         table = dataclasses.replace(table, scale=scale, weights=weights, offset=offset, reference_ms=reference_ms)
         files.write_json(path, dataclasses.asdict(table))
+        part.unlink()
     return table
+
+
+def _alone(block: Block, side: int, runtime: str, seconds: float) -> float:
+    return milliseconds(ofa.Residual(block, False), (1, block.inner, side, side), runtime, seconds)
+
+
+def _beside(*arguments: object) -> tuple[list[float], float]:
+    """What :func:`measure` gives, as JSON keeps it."""
+    ratios, reference_ms = measure(*arguments)
+    return ratios.tolist(), reference_ms
 
 
 def measure(choices: Sequence[Choice], image_size: int, num_classes: int, runtime: str = "onnx",

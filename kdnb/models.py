@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdnb import files, ofa, ofa_checkpoints
+from kdnb import files, ofa, ofa_checkpoints, typed
 
 # The last layer of most networks shrinks the image 32 times: below 192 px fewer than 6 x 6 cells are left, and 3 x 3 point at
 # nothing. On the chest phantom at 96 px DenseNet121's Score-CAM does not beat a centre prior there; one stage earlier it does.
@@ -24,6 +24,7 @@ FINE_BELOW = 192
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
+@typed
 @dataclass(frozen=True)
 class Entry:
     """One network of the zoo: how to build it, where its class activation maps are read, and where it comes from.
@@ -172,6 +173,7 @@ class Classifier(nn.Module):
         return features.permute(0, 3, 1, 2) if turned and features.ndim == 4 else features
 
 
+@typed
 def create(name: str, num_classes: int, image_size: int = 224, pretrained: bool = False, sha256: str | None = None) -> Classifier:
     """Build a network of the zoo, or any other that timm knows, for ``num_classes`` classes at ``image_size`` pixels.
 
@@ -192,6 +194,7 @@ def create(name: str, num_classes: int, image_size: int = 224, pretrained: bool 
     return Classifier(name, network, num_classes, image_size, entry, mean, std)
 
 
+@typed
 def resolve(name: str) -> Entry:
     """The zoo's entry of a name; for other timm networks the last feature stage serves as CAM layer."""
     if name in ZOO:
@@ -255,6 +258,7 @@ def _timm_names(network: nn.Module, state: dict) -> dict:
     return rename(state, network) if rename else state
 
 
+@typed
 def resize_positions(state: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
     """Interpolate position embeddings ``(1, C, h, w)`` (Visformer) to the target's grid; other tensors stay."""
     return {
@@ -293,16 +297,19 @@ def _download(name: str, url: str, path: Path) -> None:
         ) from None
 
 
+@typed
 def count_parameters(network: nn.Module) -> int:
     """Number of trainable parameters."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
+@typed
 def count_layers(network: nn.Module) -> int:
     """Number of layers with weights of their own: convolutions and linear layers."""
     return sum(isinstance(layer, nn.modules.conv._ConvNd | nn.Linear) for layer in network.modules())
 
 
+@typed
 def count_macs(name: str, num_classes: int = 1000, image_size: int = 224) -> int:
     """Multiply-accumulates of convolutions and linear layers for one image, without biases and norms, as published tables count.
 
@@ -323,6 +330,7 @@ def precision() -> str:
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
 
 
+@typed
 def checksum(network: nn.Module) -> str:
     """Names a network's weights and buffers (12 hexadecimal digits)."""
     hasher = hashlib.sha256()

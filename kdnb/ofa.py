@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from kdnb import typed
 from kdnb.depthwise import DepthwiseConv2d
 
 
+@typed
 @dataclass(frozen=True)
 class Block:
     """One inverted-bottleneck block: depthwise kernel and stride, channels in, between and out, SE, activation."""
@@ -38,12 +40,14 @@ _STAGES = ((2, 32, False, "relu"), (2, 48, True, "relu"), (2, 96, False, "h_swis
 DEPTHS, KERNELS, EXPANSIONS = (2, 3, 4), (3, 5, 7), (3, 4, 6)
 
 
+@typed
 def make_divisible(value: float, divisor: int = 8) -> int:
     """Round channels to a multiple of ``divisor`` without losing more than 10 % (MobileNet's rule)."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
+@typed
 @dataclass(frozen=True)
 class Choice:
     """One subnet of the supernet: for each of the five stages its blocks as (kernel, expansion), two to four of them.
@@ -268,6 +272,7 @@ def random_choice() -> Choice:
     return Choice(tuple(tuple((pick(KERNELS), pick(EXPANSIONS)) for _ in range(pick(DEPTHS))) for _ in _STAGES))
 
 
+@typed
 def random_choices(count: int, seed: int = 0) -> list[Choice]:
     """So many different subnets, the same for a seed."""
     with torch.random.fork_rng(devices=[]):

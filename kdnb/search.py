@@ -51,15 +51,25 @@ class Judge:
         self.calibration = batch_norm.calibration_images(dataset, model.image_size)
         key = [models.checksum(model.network), dataset.checksum, model.image_size, batch_norm.IMAGES, batch_norm.BATCH]
         self.path = files.cache_dir() / "search" / f"{dataset.spec.slug}-{files.digest(key)}.json"
-        self.known: dict[str, float] = files.read_json(self.path) if self.path.exists() else {}
+        self.known: dict[str, float] = {}
 
     def __call__(self, choice: Choice) -> float:
         if choice.name not in self.known:
+            self._read()
+        if choice.name not in self.known:
             student = extract(self.model, choice, self.calibration)
             predicted = training.predict(student, self.val).argmax(1)
-            self.known[choice.name] = evaluation.balanced_accuracy(self.val.labels[self.val.rows].numpy(), predicted)
-            files.write_json(self.path, self.known)
+            answer = evaluation.balanced_accuracy(self.val.labels[self.val.rows].numpy(), predicted)
+            with files.lock(self.path):
+                self._read()
+                self.known.setdefault(choice.name, answer)
+                files.write_json(self.path, self.known)
         return self.known[choice.name]
+
+    def _read(self) -> None:
+        """What is on disk now: a search beside this one may have answered, and what it wrote stands."""
+        if self.path.exists():
+            self.known |= files.read_json(self.path)
 
 
 def cost_of(kind: str, image_size: int, num_classes: int, table: LatencyTable | None = None) -> Callable[[Choice], float]:

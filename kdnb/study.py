@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdnb import data, files, losses, models, splits
+from kdnb import data, files, losses, models, splits, typed
 from kdnb.losses import Objective
 
 
+@typed
 @dataclass(frozen=True)
 class Profile:
     """Sizes and lengths of a run, and nothing else: the code path is the same in all of them.
@@ -131,6 +132,7 @@ class Study:
         object.__setattr__(self, "temperature", self.objective().temperature)
 
     @classmethod
+    @typed
     def from_parameters(cls, names: Mapping[str, object]) -> Study:
         """The study that a notebook's parameters cell describes: call with ``globals()``.
 
@@ -152,6 +154,7 @@ class Study:
         """Names of all teachers."""
         return tuple(name.strip() for name in self.teacher.split("+"))
 
+    @typed
     def peak_lr(self, name: str) -> float:
         """The peak learning rate of a network: the study's, else 1e-4 from pretrained weights (paper B), else the zoo's."""
         return self.lr or (1e-4 if self.pretrained and not name.startswith("kdfmv") else models.resolve(name).lr)

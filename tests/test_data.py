@@ -1,6 +1,12 @@
 """Datasets by name: splits, the way out of missing classes, downloads that cannot be."""
 
+import os
 import shutil
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,15 +127,74 @@ def test_fetch_brings_and_counts(home, monkeypatch, capsys):
 
     def bring(handle, output_dir):
         assert handle == DATASETS["alzheimer"].kaggle
-        from pathlib import Path
-
-        for split in ("train", "test"):
-            for label in ("MildDemented", "ModerateDemented", "NonDemented", "VeryMildDemented"):
-                paint(Path(output_dir) / "Alzheimer_s Dataset" / split / label / "1.jpg", number_of(split, label))
+        _bring_alzheimer(output_dir)
 
     monkeypatch.setattr(kagglehub, "dataset_download", bring)
     assert data.fetch("alzheimer") == home / "data" / "alzheimer"
     assert "8 usable images came, 6,400 are published" in capsys.readouterr().out
+
+
+def _bring_alzheimer(folder):
+    for split in ("train", "test"):
+        for label in ("MildDemented", "ModerateDemented", "NonDemented", "VeryMildDemented"):
+            paint(Path(folder) / "Alzheimer_s Dataset" / split / label / "1.jpg", number_of(split, label))
+
+
+def test_a_download_killed_half_way_is_no_dataset(home, monkeypatch):
+    import kagglehub
+
+    def dies(handle, output_dir):
+        paint(Path(output_dir) / "Alzheimer_s Dataset" / "train" / "NonDemented" / "1.jpg", 0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(kagglehub, "dataset_download", dies)
+    child = os.fork()
+    if not child:
+        data.fetch("alzheimer")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    with pytest.raises(data.DatasetMissing, match="is not at"):
+        data.load("alzheimer")
+
+    def brings(handle, output_dir):
+        assert not Path(output_dir).exists(), "kagglehub refuses a folder that holds something"
+        _bring_alzheimer(output_dir)
+
+    monkeypatch.setattr(kagglehub, "dataset_download", brings)
+    assert len(index.build(DATASETS["alzheimer"], data.fetch("alzheimer")).table) == 8
+    assert {path.name for path in (home / "data").iterdir()} == {"alzheimer", "alzheimer.lock"}
+
+
+def test_who_waited_for_a_download_takes_what_came(home, monkeypatch):
+    import kagglehub
+
+    begun, go, calls = threading.Event(), threading.Event(), []
+
+    def slow(handle, output_dir):
+        calls.append(handle)
+        begun.set()
+        assert go.wait(60)
+        _bring_alzheimer(output_dir)
+
+    monkeypatch.setattr(kagglehub, "dataset_download", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(data.fetch, "alzheimer")
+        assert begun.wait(60)
+        second = pool.submit(data.fetch, "alzheimer")
+        time.sleep(0.2)  # it waits for the lock now
+        assert not second.done()
+        go.set()
+        assert first.result() == second.result() == home / "data" / "alzheimer"
+    assert len(calls) == 1
+
+
+def test_an_empty_folder_is_filled_and_a_linked_one_stays_a_link(home, monkeypatch):
+    import kagglehub
+
+    (home / "disk").mkdir()
+    (home / "data" / "alzheimer").symlink_to(home / "disk")
+    monkeypatch.setattr(kagglehub, "dataset_download", lambda handle, output_dir: _bring_alzheimer(output_dir))
+    assert data.fetch("alzheimer").is_symlink() and (home / "disk" / "Alzheimer_s Dataset").is_dir()
 
 
 def test_only_downloads_can_be_fetched(home):

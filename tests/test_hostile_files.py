@@ -1,5 +1,13 @@
 """Files from elsewhere run no code, read nothing beside them, and write nothing outside their folder."""
 
+import io
+import os
+import shutil
+import struct
+import tarfile
+import zipfile
+from unittest.mock import MagicMock
+
 import numpy as np
 import onnx
 import pytest
@@ -53,15 +61,169 @@ def test_a_pickle_in_place_of_safetensors_is_refused(home, tmp_path):
         torch.load(home / "evil.pt", weights_only=True)
 
 
+class Touches:
+    """Leaves a file where its pickle is opened."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
 def test_an_archive_of_objects_is_no_dataset(home):
     """MedMNIST comes as ``.npz``, a format that can hold pickles: numpy is not allowed to open them."""
-    folder = home / "data" / "medmnist-pneumoniamnist"
-    folder.mkdir(parents=True)
-    evil = np.array([Evil()], dtype=object)
-    np.savez(folder / "pneumoniamnist.npz", **{f"{part}_{kind}": evil for part in ("train", "val", "test")
-                                               for kind in ("images", "labels")})  # fmt: skip
-    with pytest.raises((ValueError, data.DatasetMissing)):
+    path, trace = home / "data" / "medmnist" / "pneumoniamnist.npz", home / "trace"
+    path.parent.mkdir(parents=True)
+    evil = np.array([Touches(trace)], dtype=object)
+    np.savez(path, **{f"{part}_{kind}": evil for part in ("train", "val", "test") for kind in ("images", "labels")})
+    with np.load(path, allow_pickle=True) as opened:
+        opened["train_images"]
+    assert trace.exists(), "who allows pickles runs this one"
+    trace.unlink()
+    with pytest.raises(data.DatasetMissing, match=r"cannot be read .*allow_pickle=False.*delete it"):
         data.load("medmnist:pneumoniamnist")
+    assert not trace.exists()
+
+
+GOOD = "Alzheimer_s Dataset/train/NonDemented/1.png"
+
+
+@pytest.fixture
+def sent(home, monkeypatch):
+    """Where a test puts the archive that kagglehub then downloads; kagglehub is as it is, but for the network."""
+    from kagglehub import http_resolver
+
+    monkeypatch.setattr(http_resolver, "build_kaggle_client", MagicMock())
+    monkeypatch.setattr(http_resolver, "_get_current_version", lambda client, handle: 1)
+    monkeypatch.setattr(http_resolver, "_build_dataset_download_request", lambda handle, path: None)
+    monkeypatch.setattr(http_resolver, "download_file", lambda response, path, handle: shutil.copy(home / "sent", path))
+    return home / "sent"
+
+
+def _zip(path, entries, declared=None):
+    """A zip of names (or ``ZipInfo``) and bytes; ``declared`` replaces a true size by another."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    if declared:
+        path.write_bytes(path.read_bytes().replace(*(struct.pack("<L", size) for size in declared)))
+
+
+def _link(target):
+    entry = zipfile.ZipInfo("Alzheimer_s Dataset/train/NonDemented/2.png")
+    entry.create_system, entry.external_attr = 3, 0o120777 << 16
+    return {entry: str(target)}
+
+
+def _tar(path, *members):
+    """A tar of (name, kind, what it links to); a file holds one byte."""
+    with tarfile.open(path, "w") as archive:
+        for name, kind, target in members:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname, entry.size = kind, target, int(kind == tarfile.REGTYPE)
+            archive.addfile(entry, io.BytesIO(b"x") if entry.size else None)
+
+
+def _past_the_filter(path):
+    """Links so long that ``realpath`` gives up on them, and ends at a folder above: CVE-2025-4517."""
+    members, at, long = [], "", "d" * 200
+    for letter in "abcdefghijklmnopqrst":
+        members += [(f"{at}{long}", tarfile.DIRTYPE, ""), (f"{at}{letter}", tarfile.SYMTYPE, long)]
+        at += f"{long}/"
+    end = "/".join("abcdefghijklmnopqrst") + "/" + "l" * 254
+    members += [(end, tarfile.SYMTYPE, "../" * 20), ("escape", tarfile.SYMTYPE, f"{end}/../../outside"),
+                ("escape/evil.png", tarfile.REGTYPE, "")]  # fmt: skip
+    _tar(path, *members)
+
+
+OUTSIDE = {
+    "zip: absolute path": lambda sent, out: _zip(sent, {f"{out}/evil.png": b"x"}),
+    "zip: parent": lambda sent, out: _zip(sent, {"../../outside/evil.png": b"x"}),
+    "zip: link": lambda sent, out: _zip(sent, _link(out)),
+    "tar: absolute path": lambda sent, out: _tar(sent, (f"{out}/evil.png", tarfile.REGTYPE, "")),
+    "tar: parent": lambda sent, out: _tar(sent, ("../../outside/evil.png", tarfile.REGTYPE, "")),
+    "tar: link": lambda sent, out: _tar(sent, ("a", tarfile.SYMTYPE, str(out)), ("a/evil.png", tarfile.REGTYPE, "")),
+    "tar: hard link": lambda sent, out: _tar(sent, ("a.png", tarfile.LNKTYPE, str(out / "secret"))),
+    "tar: past the filter": lambda sent, out: _past_the_filter(sent),
+    "no archive": lambda sent, out: sent.write_bytes(b"<html>sign in</html>"),
+}
+
+
+@pytest.mark.parametrize("case", OUTSIDE)
+def test_an_archive_writes_and_links_nothing_outside_its_folder(home, sent, case):
+    outside = home / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("mine")
+    OUTSIDE[case](sent, outside)
+    with pytest.raises(FileNotFoundError, match="no zip archive" if not case.startswith("zip") else "no usable image") as caught:
+        data.fetch("alzheimer")
+    assert "alzheimer" in str(caught.value) and "layout" in str(caught.value) or "unpack to" in str(caught.value)
+    assert [path.name for path in outside.iterdir()] == ["secret"] and (outside / "secret").stat().st_nlink == 1
+    assert {path.name for path in home.iterdir()} <= {"data", "cache", "outside", "sent"}
+    assert {path.name for path in (home / "data").iterdir()} <= {"alzheimer", "alzheimer.lock"}
+    assert not any(path.is_symlink() for path in home.rglob("*"))
+
+
+def test_a_tar_that_is_also_a_zip_is_refused(sent, tmp_path):
+    _past_the_filter(sent)
+    _zip(tmp_path / "good.zip", {GOOD: b"x"})
+    sent.write_bytes(sent.read_bytes() + (tmp_path / "good.zip").read_bytes())
+    with pytest.raises(data.DatasetMissing, match="no zip archive"):
+        data.fetch("alzheimer")
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(home, sent, monkeypatch):
+    from kagglehub import http_resolver
+
+    monkeypatch.setattr(http_resolver, "_extract_archive", lambda archive, folder: pytest.fail("unpacked"))
+    _zip(sent, {GOOD: bytes(130_000_000)})
+    assert sent.stat().st_size < 1_000_000
+    with pytest.raises(data.DatasetMissing, match="holds 0.13 GB, where 0.04 GB are published"):
+        data.fetch("alzheimer")
+    assert not list(home.rglob("alzheimer.part"))
+
+
+def test_a_bomb_that_lies_about_its_size_writes_no_more_than_it_told(home, sent):
+    _zip(sent, {GOOD: bytes(5_000_000)}, declared=(5_000_000, 10))
+    with pytest.raises(data.DatasetMissing, match="Bad CRC"):
+        data.fetch("alzheimer")
+    assert sum(path.stat().st_size for path in home.rglob("*.png")) == 0
+
+
+def _hollow(folder, secret):
+    with open(folder / "big.png", "wb") as file:
+        file.truncate(130_000_000)
+
+
+LINKED = {
+    "a link out": (lambda folder, secret: (folder / "a.png").symlink_to(secret), "a.png is a link"),
+    "a folder out": (lambda folder, secret: (folder / "train").symlink_to(secret.parent), "train is a link"),
+    "a second name": (lambda folder, secret: os.link(secret, folder / "a.png"), "a.png is a link"),
+    "too much": (_hollow, "holds 0.13 GB, where 0.04 GB are published"),
+}
+
+
+@pytest.mark.parametrize("case", LINKED)
+def test_a_tree_with_links_or_of_another_size_is_refused(home, monkeypatch, case):
+    """Whatever unpacked it: kagglehub has other ways than the one above, and they may change."""
+    import kagglehub
+
+    plant, words = LINKED[case]
+    (home / "elsewhere").mkdir()
+    secret = home / "elsewhere" / "secret"
+    secret.write_text("mine")
+
+    def bring(handle, output_dir):
+        folder = home / "data" / "alzheimer.part"
+        assert str(folder) == output_dir
+        folder.mkdir()
+        plant(folder, secret)
+
+    monkeypatch.setattr(kagglehub, "dataset_download", bring)
+    with pytest.raises(data.DatasetMissing, match=words):
+        data.fetch("alzheimer")
+    assert secret.read_text() == "mine" and [path.name for path in (home / "data").iterdir()] == ["alzheimer.lock"]
 
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "a/../../outside"])

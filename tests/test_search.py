@@ -1,6 +1,9 @@
 """The search for a student: genes, fronts, budgets, determinism, resuming, and the latency table."""
 
 import itertools
+import os
+import signal
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -149,6 +152,95 @@ def test_a_supernet_is_trained_searched_and_its_student_tuned(home, folder):
     tuned = training.fit(study, mine, SMALLEST.name, Objective("hard"), 1, start=student.network)
     assert tuned.record["key"]["start"] == models.checksum(student.network) != tuned.checksum
     assert np.isclose(tuned.record["key"]["settings"]["lr"], 1e-4)
+
+
+@pytest.fixture
+def judge(folder, monkeypatch):
+    """Makes judges that know every answer at once and count who is asked; what is tested is what they keep."""
+    asked, mine, model = [], data.load("folder", folder), models.create("kdfmv5", 3, 32)
+
+    def predict(choice, pixels):
+        asked.append(choice.name)
+        return np.random.default_rng(zlib.crc32(choice.name.encode())).random((len(pixels), 3))
+
+    monkeypatch.setattr(search, "extract", lambda model, choice, calibration: choice)
+    monkeypatch.setattr(training, "predict", predict)
+    return lambda: search.Judge(model, mine), asked
+
+
+def _child(work):
+    """The number of a process of its own that does some work (not with torch, whose threads no fork survives)."""
+    number = os.fork()
+    if not number:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    return number
+
+
+def test_a_search_that_is_killed_goes_on(judge, monkeypatch, tmp_path):
+    make, asked = judge
+    whole = search.evolve(make(), size, population=8, generations=4)
+    wanted = set(asked)
+    monkeypatch.setenv("KDNB_CACHE", str(tmp_path / "killed"))
+    doomed, predict = make(), training.predict
+
+    def dies(choice, pixels):
+        if len(asked) == 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return predict(choice, pixels)
+
+    def search_and_die():
+        asked.clear()
+        training.predict = dies
+        search.evolve(doomed, size, population=8, generations=4)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(_child(search_and_die), 0)[1]) == -signal.SIGKILL
+    asked.clear()
+    pd.testing.assert_frame_equal(search.evolve(make(), size, population=8, generations=4), whole)
+    assert len(asked) == len(wanted) - 20 and len(set(asked)) == len(asked)
+
+
+def test_judges_at_one_file_lose_no_answer(judge):
+    make, asked = judge
+    choices = ofa.random_choices(45, seed=3)
+    early, judges = make(), [make() for _ in range(3)]
+    children = [_child(lambda own=own, part=part: [own(choice) for choice in part])
+                for own, part in zip(judges, (choices[::3], choices[1::3], choices[2::3]), strict=True)]  # fmt: skip
+    for child in children:
+        os.waitpid(child, 0)
+    late = make()
+    assert [early(choice) for choice in choices] == [late(choice) for choice in choices]
+    assert not asked, "every answer was on disk"
+
+
+@pytest.mark.parametrize(("calls", "left"), [(100, 80 + 6), (184, 3)])
+def test_a_latency_table_that_is_killed_goes_on(home, monkeypatch, calls, left):
+    """Blocks are 90 and measured twice, four networks two at a time beside a reference."""
+    prepared = []
+
+    def ready(module, shape, runtime="onnx"):
+        prepared.append(shape)
+        return lambda seconds: sum(parameter.numel() for parameter in module.parameters()) / 1e6 + shape[-1] / 1e3
+
+    def dies(*arguments):
+        if len(prepared) == calls:
+            raise KeyboardInterrupt
+        return ready(*arguments)
+
+    monkeypatch.setattr(latency, "TOGETHER", 2)
+    monkeypatch.setattr(latency, "ready", dies)
+    with pytest.raises(KeyboardInterrupt):
+        latency.latency_table(64, 3, whole=2)
+    assert not list((home / "cache").rglob("latency/*.json"))
+    prepared.clear()
+    monkeypatch.setattr(latency, "ready", ready)
+    resumed = latency.latency_table(64, 3, whole=2)
+    assert len(prepared) == left
+    assert not list((home / "cache").rglob("*.part"))
+    monkeypatch.setenv("KDNB_CACHE", str(home / "other"))
+    assert latency.latency_table(64, 3, whole=2) == resumed
 
 
 def test_figures():

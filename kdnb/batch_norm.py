@@ -8,6 +8,8 @@ running one) and 5 (images of another kind); Touvron et al. 2019, arXiv:1906.064
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -42,7 +44,8 @@ def recalibrate(model: Classifier, images: Tensor) -> Classifier:
         norm.momentum = None  # every batch counts the same
         norm.train()
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=models.precision() == "bf16"):
-        for batch in images.split(BATCH) if norms else ():
+        # equal parts: a rest of one image would count as much as a batch, and has no spread where the last map is one cell
+        for batch in images.tensor_split(math.ceil(len(images) / BATCH)) if norms else ():
             model(batch.to(device).contiguous(memory_format=torch.channels_last))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
+from safetensors import SafetensorError
 
 _HERE = Path(__file__).resolve().parents[1]
 # A notebook's working directory is its own folder; an installed copy has no repository around it.
@@ -85,10 +86,12 @@ def told_when_full(path: Path) -> Iterator[None]:
     """Turn a full disk inside the block into :class:`DiskFull`; ``path`` is what was to be written."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError) as error:
+        told = re.search(r"os error (\d+)", str(error))  # safetensors hides the system's number in its text
+        number = int(told[1]) if told else getattr(error, "errno", None)
+        if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # the last: this disk or user may have no file so large
             raise
-        raise DiskFull(error.errno, f"no space left to write {shown(path)}; nothing that was there is lost. Free some, or set "
+        raise DiskFull(number, f"no space left to write {shown(path)}; nothing that was there is lost. Free some, or set "
                        "KDNB_CACHE (or KDNB_OUTPUTS) to a folder on another disk, and run the same again") from None  # fmt: skip
 
 

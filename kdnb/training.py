@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from safetensors.torch import load_file, save_file
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
@@ -122,8 +122,10 @@ def learning_rate(step: int, steps: int, settings: Settings) -> float:
     return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def _accelerator() -> Accelerator:
-    return Accelerator(mixed_precision=models.precision())
+def _accelerator(elastic: bool = False) -> Accelerator:
+    # a supernet's step leaves out the weights that its four subnets do not have
+    unused = DistributedDataParallelKwargs(find_unused_parameters=elastic)
+    return Accelerator(mixed_precision=models.precision(), kwargs_handlers=[unused])
 
 
 def class_weights(labels: Tensor, num_classes: int) -> Tensor:
@@ -132,33 +134,41 @@ def class_weights(labels: Tensor, num_classes: int) -> Tensor:
     return len(labels) / (num_classes * counts)
 
 
-class _Shuffle(Sampler):
-    """A new order every epoch that follows from (seed, epoch) alone, so that a resumed run sees what it would have seen."""
+class _Batches(Sampler):
+    """One process's equal part of every batch; the order of an ``epoch`` follows from (seed, epoch) alone.
 
-    def __init__(self, size: int, seed: int):
-        self.size, self.seed, self.epoch = size, seed, 0
+    So a resumed run sees what it would have seen, and all processes of a launch together what one alone would see. Of a last,
+    shorter batch as much is left out as does not part equally, all of it below two images a part: batch norm cannot learn from
+    one. Raises ``ValueError`` where whole batches do not part so.
+    """
+
+    def __init__(self, size: int, settings: Settings, part: int = 0, parts: int = 1):
+        batch = settings.batch_size
+        if parts > 1 and (batch % parts or min(size, batch) < 2 * parts):
+            raise ValueError(f"{size} training images in batches of {batch} do not part among {parts} processes, equally and with "
+                             f"two each: launch fewer, or choose a -p batch_size that is a multiple of {parts}")  # fmt: skip
+        rest = size % batch
+        self.batch, self.seed, self.epoch, self.part, self.parts = batch, settings.seed, 0, part, parts
+        self.rows, self.used = size, size - (rest if rest < 2 * parts else rest % parts) or size
 
     def __len__(self) -> int:
-        return self.size
+        return math.ceil(self.used / self.batch)
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        return iter(torch.randperm(self.size, generator=generator).tolist())
+        order = torch.randperm(self.rows, generator=generator)[: self.used]
+        return (batch.chunk(self.parts)[self.part].tolist() for batch in order.split(self.batch))
 
 
 def _train(model: Classifier, dataset: Dataset, settings: Settings, objective: Objective, teachers: list[Classifier],
            folder: Path, key: dict) -> None:  # fmt: skip
-    accelerator = _accelerator()
+    accelerator = _accelerator(elastic=model.name == models.SUPERNET)
     train, val = (dataset.pixels(model.image_size, split) for split in ("train", "val"))
-    shuffle = _Shuffle(len(train), settings.seed)
-    # batch norm cannot learn from a last batch of one image
-    lonely = len(train) % settings.batch_size == 1 and len(train) > 1
-    loader = DataLoader(train, settings.batch_size, sampler=shuffle, collate_fn=lambda batch: batch, drop_last=lonely)
+    batches = _Batches(len(train), settings, accelerator.process_index, accelerator.num_processes)
+    loader = DataLoader(train, batch_sampler=batches, collate_fn=lambda batch: batch)
     optimizer = torch.optim.AdamW(param_groups_weight_decay(model.network, settings.weight_decay), lr=settings.lr, fused=True)
-    prepared, optimizer, loader = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer, loader)
+    # of several processes each normalises its part of a batch by itself; the statistics that stay are counted anew every epoch
+    prepared, optimizer = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
     labels = train.labels[train.rows]
     weights = class_weights(labels, model.num_classes).to(accelerator.device) if settings.class_weights else None
     # with fixed views the teachers' answers never change: asked once, kept on disk
@@ -175,22 +185,28 @@ def _train(model: Classifier, dataset: Dataset, settings: Settings, objective: O
     while epoch < settings.epochs and stale < settings.patience:
         # all randomness of an epoch follows from (seed, epoch): nothing of it has to be stored
         torch.manual_seed(settings.seed * 100_003 + epoch)
-        views = torch.Generator().manual_seed(settings.seed * 100_003 + epoch)
-        loader.set_epoch(epoch)  # not the sampler's: accelerate counts from 0 again after a resume and would overrule it
+        # each process draws views of its own, all the same subnets of a supernet
+        views = torch.Generator().manual_seed(settings.seed * 100_003 + epoch + 10_007 * accelerator.process_index)
+        batches.epoch = epoch
         prepared.train()
         begun, sums, seen = time.monotonic(), {}, 0
         for batch, (images, target, row) in enumerate(loader):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(epoch * len(loader) + batch, steps, settings)
+            images, target = images.to(accelerator.device), target.to(accelerator.device)
             images = augment(images, views) if augment else images
             images = images.contiguous(memory_format=torch.channels_last)
             taught = None
             if teachers:
-                taught = _ask(asked, images, accelerator) if table is None else table[:, row.cpu()].to(images.device)
+                taught = _ask(asked, images, accelerator) if table is None else table[:, row].to(images.device)
             with accelerator.autocast():
                 logits = prepared(images)
+            if accelerator.num_processes > 1:  # one loss of the whole batch: class weights make it another than the parts' mean
+                logits = _together(logits.float().unflatten(0, (-1, len(target))), accelerator).flatten(0, 1)
+                taught = _together(taught, accelerator) if teachers else None
+                target = accelerator.gather(target)
             parts = losses.sandwich(objective, logits, target, taught, weights)  # a supernet answers for several subnets
-            accelerator.backward(parts["loss"])
+            accelerator.backward(parts["loss"] * accelerator.num_processes)  # the processes' gradients are averaged, not added
             accelerator.clip_grad_norm_(prepared.parameters(), settings.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -218,6 +234,13 @@ def _train(model: Classifier, dataset: Dataset, settings: Settings, objective: O
             "key": key, "wall_seconds": round(time.monotonic() - started, 1), "resumed_after_epoch": state.epoch or None,
             "precision": accelerator.mixed_precision, "processes": accelerator.num_processes, "provenance": provenance.collect(),
         })  # fmt: skip
+
+
+def _together(part: Tensor, accelerator: Accelerator) -> Tensor:
+    """All processes' ``(..., n, K)`` as ``(..., N, K)``, in the order of the batch; the gradient flows into one's own."""
+    parts = list(accelerator.gather(part.detach()[None].contiguous()))
+    parts[accelerator.process_index] = part
+    return torch.cat(parts, dim=-2)
 
 
 def _frozen(teacher: Classifier) -> Classifier:

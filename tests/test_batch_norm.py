@@ -32,6 +32,16 @@ def test_statistics_are_those_of_the_images_and_weights_stay():
     assert all(torch.equal(value, once[name]) for name, value in statistics(batch_norm.recalibrate(student, images)).items())
 
 
+def test_one_image_more_than_a_batch_counts_as_one_image():
+    torch.manual_seed(0)
+    student = models.create("ofa595", 3, 32)  # its last map is 1 x 1
+    images = torch.cat([0.1 * torch.rand(64, 3, 32, 32), torch.ones(1, 3, 32, 32)])
+    stem = batch_norm.recalibrate(student, images).network.first_conv
+    with torch.no_grad():
+        seen = stem.conv((images - student.mean) / student.std)
+    torch.testing.assert_close(stem.bn.running_mean, seen.mean((0, 2, 3)), rtol=0.02, atol=0.01)
+
+
 def test_dropout_does_not_act():
     torch.manual_seed(0)
     images, plain = torch.rand(64, 3, 32, 32), models.create("resnet10t", 3, 32)

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from kdnb import files
 
@@ -62,6 +63,11 @@ def test_a_full_disk_inside_the_block_too(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(OSError, match="other"), files.atomic(tmp_path / "x"):
         raise OSError(errno.EIO, "other")
+    with pytest.raises(files.DiskFull, match="KDNB_CACHE") as error, files.atomic(tmp_path / "x"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert error.value.errno == errno.ENOSPC
+    with pytest.raises(SafetensorError, match="other"), files.atomic(tmp_path / "x"):
+        raise SafetensorError("other")
     assert not list(tmp_path.iterdir())
 
 

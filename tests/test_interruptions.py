@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import random
+import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +17,22 @@ from safetensors.torch import load_file
 
 from kdnb import audit, data, explain, files, index, leakage, models, pixels, signatures, training
 from kdnb.study import Study
+
+
+@pytest.fixture
+def child(monkeypatch):
+    """Starts a function in a process of its own, which has its imports at once."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+
+    def start(work, *arguments):
+        process = context.Process(target=work, args=arguments)
+        process.start()
+        return process
+
+    start(int).join()  # waits until the server that forks the others has its imports
+    return start
 
 
 def _distil(folder, cache) -> None:
@@ -31,56 +49,45 @@ def _runs(cache) -> dict:
     return {path.parent.name.split("-")[0]: path.parent for path in cache.glob("runs/*/*/run.json")}
 
 
-def test_killed_at_twenty_random_moments_training_ends_with_the_same_bits(folder, home, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # its processes start with everything imported
-
-    def start(cache):
-        process = context.Process(target=_distil, args=(folder, home / cache))
-        process.start()
-        return process
-
-    first = context.Process(target=int)  # waits until the server that forks the others has its imports
-    first.start()
-    first.join()
-    begun, whole = time.monotonic(), start("whole")
+def test_killed_at_twenty_random_moments_training_ends_with_the_same_bits(folder, home, child):
+    begun, whole = time.monotonic(), child(_distil, folder, home / "whole")
     whole.join()
     assert whole.exitcode == 0
     longest = 0.2 * (time.monotonic() - begun)  # on a busy machine an epoch takes longer, and the kills come later
-    moments, kills = random.Random(0), 0
-    while kills < 20:
-        process = start("killed")
-        process.join(moments.uniform(0.02, longest))
-        process.kill()  # SIGKILL; nothing where it was done a moment before
+    moments, kills, resumed, wanted = random.Random(0), 0, [], _runs(home / "whole")
+    assert wanted.keys() == {"resnet10t", "kdfmv5"}
+    while kills < 20 or (home / "killed").exists():
+        process = child(_distil, folder, home / "killed")
+        if kills < 20:
+            process.join(moments.uniform(0.02, longest))
+            process.kill()  # SIGKILL; nothing where it was done a moment before
         process.join()
         assert process.exitcode in (-signal.SIGKILL, 0)
+        kills += process.exitcode != 0
         if process.exitcode == 0:
-            break
-        kills += 1
-    process = start("killed")
-    process.join()
-    assert process.exitcode == 0 and kills >= 10, f"done after {kills} kills: the moments are too late to test anything"
-    ours, theirs = _runs(home / "killed"), _runs(home / "whole")
-    assert ours.keys() == theirs.keys() == {"resnet10t", "kdfmv5"}
-    assert any(files.read_json(run / "run.json")["resumed_after_epoch"] for run in ours.values())
-    for name, run in ours.items():
-        mine, other = (load_file(folder / "best.safetensors") for folder in (run, theirs[name]))
-        assert all(torch.equal(mine[key], other[key]) for key in other) and mine.keys() == other.keys()
-        histories = [pd.read_csv(folder / "history.csv").drop(columns="seconds") for folder in (run, theirs[name])]
-        pd.testing.assert_frame_equal(*histories)
+            ours = _runs(home / "killed")
+            assert ours.keys() == wanted.keys()
+            for name, run in ours.items():
+                resumed.append(files.read_json(run / "run.json")["resumed_after_epoch"])
+                mine, other = (load_file(path / "best.safetensors") for path in (run, wanted[name]))
+                assert all(torch.equal(mine[key], other[key]) for key in other) and mine.keys() == other.keys()
+                histories = [pd.read_csv(path / "history.csv").drop(columns="seconds") for path in (run, wanted[name])]
+                pd.testing.assert_frame_equal(*histories)
+            shutil.rmtree(home / "killed")  # and once more from the start, until there were twenty
+    assert any(resumed), "the moments are too early or too late to test anything"
 
 
-def _dies_after(calls: int, work):
-    """``work``, but the process is gone at one of its calls."""
-    left = iter(range(calls))
+def _killed_in(module: str, name: str, calls: int, work, *arguments) -> None:
+    """In a process of its own: ``work``, until ``name`` was called so often. Nothing can tell SIGKILL from the end."""
+    function, left = getattr(sys.modules[module], name), iter(range(calls))
 
-    def dies(*arguments, **options):
+    def dies(*given, **options):
         if next(left, None) is None:
-            raise KeyboardInterrupt  # no block above can tell it from the end
-        return work(*arguments, **options)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*given, **options)
 
-    return dies
+    setattr(sys.modules[module], name, dies)
+    work(*arguments)
 
 
 def _counted(work, calls: list):
@@ -91,14 +98,19 @@ def _counted(work, calls: list):
     return counts
 
 
-def test_a_pixel_cache_goes_on(folder, home, monkeypatch):
-    dataset, read, calls = data.load("folder", folder), pixels.read_image, []
+def _pixels(folder, cache) -> None:
+    os.environ["KDNB_CACHE"], pixels.STEP = str(cache), 10
+    data.load("folder", folder).pixels(32)
+
+
+def test_a_pixel_cache_goes_on(folder, home, monkeypatch, child):
     monkeypatch.setattr(pixels, "STEP", 10)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pixels, "read_image", _dies_after(60, read))
-        dataset.pixels(32)
+    killed, calls = child(_killed_in, "kdnb.pixels", "read_image", 60, _pixels, folder, home / "cache"), []
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     assert not list((home / "cache" / "pixels").glob("*.npy")), "a half-written cache may not look whole"
-    monkeypatch.setattr(pixels, "read_image", _counted(read, calls))
+    monkeypatch.setattr(pixels, "read_image", _counted(pixels.read_image, calls))
+    dataset = data.load("folder", folder)
     grown = dataset.pixels(32).images
     assert 0 < len(calls) <= len(dataset.table) - 50
     monkeypatch.setenv("KDNB_CACHE", str(home / "other"))
@@ -106,27 +118,40 @@ def test_a_pixel_cache_goes_on(folder, home, monkeypatch):
     assert not list((home / "cache" / "pixels").glob("*.p*")), "what was needed to go on is gone"
 
 
-def test_a_search_for_copies_goes_on(folder, home, monkeypatch):
+def _copies(folder, cache) -> None:
+    os.environ["KDNB_CACHE"], signatures.PART = str(cache), 20
+    leakage.find(index.build(data.describe("folder"), folder), "mine")
+
+
+def test_a_search_for_copies_goes_on(folder, home, monkeypatch, child):
     found, calls = index.build(data.describe("folder"), folder), []
     monkeypatch.setattr(signatures, "PART", 20)
     wanted = leakage.detect(folder, found.table)[0]
-    for name, survives in (("register", 3), ("register", 5)):
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(leakage, name, _dies_after(survives, getattr(leakage, name)))
-            leakage.find(found, "mine")
+    for survives in (3, 5):
+        killed = child(_killed_in, "kdnb.leakage", "register", survives, _copies, folder, home / "cache")
+        killed.join()
+        assert killed.exitcode == -signal.SIGKILL
     monkeypatch.setattr(pixels, "decode", _counted(pixels.decode, calls))
     pd.testing.assert_frame_equal(leakage.find(found, "mine").links, wanted, check_dtype=False)
     assert not calls, "signatures were known"
     assert not list((home / "cache" / "leakage").glob("*/part-*"))
 
 
-def test_a_sweep_of_maps_goes_on(home, monkeypatch):
-    model, calls = models.create("kdfmv5", 3, 32), []
-    images = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    targets = np.arange(40) % 3
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(audit, "explain", _dies_after(2, explain.explain))
-        audit.remembered(model, images, "score_cam", targets, channels=8)
+def _network_and_images() -> tuple:
+    torch.manual_seed(0)
+    return models.create("kdfmv5", 3, 32), torch.rand(40, 3, 32, 32)
+
+
+def _maps(cache) -> None:
+    os.environ["KDNB_CACHE"] = str(cache)
+    audit.remembered(*_network_and_images(), "score_cam", np.arange(40) % 3, channels=8)
+
+
+def test_a_sweep_of_maps_goes_on(home, monkeypatch, child):
+    killed = child(_killed_in, "kdnb.audit", "explain", 2, _maps, home / "cache")
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    (model, images), targets, calls = _network_and_images(), np.arange(40) % 3, []
     monkeypatch.setattr(audit, "explain", _counted(explain.explain, calls))
     found = audit.remembered(model, images, "score_cam", targets, channels=8)
     assert len(calls) == 1 and len(calls[0][1]) == 8  # the third batch alone

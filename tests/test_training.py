@@ -2,14 +2,18 @@
 
 import dataclasses
 import os
+import resource
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import number_of, paint
+from safetensors import SafetensorError
 
 from kdnb import checkpoints, data, files, models, training
 from kdnb.losses import Objective
@@ -264,27 +268,122 @@ def test_predictions_come_in_order_and_leave_the_mode_alone(mine):
     assert abs(together - by_one).max() < 0.05
 
 
+@pytest.mark.parametrize(("size", "parts", "left_out"), [(80, 1, 0), (81, 1, 1), (82, 1, 0), (1, 1, 0), (80, 2, 0), (83, 2, 3),
+                                                         (84, 2, 0), (87, 2, 1), (87, 4, 7), (95, 4, 3), (6, 2, 0)])  # fmt: skip
+def test_processes_part_every_batch_equally_and_take_an_image_once(size, parts, left_out):
+    settings = training.Settings(epochs=1, batch_size=16, lr=1.0, seed=3)
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(3 * 100_003)).tolist()
+    each = [list(training._Batches(size, settings, part, parts)) for part in range(parts)]
+    batches = [sum(pieces, []) for pieces in zip(*each, strict=True)]
+    assert sum(batches, []) == order[: size - left_out] and all(len(batch) == 16 for batch in batches[:-1])
+    assert all(len(piece) * parts == len(batch) for pieces in each for piece, batch in zip(pieces, batches, strict=True))
+    assert len(training._Batches(size, settings, 0, parts)) == len(batches) and (size == 1 or len(each[0][-1]) >= 2)
+
+
+@pytest.mark.parametrize(("size", "batch", "parts"), [(80, 15, 2), (80, 4, 4), (3, 16, 2)])
+def test_a_batch_that_does_not_part_equally_is_refused(size, batch, parts):
+    with pytest.raises(ValueError, match=f"do not part among {parts} processes.*batch_size that is a multiple of {parts}"):
+        training._Batches(size, training.Settings(epochs=1, batch_size=batch, lr=1.0, seed=0), 0, parts)
+
+
 LAUNCHED = """
 import os
-from pathlib import Path
+import sys
 
-from kdnb import files, training
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from kdnb import files, models, training
+from kdnb.losses import Objective
+from kdnb.pixels import Pixels
 from kdnb.study import Study
-study = Study(dataset="folder", data_root={root!r}, teacher="resnet10t", student="kdfmv5", image_size=32, teacher_epochs=1,
-              student_epochs=1, batch_size=8, augment=False)
+
+models.precision = lambda: "no"  # rounding to bfloat16 would hide what the tolerance is to show
+fetch, steps, fetched = Pixels.__getitems__, [], []
+register_optimizer_step_post_hook(lambda *_: steps.append(1))
+Pixels.__getitems__ = lambda self, index: fetched.extend(self.rows[index].tolist()) or fetch(self, index)
+study = Study(dataset="folder", data_root=sys.argv[1], teacher="kdfmv5", student="kdfmv5", image_size=32, teacher_epochs=2,
+              student_epochs=3, batch_size=16, augment=False)
 mine = study.load_data()
-run = training.distil(study, mine, training.train_teachers(study, mine))
-files.write_json(Path({root!r}).parent / f"rank{{os.environ['LOCAL_RANK']}}.json", [run.record["processes"], run.checksum])
+(teacher,) = training.train_teachers(study, mine)
+learnt = set(mine.pixels(32, "train").rows.tolist())
+trained = [row for row in fetched if row in learnt]
+run = training.distil(study, mine, [teacher])
+found = {"processes": run.record["processes"], "key": teacher.folder.name, "steps": len(steps), "weights": run.checksum,
+         "history": run.history.drop(columns="seconds").to_dict("list")}
+fetched.clear()
+found |= {"logits": training.predict(run.model, mine.pixels(32, "test"), batch_size=4).tolist(), "predicted": list(fetched)}
+if found["processes"] > 1:  # a step leaves out some of a supernet's weights
+    found["supernet"] = training.fit(study, mine, models.SUPERNET, Objective("hard"), 1).checksum
+files.write_json(files.cache_dir() / f"{os.environ.get('LOCAL_RANK', 'alone')}.json", [trained, found])
 """
 
 
-def test_two_processes_train_one_network(folder, home):
-    """As `accelerate launch` does on a machine with several GPUs, here with two CPU processes."""
-    script = files.write_text(home / "launched.py", LAUNCHED.format(root=str(folder)))
+def launched(folder, cache, *launcher):
+    """What each process of a launch of that script has found."""
+    script = files.write_text(cache / "launched.py", LAUNCHED)
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)],
-        cwd=files.ROOT, env=os.environ | {"ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=280,
+        [sys.executable, *launcher, str(script), str(folder)], cwd=files.ROOT, capture_output=True, text=True, timeout=280,
+        env=os.environ | {"KDNB_CACHE": str(cache), "ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    first, second = (files.read_json(folder.parent / f"rank{rank}.json") for rank in (0, 1))
-    assert first == second and first[0] == 2
+    return [files.read_json(path) for path in sorted(cache.glob("*.json"))]
+
+
+def test_two_processes_train_the_network_that_one_trains(folder, home):
+    """As `accelerate launch` does on a machine with several GPUs, here with two CPU processes and networks without batch norm.
+
+    Labels of unequal number and a short last batch: the mean of the two parts' losses would be another loss.
+    """
+    for path in sorted((folder / "train" / "dark").iterdir())[:12]:
+        path.unlink()
+    ((rows, alone),) = launched(folder, home / "one")
+    several = launched(folder, home / "two", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    (first_rows, first), (second_rows, second) = several
+    assert first == second and (alone["processes"], first["processes"]) == (1, 2)
+    assert (first["key"], first["steps"]) == (alone["key"], alone["steps"]) and alone["steps"] == 5 * 4  # epochs, batches
+    assert sorted(first_rows + second_rows) == sorted(rows) and len(rows) == 2 * len(set(rows)) == 2 * 60  # epochs, images
+    test = data.load("folder", folder).pixels(32, "test").rows.tolist()
+    assert first["predicted"] == alone["predicted"] == test
+    # the same sums in another order: float32 rounding, where a step more or another loss moves logits by tenths
+    assert np.allclose(first["logits"], alone["logits"], atol=1e-4) and np.ptp(alone["logits"]) > 1
+    pd.testing.assert_frame_equal(pd.DataFrame(first["history"]), pd.DataFrame(alone["history"]), atol=1e-4)
+
+
+def test_a_full_disk_while_weights_are_saved_loses_one_epoch(mine, monkeypatch):
+    def second_epoch(full):
+        with monkeypatch.context() as patch, pytest.raises(files.DiskFull, match="KDNB_CACHE"):
+            keep = checkpoints.keep
+
+            def kept(folder, model, optimizer, state, improved):
+                with full() if state.epoch == 2 else nullcontext():
+                    keep(folder, model, optimizer, state, improved)
+
+            patch.setattr(checkpoints, "keep", kept)
+            training.fit(study(), mine, "kdfmv5", Objective("hard"), 3)
+
+    @contextmanager
+    def told():
+        def save_file(*_):
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "save_file", save_file)
+            yield
+
+    @contextmanager
+    def met():
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    whole = training.fit(study(), mine, "kdfmv5", Objective("hard"), 3)
+    shutil.rmtree(whole.folder)
+    for full in (told, met):
+        second_epoch(full)
+        assert {path.suffix for path in whole.folder.iterdir()} == {".safetensors", ".csv"}
+        assert pd.read_csv(whole.folder / "history.csv")["epoch"].tolist() == [1]
+    resumed = training.fit(study(), mine, "kdfmv5", Objective("hard"), 3)
+    assert resumed.record["resumed_after_epoch"] == 1 and resumed.checksum == whole.checksum

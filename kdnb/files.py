@@ -31,7 +31,9 @@ def lookup(name: str, known: Iterable[str], what: str) -> str:
     known = list(known)
     if name in known:
         return name
-    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
+    text = str(name).lower()
+    cut = [option for option in known if len(option) > 2 and text.startswith(option)]  # "validation" is not near "val" by letters
+    near = difflib.get_close_matches(text, known, n=1, cutoff=0.5) or cut
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise UnknownName(f"unknown {what} {name!r}.{hint} Allowed: {', '.join(known)}.")
 

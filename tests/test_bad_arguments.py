@@ -156,7 +156,7 @@ WRONG = {
     "load: split": (lambda m: data.load("phantom_cxr", split="groups"), "Did you mean 'group'"),
     "load: per_class": (lambda m: data.load("phantom_cxr", per_class=0), "per_class must be at least 1"),
     "families: split": (lambda m: PAIR.families("tset"), "unknown split 'tset'. Did you mean 'test'"),
-    "pixels: split": (lambda m: PAIR.pixels(64, "validation"), "unknown split 'validation'.* Allowed: train, val, test"),
+    "pixels: split": (lambda m: PAIR.pixels(64, "validation"), "unknown split 'validation'. Did you mean 'val'"),
     "pixels: column": (lambda m: PAIR.pixels(64, column="masks"), "unknown column 'masks'. Did you mean 'mask'"),
     "pixels: size": (lambda m: PAIR.pixels(0), "image_size must be at least 1"),
     "sample: split": (lambda m: PAIR.sample("tset", 5), "unknown split 'tset'. Did you mean 'test'"),

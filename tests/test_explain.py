@@ -23,7 +23,7 @@ SIGNED = [name for name, method in explain.METHODS.items() if method.signed]
 
 
 def wrap(network: nn.Module, layer: str = "", classes: int = 2, size: int = SIZE) -> Classifier:
-    return Classifier("toy", network, classes, size, Entry(None, layer, "test"), (0.0,) * 3, (1.0,) * 3).eval()
+    return Classifier("toy", network, classes, size, Entry(lambda *_: network, layer, "test"), (0.0,) * 3, (1.0,) * 3).eval()
 
 
 class Linear(nn.Module):

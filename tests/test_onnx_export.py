@@ -41,7 +41,8 @@ def small(tmp_path_factory):
     return model, path
 
 
-@pytest.mark.parametrize("name", [*models.ZOO, ofa.SMALLEST.name])
+# vgg19 is vgg19_bn without its norms, and half a gigabyte to write
+@pytest.mark.parametrize("name", [*(name for name in models.ZOO if name != "vgg19"), ofa.SMALLEST.name])
 def test_answers_equal_pytorch(name, tmp_path):
     model = lively(name)
     before = models.checksum(model.network)

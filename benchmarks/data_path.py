@@ -1,6 +1,6 @@
 """The way of an image from disk into a batch, against torchvision's ``ImageFolder`` and ``DataLoader``: ``make bench``.
 
-Same files (phantom radiographs of 224 px), same batches at 96 px, one epoch after the caches of the system are warm. Ours reads the
+Same files (phantom radiographs of 128 px), same batches at 96 px, one epoch after the caches of the system are warm. Ours reads the
 pixel cache that the first epoch left behind; what building it costs stands beside the rows.
 """
 

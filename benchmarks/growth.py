@@ -1,7 +1,8 @@
 """How time and memory grow with the number of images: index, pixel cache, search for copies, one pass over the pixels.
 
 ``python -m benchmarks.growth 1000 10000`` for some sizes; the default goes to 100,000 and takes long.
-Every size runs in a process of its own, on phantom radiographs of 64 px drawn once.
+Every size runs in a process of its own, on phantom radiographs of 64 px drawn once. An epoch is one pass of the loader, without a
+network; memory is the process's own, without the page cache in which pixels and thumbnails lie.
 """
 
 from __future__ import annotations
@@ -95,15 +96,22 @@ def main() -> None:
             told = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, env=os.environ | {"KDNB_CACHE": fresh})
         rows.append(json.loads(told.stdout.splitlines()[-1]))
         print({name: round(value, 1) for name, value in rows[-1].items()}, flush=True)
-    first = rows[0]
-    for row in rows:
-        expected = row["images"] * math.log(row["images"]) / (first["images"] * math.log(first["images"]))
-        for step in STEPS:
-            row[f"{step}_of_n_log_n"] = row[f"{step}_s"] / first[f"{step}_s"] / expected
+    rows = compared(rows)
     folder = files.outputs_dir() / "benchmarks"
     stored = {"goals": GOALS, "image_side": SIDE, "pixels": PIXELS, "results": rows, "provenance": provenance.collect()}
     print("wrote", files.write_json(folder / "growth.json", stored))
     draw(rows, folder / "growth.png")
+
+
+def compared(rows: list[dict]) -> list[dict]:
+    """Each row with its steps' times as multiples of n log n: from the first size on, and from the size before it."""
+    def grown(row, since, step):
+        expected = row["images"] * math.log(row["images"]) / (since["images"] * math.log(since["images"]))
+        return row[f"{step}_s"] / since[f"{step}_s"] / expected
+
+    return [row | {f"{step}_of_n_log_n": grown(row, rows[0], step) for step in STEPS}
+            | {f"{step}_of_n_log_n_since_the_size_before": grown(row, rows[max(0, number - 1)], step) for step in STEPS}
+            for number, row in enumerate(rows)]  # fmt: skip
 
 
 def draw(rows: list[dict], path: Path) -> None:

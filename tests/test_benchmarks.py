@@ -1,0 +1,41 @@
+"""What ``make bench`` measured and committed meets the goals that are named beside it; no test measures time itself."""
+
+import pytest
+
+from benchmarks import distillation, growth
+from kdnb import files
+
+FOLDER = files.ROOT / "outputs" / "benchmarks"
+
+
+def test_growth_keeps_to_n_log_n_and_to_its_memory():
+    stored = files.read_json(FOLDER / "growth.json")
+    rows = stored["results"]
+    assert [row["images"] for row in rows] == list(growth.SIZES) and stored["goals"] == growth.GOALS
+    for row in rows:
+        assert max(row[f"{step}_of_n_log_n"] for step in growth.STEPS) <= 1, row["images"]
+        assert row["own_memory_mb"] < growth.GOALS["own_memory_mb"]
+    assert next(row for row in rows if row["images"] == 34_000)["copies_s"] < growth.GOALS["copies_of_34000_s"]
+
+
+def test_growth_is_compared_with_the_first_size_and_the_one_before():
+    rows = [{"images": count} | {f"{step}_s": seconds for step in growth.STEPS}
+            for count, seconds in ((10, 1), (100, 20), (1000, 90))]  # fmt: skip
+    last = growth.compared(rows)[-1]
+    assert last["copies_of_n_log_n"] == pytest.approx(90 / 300)
+    assert last["copies_of_n_log_n_since_the_size_before"] == pytest.approx(90 / 20 / 15)
+
+
+def test_distillation_is_as_fast_as_was_asked():
+    rows = {row["what"]: row for row in files.read_json(FOLDER / "distillation.json")["results"]}
+    assert (rows["kdnb, teacher in the loop"]["teacher"], rows["kdnb, teacher in the loop"]["image_size"]) == (
+        distillation.TEACHER, distillation.SIZE)
+    assert rows["kdnb, teacher in the loop"]["times_torchdistill"] >= 2
+    assert rows["kdnb, cached soft targets"]["times_torchdistill"] >= 4
+    assert rows["kdnb, cached soft targets"]["share_of_bare_step"] >= 0.85
+
+
+def test_the_data_path_is_five_times_image_folder():
+    ways = files.read_json(FOLDER / "data_path.json")["results"]
+    ours = {row["views"]: row["times_image_folder"] for row in ways if row["way"].startswith("kdnb")}
+    assert ours.keys() == {"plain", "augmented"} and min(ours.values()) >= 5

@@ -1,5 +1,6 @@
 """The study as a workflow: its sets, its cells, and a run that is killed in the middle and goes on."""
 
+import itertools
 import os
 import re
 import signal
@@ -73,6 +74,18 @@ def test_dry_run_lists_teachers_before_students(home):
     assert "distil" in told and "teacher" in told and told.count("rule distil:") == 2 and told.count("rule teacher:") == 2
     assert "phantom_cxr_auto_resnet10t_kdfmv5_hybrid_s0_" in told
     assert not list(home.rglob("*.ipynb"))
+
+
+@pytest.mark.parametrize("name", ["cpu", "paper"])
+def test_every_cell_of_a_large_set_would_be_run_once(home, name):
+    done = snakemake(home, "--cores", "1", "--dry-run", set=name)
+    told = done.stdout + done.stderr
+    cells = {Path(path).parent.name for path in re.findall(r"outputs/runs/[^\s,]+/distill\.json", told)}
+    wanted = {tuple(sorted(zip(row, choice, strict=True))) for row, values in rows(name) for choice in itertools.product(*values)}
+    assert done.returncode == 0 and len(cells) == len(wanted), told[-3000:]  # rows may share a cell
+    if name == "cpu":  # what is committed comes from this set
+        teachers = {Path(path).parent.name for path in re.findall(r"outputs/runs/[^\s,]+/teacher\.json", told)}
+        assert {path.name for path in (files.ROOT / "outputs" / "runs").iterdir()} <= cells | teachers
 
 
 def test_finished_cells_of_a_fresh_clone_are_not_run_again(home):

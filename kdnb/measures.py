@@ -131,7 +131,7 @@ def against_teacher(claim: Claim, results: Sequence[Result], rule: Callable[[Est
     rows = []
     for pool in _chosen(claim, results):
         e = pool.difference("distilled_minus_teacher")
-        judged = verdicts.settle(verdicts.undertrained(rule(e), _papers(pool)), e.seeds, pool.first.caveat)
+        judged = verdicts.undertrained(verdicts.settle(rule(e), e.seeds, pool.first.caveat), _papers(pool))
         rows.append(_of(claim, pool, e, judged, "points"))
     return rows
 

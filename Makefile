@@ -49,6 +49,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.data_path
 	$(BIN)/python -m benchmarks.distillation
 	$(BIN)/python -m benchmarks.explanations
+	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.growth
 
 # Every run in its own folder under outputs/runs/; interrupted, the same command goes on. A cluster: PROFILE_DIR=profiles/slurm

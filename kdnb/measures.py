@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from kdnb import verdicts
 from kdnb.results import Estimate, Pool, Result, combine, grid, pools, real
-from kdnb.verdicts import NOT, PART, RANK, UNTESTED, Judged
+from kdnb.verdicts import HOLDS, NOT, PART, RANK, UNTESTED, Judged
 
 # whose student a network is: a claim is tested on its own paper's
 PAPERS_STUDENT = {"ofa595": "A", "kdfmv5": "B", "kdfmv8": "B"}
@@ -193,25 +193,36 @@ def explanation_time(claim: Claim, results: Sequence[Result], title: str) -> lis
 
 
 def latency(claim: Claim, results: Sequence[Result], teachers: Sequence[str]) -> list[Row]:
-    """Time of one image, teacher's over student's, from notebook 06: ``results["speedups"]`` of its file, a list with teacher,
-    student, runtime, times_as_fast, low and high. One row a teacher and machine: of its runtimes the least favourable speaks."""
+    """Time of one image, teacher's over student's, from notebook 06 and :mod:`benchmarks.latency`: ``results["speedups"]``, a list
+    with teacher, student, runtime, times_as_fast, low and high. One row a teacher and file: of its runtimes the least favourable
+    speaks. The verdict is in part where a teacher was timed nowhere."""
+    timed: dict[tuple, list[dict]] = {}
+    for result in (*real(results, "efficiency"), *(result for result in results if result.kind == "latency")):
+        for found in result.stored["results"].get("speedups", []):
+            if PAPERS_STUDENT.get(found["student"]) == claim.paper:
+                timed.setdefault((result.file, found["teacher"]), []).append(found | {"result": result})
+    missing = [teacher for teacher in teachers if teacher not in {teacher for _, teacher in timed}]
     rows = []
-    timed = [(result, found) for result in real(results, "efficiency") for found in result.stored["results"].get("speedups", [])
-             if PAPERS_STUDENT.get(found["student"]) == claim.paper]  # fmt: skip
-    missing = [teacher for teacher in teachers if teacher not in {found["teacher"] for _, found in timed}]
-    for file, teacher in sorted({(result.file, found["teacher"]) for result, found in timed}):
-        here = [(result, found) for result, found in timed if (result.file, found["teacher"]) == (file, teacher)]
-        result, least = min(here, key=lambda pair: pair[1]["times_as_fast"])
-        e, machine = Estimate(least["times_as_fast"], least["low"], least["high"]), result.stored["results"].get("hardware", {})
-        verdict, why = verdicts.faster(e)
-        why += f"; {least['runtime']} is the least favourable of {len(here)} runtimes"
-        if missing and verdict != NOT:
-            verdict, why = PART if verdict != UNTESTED else UNTESTED, f"{why}; not timed: {', '.join(missing)}"
-        setting = (f"{teacher} → {least['student']}, {least['runtime']}, one image of {result.config['image_size']} px, "
-                   f"{machine.get('torch_threads', '?')} threads, {machine.get('cpu', 'unknown machine')}")  # fmt: skip
-        rows.append(row(claim, e, (verdict, why), dataset=result.title, split=result.split, profile=result.config["profile"],
-                        file=file, unit="times as fast", setting=setting))  # fmt: skip
+    for _, found in sorted(timed.items()):
+        least = min(found, key=lambda entry: entry["times_as_fast"])
+        verdict, why = verdicts.faster(Estimate(least["times_as_fast"], least["low"], least["high"]))
+        why += f"; {least['runtime']} is the least favourable of {len(found)} runtimes"
+        if missing and verdict == HOLDS:
+            verdict, why = PART, f"{why}; not timed: {', '.join(missing)}"
+        rows.append(_timed(claim, least, (verdict, why)))
     return rows
+
+
+def _timed(claim: Claim, found: dict, judged: Judged) -> Row:
+    result, e = found["result"], Estimate(found["times_as_fast"], found["low"], found["high"])
+    machine = result.stored["results"].get("hardware", {})
+    about = {"dataset": "any", "profile": "any"}  # weights, and so images, have no say in time
+    if result.kind == "efficiency":
+        about = {"dataset": result.title, "split": result.split, "profile": result.config["profile"]}
+    size = result.stored["results"].get("image_size") or result.config["image_size"]
+    return row(claim, e, judged, **about, file=result.file, unit="times as fast",
+               setting=f"{found['teacher']} → {found['student']}, {found['runtime']}, one image of {size} px, "
+                       f"{machine.get('torch_threads', '?')} threads, {machine.get('cpu', 'unknown machine')}")  # fmt: skip
 
 
 def counted(claim: Claim, results: Sequence[Result], column: str, teachers: Sequence[str], students: Sequence[str],

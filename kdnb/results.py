@@ -77,12 +77,12 @@ class Result:
 def load(folder: Path | None = None) -> list[Result]:
     """Every result file under ``outputs/``; smoke runs prove nothing and are left out, and so is the same run stored twice.
 
-    The counts that notebook 00 writes come as a result of kind ``zoo``, with neither configuration nor data.
+    What is true of networks whatever they were trained on comes with neither configuration nor data: the counts that notebook 00
+    writes as kind ``zoo``, the times of :mod:`benchmarks.latency` as kind ``latency``.
     """
     folder = folder or files.outputs_dir()
-    found: dict[str, Result] = {}
-    if (counts := folder / "zoo.json").exists():
-        found["zoo"] = Result("zoo", _shown(counts, folder), files.read_json(counts))
+    networks = {"zoo": folder / "zoo.json", "latency": folder / "benchmarks" / "latency.json"}
+    found = {kind: Result(kind, _shown(path, folder), files.read_json(path)) for kind, path in networks.items() if path.exists()}
     for path in sorted(folder.rglob("*.json"), key=lambda path: (len(path.parts), path)):
         stored = files.read_json(path)
         if not isinstance(stored, dict) or not {"results", "config", "data"} <= stored.keys():

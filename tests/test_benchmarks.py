@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import distillation, growth
+from benchmarks import distillation, growth, latency
 from kdnb import files
 
 FOLDER = files.ROOT / "outputs" / "benchmarks"
@@ -39,3 +39,11 @@ def test_the_data_path_is_five_times_image_folder():
     ways = files.read_json(FOLDER / "data_path.json")["results"]
     ours = {row["views"]: row["times_image_folder"] for row in ways if row["way"].startswith("kdnb")}
     assert ours.keys() == {"plain", "augmented"} and min(ours.values()) >= 5
+
+
+def test_latency_sets_each_student_against_its_own_teachers():
+    table = latency.timings(["kdfmv5", "resnet10t"], image_size=32, seconds=0.01).dropna(subset="latency_ms")
+    assert set(table["model"]) == {"kdfmv5", "resnet10t"} and set(table["runtime"]) >= {"eager", "onnx", "onnx_int8"}
+    rows = latency.speedups(table, {"kdfmv5": ("resnet10t",), "ofa595": ("resnet10t",)})  # a student that was not timed has none
+    assert {(row["teacher"], row["student"]) for row in rows} == {("resnet10t", "kdfmv5")}
+    assert len(rows) == table["runtime"].nunique() and all(row["low"] <= row["times_as_fast"] <= row["high"] for row in rows)

@@ -276,6 +276,19 @@ def test_latency_comes_from_the_efficiency_file(home):
     assert [row.verdict for row in rows] == [HOLDS] * 3  # a clock does not mind a stand-in
 
 
+def test_times_of_networks_without_data_fill_what_was_not_trained(home):
+    entries = [{"teacher": teacher, "student": "ofa595", "runtime": "onnx", "times_as_fast": fast, "low": fast - 0.5,
+                "high": fast + 0.5}
+               for teacher, fast in (("vgg19_bn", 9.0), ("visformer_small", 3.0), ("autoformerv2_tiny", 0.4))]  # fmt: skip
+    files.write_json(home / "outputs" / "benchmarks" / "latency.json",
+                     {"results": {"speedups": entries, "image_size": 224, "hardware": {"cpu": "a processor"}}})  # fmt: skip
+    rows = {row.setting.split()[0]: row for row in claims.ledger(results.load()) if row.id == "A-latency"}
+    assert {name: row.verdict for name, row in rows.items()} == {
+        "vgg19_bn": HOLDS, "visformer_small": HOLDS, "autoformerv2_tiny": NOT}
+    assert rows["vgg19_bn"].result_file == "outputs/benchmarks/latency.json" and rows["vgg19_bn"].dataset == "any"
+    assert "onnx, one image of 224 px" in rows["vgg19_bn"].setting
+
+
 def test_counts_come_from_the_zoo_and_the_ledger_is_told_by_claim(home):
     counts = {"densenet121": (121, 2800), "kdfmv5": (7, 900), "kdfmv8": (10, 1800)}
     files.write_json(home / "outputs" / "zoo.json", {"results": {

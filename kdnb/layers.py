@@ -16,6 +16,7 @@ from kdnb import checks
 from kdnb.evaluation import balanced_accuracy
 from kdnb.explain import check_images, untouched
 from kdnb.models import Classifier
+from kdnb.statistics import jackknife
 
 # they change nothing that a map of a layer would show, or stand for the layer before them
 SKIPPED = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Dropout2d, nn.Identity)
@@ -104,6 +105,15 @@ def _hsic(first: np.ndarray, second: np.ndarray) -> float:
     first, second = (k - np.diag(np.diag(k)) for k in (first, second))
     both = np.trace(first @ second) + first.sum() * second.sum() / ((count - 1) * (count - 2))
     return (both - 2 * (first.sum(0) @ second.sum(1)) / (count - 2)) / (count * (count - 3))
+
+
+def handed_on(teacher: np.ndarray, distilled: np.ndarray, alone: np.ndarray,
+              groups: np.ndarray) -> dict[str, float | int | None]:  # fmt: skip
+    """How much more alike the teacher the distilled student's layer is than the lone student's: difference of CKA with interval.
+
+    Representations ``(N, C)`` of the same images, of any widths; ``groups`` ``(N,)`` number images that belong together.
+    """
+    return jackknife(lambda rows: cka(teacher[rows], distilled[rows]) - cka(teacher[rows], alone[rows]), groups)
 
 
 def similarity(features: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> pd.DataFrame:

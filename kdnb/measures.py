@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from kdnb import verdicts
 from kdnb.results import Estimate, Pool, Result, combine, grid, pools, real
-from kdnb.verdicts import HOLDS, NOT, PART, RANK, UNTESTED, Judged
+from kdnb.verdicts import HOLDS, LIKENESS, NOT, PART, UNTESTED, Judged
 
 # whose student a network is: a claim is tested on its own paper's
 PAPERS_STUDENT = {"ofa595": "A", "kdfmv5": "B", "kdfmv8": "B"}
@@ -164,20 +164,30 @@ def optimum(claim: Claim, results: Sequence[Result]) -> list[Row]:
 
 def likeness(claim: Claim, results: Sequence[Result], method: str) -> list[Row]:
     """Rank correlation of student's and teacher's maps: that of the distilled student minus that of the lone one."""
+    return _alike(claim, results, "explain", "in Spearman's ρ",
+                  lambda found: found.get("likeness_distilled_minus_alone", {}).get(method, {}).get("spearman"))  # fmt: skip
+
+
+def features(claim: Claim, results: Sequence[Result]) -> list[Row]:
+    """Likeness of student's and teacher's last layers: that of the distilled student minus that of the lone one."""
+    return _alike(claim, results, "layers", "of CKA", lambda found: found.get("cka_distilled_minus_alone"))
+
+
+def _alike(claim: Claim, results: Sequence[Result], kind: str, unit: str, gap: Callable[[dict], dict | None]) -> list[Row]:
     rows = []
-    for pool in _chosen(claim, results, kind="explain"):
-        found = [member.stored["results"].get("likeness_distilled_minus_alone", {}).get(method, {}).get("spearman")
-                 for member in pool.members]  # fmt: skip
-        if all(entry and entry["n"] for entry in found):
+    for pool in _chosen(claim, results, kind=kind):
+        found = [gap(member.stored["results"]) for member in pool.members]
+        if all(entry and entry["n"] and entry["low"] is not None for entry in found):
             e = combine([Estimate(entry["mean"], entry["low"], entry["high"], entry["n"], 1) for entry in found])
-            rows.append(_of(claim, pool, e, verdicts.settle(verdicts.gain(e, RANK), e.seeds, pool.first.caveat), "in Spearman's ρ"))
+            judged = verdicts.settle(verdicts.gain(e, LIKENESS), e.seeds, pool.first.caveat)
+            rows.append(_of(claim, pool, e, judged, unit))
     return rows
 
 
-def explanation_time(claim: Claim, results: Sequence[Result], title: str) -> list[Row]:
+def explanation_time(claim: Claim, results: Sequence[Result], title: str, kind: str = "explain") -> list[Row]:
     """Seconds an image of an explanation: teacher's over student's, the median of the runs with their range as interval."""
     rows = []
-    for pool in _chosen(claim, results, kind="explain"):
+    for pool in _chosen(claim, results, kind=kind):
         ratios = []
         for member in pool.members:
             took = {entry["model"].split()[0]: entry["seconds"] for entry in member.stored["results"].get("met_seconds", [])
@@ -185,7 +195,7 @@ def explanation_time(claim: Claim, results: Sequence[Result], title: str) -> lis
             ratios += [took["teacher"] / took["distilled"]] if took.get("teacher") and took.get("distilled") else []
         if ratios:
             images = pool.first.stored["results"].get("images")
-            e = Estimate(statistics.median(ratios), min(ratios), max(ratios), images, len(ratios))
+            e = Estimate(statistics.median(ratios), min(ratios), max(ratios), images if kind == "explain" else None, len(ratios))
             judged = verdicts.settle(verdicts.faster(e, claim.value or 1.0), e.seeds, clock=True)
             shown = e if len(ratios) > 1 else replace(e, low=None, high=None)  # one run has no range
             rows.append(_of(claim, pool, shown, judged, "times as fast"))

@@ -9,11 +9,12 @@ from kdnb.results import Estimate
 HOLDS, PART, NOT, UNTESTED = VERDICTS = ("holds", "holds in part", "does not hold", "not testable here")
 MARGIN = 0.01  # a point of accuracy
 SEEDS = 3
-RANK = 0.05  # a difference of rank correlations that is worth naming
+LIKENESS = 0.05  # a difference of rank correlations of maps, or of CKA of layers, that is worth naming
 Judged = tuple[str, str]  # the verdict, and why
 RULES = (
     "A difference is judged by its 95 % interval, never by its middle. What matters is one point of accuracy, or "
-    f"{RANK:g} of a rank correlation: a gain below it is none worth naming, a loss below it is no loss.",
+    f"{LIKENESS:g} of a likeness (rank correlation of maps, CKA of layers): a gain below it is none worth naming, a loss below it "
+    "is no loss.",
     f"“Holds” and “does not hold” need {SEEDS} training runs. On two, what speaks for a claim makes it hold in part. One decides "
     "nothing: its interval knows the chance of the images, not that of training. The number is shown all the same.",
     "An interval that allows both answers leaves a claim not testable here: too few images or runs to tell.",

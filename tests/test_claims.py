@@ -106,7 +106,7 @@ def test_without_any_result_every_claim_says_what_would_test_it(home):
     assert {row.id for row in rows} == {claim.id for claim in claims.CLAIMS} and len(rows) == len(claims.CLAIMS)
     for row in rows:
         assert row.verdict == UNTESTED and row.measured is None and row.result_file == ""
-        assert "python -m kdnb.run" in row.why or "make study" in row.why
+        assert re.search("python -m (kdnb.run|benchmarks.latency)|make study", row.why)
     assert ledger.differences(rows) is None and ledger.heat_maps([]) == {}
     assert "No distillation of real images" in ledger.refresh("<!-- results -->\n\n<!-- /results -->", home)
 
@@ -255,6 +255,21 @@ def test_focus_and_times_of_explanations(home):
     assert row_of(rows, "B-eye_disease-met-shap").verdict == UNTESTED  # faster in one run of three
     explained(home, "runs/3/explain", {"mean": 0.9, "low": 0.8, "high": 1.0, "n": 18}, (2.0, 4.0), seed=3, student_epochs=50)
     assert row_of(claims.ledger(results.load()), "B-eye_disease-focus").seeds in ("0 1 2", "3")  # never together
+
+
+def test_feature_maps_have_their_likeness_and_their_time(home):
+    for seed in range(3):
+        files.write_json(home / "outputs" / "runs" / str(seed) / "layers.json", {
+            "results": {"cka_distilled_minus_alone": {"mean": 0.2, "low": 0.1, "high": 0.3, "n": 96}, "images": {"cka": 96},
+                        "met_seconds": [{"method": "Average feature maps", "model": "teacher densenet121", "seconds": 0.02},
+                                        {"method": "Average feature maps", "model": "distilled kdfmv5", "seconds": 0.01}]},
+            "config": Study(dataset="eye_disease", student="kdfmv5", method="kd_fmv", seed=seed).config(),
+            "data": {"title": "Eye Diseases", "caveat": "", "split": "pooled: all images", "checksum": "c"},
+        })  # fmt: skip
+    rows = claims.ledger(results.load())
+    alike, met = row_of(rows, "B-eye_disease-features"), row_of(rows, "B-eye_disease-met-average-feature-maps")
+    assert alike.verdict == HOLDS and alike.seeds == "0 1 2" and alike.n == 96 and alike.unit == "of CKA"
+    assert met.verdict == HOLDS and met.measured == 2 and met.unit == "times as fast"
 
 
 def test_latency_comes_from_the_efficiency_file(home):

@@ -169,3 +169,12 @@ def test_adaptive_bins_hold_equal_numbers():
     table = calibration.reliability(np.zeros(300, int), np.random.default_rng(0).normal(size=(300, 3)), bins=10, adaptive=True)
     assert table["count"].tolist() == pytest.approx([30] * 10, abs=2)
     assert calibration.reliability(np.zeros(8, int), np.tile([1.0, 0.0], (8, 1)), adaptive=True)["count"].tolist() == [8]
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error():
+    values = np.random.default_rng(0).standard_normal(50)
+    found = statistics.jackknife(lambda rows: float(values[rows].mean()), np.arange(50))
+    half = 1.96 * values.std(ddof=1) / np.sqrt(50)
+    assert found["mean"] == pytest.approx(values.mean()) and found["high"] - found["mean"] == pytest.approx(half)
+    twice = statistics.jackknife(lambda rows: float(np.repeat(values, 2)[rows].mean()), np.repeat(np.arange(50), 2))
+    assert twice["low"] == pytest.approx(found["low"]) and twice["n"] == 100  # a copy adds no certainty

@@ -52,6 +52,19 @@ def test_cka_by_construction():
         layers.cka(features[:3], features[:3])
 
 
+def test_what_was_handed_on_is_told_from_what_was_not():
+    rng, groups = np.random.default_rng(0), np.repeat(np.arange(48), 2)
+    teacher, noise = rng.standard_normal((96, 8)), rng.standard_normal((2, 96, 8))
+    near, far = teacher + noise[0], noise[1]
+    found = layers.handed_on(teacher, near, far, groups)
+    assert found["low"] > 0.1 and found["n"] == 96
+    assert found["mean"] == pytest.approx(layers.cka(teacher, near) - layers.cka(teacher, far))
+    back = layers.handed_on(teacher, far, near, groups)
+    assert back["high"] < 0 and back["low"] == pytest.approx(-found["high"])
+    assert layers.handed_on(teacher, far, far, groups) == {"mean": 0, "low": 0, "high": 0, "n": 96}
+    assert layers.handed_on(np.ones((96, 8)), near, far, groups)["mean"] is None
+
+
 def test_probes_tell_layers_that_separate_from_layers_that_do_not():
     rng = np.random.default_rng(0)
     labels = np.arange(120) % 3

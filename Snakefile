@@ -1,5 +1,6 @@
-# The whole study as papermill runs of the notebooks: teachers first (02), then every student (03), each run in its own folder
-# outputs/runs/<cell>/. The sets of cells stand in study.yaml; profiles/ says where they run.
+# The whole study as papermill runs of the notebooks: teachers first (02), then every student (03), then what a row of study.yaml
+# asks for in `also` (explain: 04, layers: 05), each run in its own folder outputs/runs/<cell>/. The sets of cells stand in
+# study.yaml; profiles/ says where they run.
 #
 #   snakemake --profile profiles/local --config set=cpu              on this machine; --dry-run tells what would run
 #   snakemake --profile profiles/slurm --config set=paper            on a cluster
@@ -23,11 +24,12 @@ RUNS = os.path.join(os.environ.get("KDNB_OUTPUTS") or "outputs", "runs")
 LOGS = os.path.join("logs", "study")
 NOTEBOOKS = os.path.join(workflow.basedir, "notebooks")
 STUDENTS_OWN = ("student", "method", "alpha", "temperature", "teacher_weights", "student_epochs")
+ALSO = {"explain": "04_explain.ipynb", "layers": "05_feature_maps.ipynb"}
 PYTHON = sys.executable
 
 
 def chosen():
-    """The rows of the set that was asked for, with what `override: {...}` in a --configfile of the user's sets in all of them."""
+    """Cells, and what is wanted beside accuracy, of the set that was asked for; `override: {...}` of a --configfile is in all."""
     name = config.get("set", "cpu")
     if name not in config["sets"]:
         near = difflib.get_close_matches(str(name), config["sets"], n=1)
@@ -35,8 +37,9 @@ def chosen():
         raise WorkflowError(f"unknown set {name!r}.{hint} study.yaml has: {', '.join(config['sets'])}.")
     rows = [row | config.get("override", {}) for row in config["sets"][name]]
     for row in rows:
+        also = row.pop("also", [])
         values = [value if isinstance(value, list) else [value] for value in row.values()]
-        yield from (dict(zip(row, product)) for product in itertools.product(*values))
+        yield from ((dict(zip(row, product)), also) for product in itertools.product(*values))
 
 
 def name(cell, parts):
@@ -52,7 +55,12 @@ def teachers_of(cell):
     return [shared | {"teacher": teacher} for teacher in cell["teacher"].split("+")]
 
 
-STUDENTS = {name(cell, ("dataset", "split", "teacher", "student", "method", "alpha", "temperature")): cell for cell in chosen()}
+def name_student(cell):
+    return name(cell, ("dataset", "split", "teacher", "student", "method", "alpha", "temperature"))
+
+
+STUDENTS = {name_student(cell): cell for cell, _ in chosen()}
+WANTED = {(name_student(cell), what) for cell, also in chosen() for what in ("distill", *also)}  # rows may share a cell
 TEACHERS = {name(cell, ("dataset", "split", "teacher")): cell for row in STUDENTS.values() for cell in teachers_of(row)}
 TEACHER_NAMES = {json.dumps(cell, sort_keys=True): key for key, cell in TEACHERS.items()}
 
@@ -62,12 +70,15 @@ RUN = """
     env -u KDNB_PROFILE KDNB_OUTPUTS="$(realpath {params.scratch:q})" {PYTHON:q} -m papermill {params.notebook:q} {log.notebook:q} \
         --cwd {NOTEBOOKS:q} --kernel python3 --parameters_yaml {params.values:q} --no-progress-bar --log-level WARNING
     find {params.scratch:q} -name '{params.stem}-*.json' -exec cp {{}} {output.result:q} \\;
+"""
+HISTORY = """
     find {params.scratch:q} -name '{params.stem}-*-history.csv' -exec cp {{}} {output.history:q} \\;
 """
 
 
 wildcard_constraints:
     cell="[^/]+",
+    what="|".join(ALSO),
 
 
 localrules:
@@ -76,7 +87,7 @@ localrules:
 
 rule all:
     input:
-        expand(os.path.join(RUNS, "{cell}", "distill.json"), cell=STUDENTS),
+        [os.path.join(RUNS, cell, f"{what}.json") for cell, what in sorted(WANTED)],
 
 
 rule teacher:
@@ -93,7 +104,7 @@ rule teacher:
     threads: config.get("threads", 2)
     retries: 1  # two kernels that start at once may race for a port
     shell:
-        RUN
+        RUN + HISTORY
 
 
 rule distil:
@@ -113,6 +124,24 @@ rule distil:
         notebook=os.path.join(NOTEBOOKS, "03_distill.ipynb"),
         scratch=os.path.join(LOGS, "{cell}"),
         stem="distill",
+    threads: config.get("threads", 2)
+    retries: 1
+    shell:
+        RUN + HISTORY
+
+
+rule look:
+    input:
+        ancient(os.path.join(RUNS, "{cell}", "distill.json")),
+    output:
+        result=os.path.join(RUNS, "{cell}", "{what}.json"),
+    log:
+        notebook=os.path.join(LOGS, "{cell}_{what}.ipynb"),
+    params:
+        values=lambda wildcards: json.dumps(STUDENTS[wildcards.cell]),
+        notebook=lambda wildcards: os.path.join(NOTEBOOKS, ALSO[wildcards.what]),
+        scratch=os.path.join(LOGS, "{cell}_{what}"),
+        stem="{what}",
     threads: config.get("threads", 2)
     retries: 1
     shell:

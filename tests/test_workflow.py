@@ -36,7 +36,9 @@ def environment():
 
 
 def rows(name):
+    """Each row of a set with the values of each parameter; ``also`` names results, not parameters."""
     for row in yaml.safe_load((files.ROOT / "study.yaml").read_text())["sets"][name]:
+        assert set(row.pop("also", [])) <= {"explain", "layers"}
         values = [value if isinstance(value, list) else [value] for value in row.values()]
         yield row, values
 
@@ -72,6 +74,7 @@ def test_dry_run_lists_teachers_before_students(home):
     told = done.stdout + done.stderr
     assert done.returncode == 0, told[-3000:]
     assert "distil" in told and "teacher" in told and told.count("rule distil:") == 2 and told.count("rule teacher:") == 2
+    assert told.count("rule look:") == 2
     assert "phantom_cxr_auto_resnet10t_kdfmv5_hybrid_s0_" in told
     assert not list(home.rglob("*.ipynb"))
 
@@ -92,8 +95,9 @@ def test_finished_cells_of_a_fresh_clone_are_not_run_again(home):
     """Git writes files in the order of their names: teachers may be younger than the students they taught."""
     told = snakemake(home, "--cores", "1", "--dry-run")
     made = sorted(set(re.findall(r"\S+\.(?:json|csv)", told.stdout + told.stderr)) - {str(home / "mine.yaml")})
-    assert len(made) == 8
-    for age, path in enumerate(sorted(made, key=lambda path: "teacher" in Path(path).name)):
+    assert len(made) == 10
+    youngest = ("layers.json", "distill.json", "distill-history.csv", "teacher.json", "teacher-history.csv")
+    for age, path in enumerate(sorted(made, key=lambda path: youngest.index(Path(path.rstrip(",")).name))):
         path = home / "work" / path.rstrip(",")
         files.write_text(path, "{}")
         os.utime(path, (1_000_000 + 10 * age,) * 2)
@@ -129,6 +133,7 @@ def test_killed_and_resumed(folder, home):
     found = sorted(runs.glob("*/distill.json"))
     assert len(found) == 2 and {files.read_json(path)["config"]["seed"] for path in found} == {0, 1}
     assert all((path.parent / "distill-history.csv").exists() for path in found)
+    assert all(files.read_json(path.parent / "layers.json")["results"]["met_seconds"] for path in found)
 
     again = snakemake(home, "--cores", "1", "--dry-run", override=override)
     assert "Nothing to be done" in again.stdout + again.stderr

@@ -38,6 +38,8 @@ def chosen():
     rows = [row | config.get("override", {}) for row in config["sets"][name]]
     for row in rows:
         also = row.pop("also", [])
+        if not isinstance(also, list) or not set(also) <= set(ALSO):
+            raise WorkflowError(f"also: {also!r} in set {name!r} must be a list of {', '.join(ALSO)}, for example also: [explain].")
         values = [value if isinstance(value, list) else [value] for value in row.values()]
         yield from ((dict(zip(row, product)), also) for product in itertools.product(*values))
 

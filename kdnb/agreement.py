@@ -66,7 +66,8 @@ def transfer(teacher: np.ndarray, distilled: np.ndarray, alone: np.ndarray, cell
 
     All maps explain the same class of the same images. ``same`` ``(N,)`` tells where teacher and distilled student give the
     same answer. Controls: the distilled student's maps of other images, and a centred Gaussian. Returns a table (pair, measure,
-    mean, low, high, n) and, for each measure, the paired difference distilled − alone with Wilcoxon's p.
+    mean, low, high, n) and, for each measure, the paired differences of the distilled student's likeness to that of the lone one
+    (``alone``: was it handed on?) and to that of another image's map (``other_image``: are they alike at all?), with Wilcoxon's p.
     """
     axis = np.linspace(-1, 1, teacher.shape[-1])
     centre = np.broadcast_to(np.exp(-2 * (axis[:, None] ** 2 + axis[None] ** 2)), teacher.shape)
@@ -80,5 +81,7 @@ def transfer(teacher: np.ndarray, distilled: np.ndarray, alone: np.ndarray, cell
         pairs["distilled, other answer"] = pairs["distilled student"][~same]
     rows = [{"teacher against": pair, "measure": measure} | interval(table[measure].to_numpy())
             for pair, table in pairs.items() for measure in MEASURES]  # fmt: skip
-    gains = {measure: paired(pairs["distilled student"][measure], pairs["student alone"][measure]) for measure in MEASURES}
-    return pd.DataFrame(rows), gains
+    against = {"alone": pairs["student alone"], "other_image": pairs["distilled, other image"]}
+    gaps = {control: {measure: paired(pairs["distilled student"][measure], table[measure]) for measure in MEASURES}
+            for control, table in against.items()}  # fmt: skip
+    return pd.DataFrame(rows), gaps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,9 @@ from kdnb import faithfulness, files, provenance
 from kdnb.explain import METHODS, Explanation, explain
 from kdnb.models import Classifier, checksum
 
-VERSION = 1  # of kept maps: raise it when a method computes something else
+VERSION = 2  # of kept maps: raise it when a method computes something else
 BATCH = 16
+ROUNDS = 3  # of timing, each after a call that prepares the kernels
 
 # what a figure calls each measure, and whether high is good
 MEASURES = {
@@ -65,21 +67,14 @@ class Audit:
                 signed += [key] if METHODS[method].signed else []
         return columns, titles, signed
 
-    def times(self) -> pd.DataFrame:
-        """Mean execution time of each explanation (paper B's MET): columns method, model, seconds an image; floors left out."""
-        return pd.DataFrame([
-            {"method": method, "model": model, "seconds": float(np.median(found.seconds))}
-            for model, parts in self.explanations.items() for method, found in parts.items() if not METHODS[method].floor
-        ])  # fmt: skip
-
 
 def remembered(model: Classifier, images: Tensor, method: str, targets: np.ndarray, **options: object) -> Explanation:
     """As :func:`explain`, every batch kept on disk: a sweep that was killed goes on with the batch at which it stood.
 
-    The key holds weights, images, classes and options, and the machine: the seconds belong to it.
+    The key holds weights, layer, images, classes and options, and the machine, whose arithmetic the last digits are.
     """
     named = {key: _checksum(value) if isinstance(value, Tensor) else value for key, value in options.items()}
-    base = [VERSION, checksum(model.network), model.image_size, method, named, provenance.hardware()]
+    base = [VERSION, checksum(model.network), model.image_size, model.cam_layer, method, named, provenance.hardware()]
     parts = []
     for start in range(0, len(images), BATCH):
         some, asked = images[start : start + BATCH], np.asarray(targets)[start : start + BATCH]
@@ -87,7 +82,7 @@ def remembered(model: Classifier, images: Tensor, method: str, targets: np.ndarr
         def work(some=some, asked=asked):
             found = explain(model, some, method, asked.tolist(), batch_size=BATCH, **options)
             effective = {} if found.effective_channels is None else {"effective_channels": found.effective_channels}
-            return {"maps": found.maps, "targets": found.targets, "seconds": found.seconds,
+            return {"maps": found.maps, "targets": found.targets,
                     "definition": np.array(found.definition), **effective}  # fmt: skip
 
         name = files.digest([*base, _checksum(some), asked.tolist()])
@@ -98,6 +93,25 @@ def remembered(model: Classifier, images: Tensor, method: str, targets: np.ndarr
 
 def _checksum(images: Tensor) -> str:
     return hashlib.sha256(images.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def times(models: Mapping[str, Classifier], images: Tensor, targets: np.ndarray, methods: Mapping[str, dict]) -> pd.DataFrame:
+    """Mean execution time of each explanation (paper B's MET): columns method, model, seconds an image; floors left out.
+
+    All ``images`` are one batch. A method is tried once on each network, then timed by turns, so that a machine that slows down
+    slows both; the median of the rounds.
+    """
+    told, bar = [], tqdm([method for method in methods if not METHODS[method].floor], unit="method", leave=False)
+    for method in bar:
+        bar.set_description(f"timing {method}")
+        took: dict[str, list[float]] = {title: [] for title in models}
+        for _ in range(1 + ROUNDS):
+            for title, model in models.items():
+                begun = time.perf_counter()
+                explain(model, images, method, np.asarray(targets).tolist(), batch_size=len(images), **methods[method])
+                took[title].append((time.perf_counter() - begun) / len(images))
+        told += [{"method": method, "model": title, "seconds": float(np.median(each[1:]))} for title, each in took.items()]
+    return pd.DataFrame(told)
 
 
 def audit(models: Mapping[str, Classifier], images: Tensor, targets: np.ndarray, methods: Mapping[str, dict],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,14 +26,13 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 class Explanation:
     """Maps of one method: ``maps`` ``(N, H, W)`` float32, finite; CAMs lie in [0, 1], signed ones may be negative.
 
-    ``targets`` ``(N,)`` are the explained classes, ``seconds`` ``(N,)`` the time of each image (of its batch, shared),
-    ``definition`` says what exactly was computed, ``effective_channels`` ``(N,)`` how many channels a Score-CAM really mixes.
+    ``targets`` ``(N,)`` are the explained classes, ``definition`` says what exactly was computed, ``effective_channels`` ``(N,)``
+    how many channels a Score-CAM really mixes.
     """
 
     method: str
     maps: np.ndarray
     targets: np.ndarray
-    seconds: np.ndarray
     definition: str
     effective_channels: np.ndarray | None = None
 
@@ -91,23 +89,21 @@ def explain(model: Classifier, images: Tensor, method: str = "score_cam", target
     settings = known.options | options
     layer = files.lookup(layer or model.cam_layer, dict(model.network.named_modules()), "layer")
     images = check_images(images, model)
-    parts, seconds, effective = [], [], []
+    parts, effective = [], []
     with untouched(model):
         wanted = _check_targets(model, images, targets)
         for start in range(0, len(images), batch_size):
-            begun = time.perf_counter()
             chosen = images[start : start + batch_size]
             job = Job(model, (chosen - model.mean) / model.std, wanted[start : start + batch_size], layer, settings)
             found = known.run(job)
             maps, channels = found if isinstance(found, tuple) else (found, None)
             parts.append(np.asarray(torch.as_tensor(maps).detach().float().cpu()))
-            seconds += [(time.perf_counter() - begun) / len(chosen)] * len(chosen)
             effective += [] if channels is None else channels.tolist()
     # a constant activation has no shape: its map is defined as zero
     maps = np.nan_to_num(np.concatenate(parts).astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     definition = known.definition.format(**{name: len(v) if isinstance(v, Tensor) else v for name, v in settings.items()})
     where = f"; layer {layer}" if known.layered else ""
-    return Explanation(method, maps, wanted.cpu().numpy(), np.array(seconds), definition + where,
+    return Explanation(method, maps, wanted.cpu().numpy(), definition + where,
                        np.array(effective) if effective else None)  # fmt: skip
 
 

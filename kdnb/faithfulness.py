@@ -114,7 +114,10 @@ def road(model: Classifier, images: Tensor, maps: np.ndarray, targets: np.ndarra
     scores = [lambda output, target=int(target): output.softmax(-1)[target] for target in targets]
     torch.manual_seed(0)  # the imputed pixels carry a little noise
     with untouched(model):
-        return np.asarray(ROADCombined(list(percentiles))(images.cpu(), ranks.astype(np.float32), scores, model))
+        def ask(batch: Tensor) -> Tensor:  # the library imputes where the images lie and asks there too
+            return model(batch.to(images.device))
+
+        return np.asarray(ROADCombined(list(percentiles))(images.cpu(), ranks.astype(np.float32), scores, ask))
 
 
 def localisation(maps: np.ndarray, masks: np.ndarray) -> dict[str, np.ndarray]:

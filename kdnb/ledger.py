@@ -57,19 +57,24 @@ def summary(rows: Sequence[Row]) -> list[str]:
     for row in tested:
         by_claim.setdefault(row.id, []).append(row)
     said = {verdict: [rows[0] for rows in by_claim.values() if whole(rows) == verdict] for verdict in VERDICTS}
-    told = [f"{len({row.id for row in rows})} claims of the two papers make {len(rows)} rows here; for {len(by_claim)} of the "
-            "claims something was measured. Each over all its rows: "
+    asked, implied = {row.id for row in rows}, {row.id for row in rows if "implied" in row.claimed}
+    told = [f"{len(asked)} claims of the two papers, {len(implied)} of them implied by what a paper says and not stated, make "
+            f"{len(rows)} rows here; for {len(by_claim)} of the claims something was measured. Each over all its rows: "
             + "; ".join(f"{verdict}: {len(said[verdict])}" for verdict in VERDICTS) + "."]  # fmt: skip
     told += [f"What {verdict}: {'; '.join(row.claim for row in said[verdict])}." for verdict in (HOLDS, NOT) if said[verdict]]
     if gains := [row for row in tested if row.id.endswith("-gain")]:
         above, below = sum(row.low > 0 for row in gains), sum(row.high < 0 for row in gains)
-        told.append(f"Whether distillation makes a student better than the same student without a teacher was measured in "
-                    f"{len(gains)} setting{'s' * (len(gains) > 1)}: the 95 % interval lies above zero in {above}, below zero in "
+        told.append("Whether distillation makes a student better than the same student without a teacher has "
+                    f"{len(gains)} row{'s' * (len(gains) > 1)}: the 95 % interval lies above zero in {above}, below zero in "
                     f"{below}, and holds zero in {len(gains) - above - below}; {sum(_runs(row) >= SEEDS for row in gains)} of them "
                     f"have {SEEDS} training runs or more.")  # fmt: skip
+    if tested and not any(row.profile == "paper" for row in tested):
+        told.append("No row is of a paper's own setting (224 px, ImageNet weights, its length): what speaks for or against a claim "
+                    "does so in a smaller one, named in the row.")  # fmt: skip
     stand_ins = sorted({report.short(row.dataset) for row in tested if "stand-in" in row.dataset or "partial" in row.dataset})
     if stand_ins:
-        told.append(f"Not the published images: {', '.join(stand_ins)}. No accuracy and no map of theirs holds more than in part.")
+        told.append(f"Not the published images: {', '.join(stand_ins)}. No accuracy and no map of theirs holds more than in part, "
+                    "and none refutes.")  # fmt: skip
     return told
 
 

@@ -7,9 +7,11 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 from kdnb import verdicts
 from kdnb.results import Estimate, Pool, Result, combine, grid, pools, real
+from kdnb.study import PROFILES
 from kdnb.verdicts import HOLDS, LIKENESS, NOT, PART, UNTESTED, Judged
 
 # whose student a network is: a claim is tested on its own paper's
@@ -82,37 +84,45 @@ def nearest(found: Sequence[Pool], wanted: Sequence[tuple[str, object]]) -> Pool
     return max(found, key=closeness)
 
 
-def _chosen(claim: Claim, results: Sequence[Result], method: str | None = None, kind: str = "distill") -> list[Pool]:
-    """One pool a split and teacher: of ``method``, or of any that distils (the published code's loss does not)."""
+def _chosen(claim: Claim, results: Sequence[Result], method: str | None = None, kind: str = "distill",
+            by: Sequence[str] = ("teacher", "student")) -> list[Pool]:  # fmt: skip
+    """One pool a split and networks named in ``by``: of ``method``, or of the paper's own."""
     groups: dict[tuple, list[Pool]] = {}
+    method = method or dict(claim.wanted)["method"]
     for pool in pools(results, claim.dataset, kind):
         config = pool.first.config
-        asked = config["method"] == method if method else config["method"] not in ("hard", "kd_fmv_as_released")
-        if asked and PAPERS_STUDENT.get(config["student"]) == claim.paper:
-            groups.setdefault((pool.first.split, config["teacher"]), []).append(pool)
+        if config["method"] == method and PAPERS_STUDENT.get(config["student"]) == claim.paper:
+            groups.setdefault((pool.first.split, *(config[name] for name in by)), []).append(pool)
     return [nearest(groups[key], claim.wanted) for key in sorted(groups)]
 
 
-def _of(claim: Claim, pool: Pool, e: Estimate, judged: Judged, unit: str = "accuracy") -> Row:
+def _of(claim: Claim, pool: Pool, e: Estimate, judged: Judged, unit: str = "accuracy", more: str = "") -> Row:
     return row(claim, e, judged, dataset=pool.first.title, split=pool.first.split, profile=pool.first.config["profile"],
-               seeds=pool.seeds, file=pool.files, setting=pool.setting, unit=unit)  # fmt: skip
+               seeds=pool.seeds, file=pool.files, setting=pool.setting + more, unit=unit)  # fmt: skip
 
 
 def _papers(pool: Pool) -> bool:
     """Does a pool have the paper's own setting: its size, length, initial weights and a split as it used them?"""
-    c = pool.first.config
-    return bool(c["profile"] == "paper" and c["image_size"] == 224 and c["pretrained"] and pool.first.split != "group")
+    c, own = pool.first.config, PROFILES["paper"]
+    length = c["teacher_epochs"] >= own.teacher_epochs and c["student_epochs"] >= own.student_epochs
+    return bool(length and c["image_size"] == own.image_size and c["pretrained"] and pool.first.split != "group")
+
+
+def _settled(pool: Pool, e: Estimate, judged: Judged) -> Judged:
+    verdict, why = verdicts.settle(judged, e.seeds, pool.first.caveat)
+    return verdict, why + ("; in a smaller setting than the paper's (size, length, weights)" if verdict == NOT and not _papers(pool)
+                           else "")  # fmt: skip
 
 
 def accuracy(claim: Claim, results: Sequence[Result], role: str = "distilled") -> list[Row]:
     """Test accuracy of a role against the printed one, or by itself where no printed one is known."""
     rows = []
-    for pool in _chosen(claim, results):
+    for pool in _chosen(claim, results, by=("teacher",) if role == "teacher" else ("teacher", "student")):
         e = pool.accuracy(role)
         if claim.value is None:
             judged = UNTESTED, "the paper's number is not known here"
         else:
-            judged = verdicts.settle(verdicts.reaches(e, claim.value, _papers(pool)), e.seeds, pool.first.caveat)
+            judged = _settled(pool, e, verdicts.reaches(e, claim.value, _papers(pool)))
         rows.append(_of(claim, pool, e, judged))
     return rows
 
@@ -122,7 +132,8 @@ def gains(claim: Claim, results: Sequence[Result]) -> list[Row]:
     rows = []
     for pool in _chosen(claim, results):
         e = pool.difference("distilled_minus_alone")
-        rows.append(_of(claim, pool, e, verdicts.settle(verdicts.gain(e), e.seeds, pool.first.caveat), "points"))
+        judged = verdicts.taught(verdicts.gain(e), *(pool.accuracy(role).value for role in ("teacher", "alone")))
+        rows.append(_of(claim, pool, e, _settled(pool, e, judged), "points"))
     return rows
 
 
@@ -131,8 +142,7 @@ def against_teacher(claim: Claim, results: Sequence[Result], rule: Callable[[Est
     rows = []
     for pool in _chosen(claim, results):
         e = pool.difference("distilled_minus_teacher")
-        judged = verdicts.undertrained(verdicts.settle(rule(e), e.seeds, pool.first.caveat), _papers(pool))
-        rows.append(_of(claim, pool, e, judged, "points"))
+        rows.append(_of(claim, pool, e, verdicts.undertrained(_settled(pool, e, rule(e)), _papers(pool)), "points"))
     return rows
 
 
@@ -153,34 +163,40 @@ def optimum(claim: Claim, results: Sequence[Result]) -> list[Row]:
         if len({alpha for alpha, _ in cells}) < 2 or len({t for _, t in cells}) < 2 or cell not in cells:
             continue
         ours = cells[cell]
-        accuracies = {key: pool.accuracy("distilled").value for key, pool in cells.items()}
+        accuracies = {key: [run.stored["results"]["distilled"]["accuracy"] for run in pool.members] for key, pool in cells.items()}
         e, judged = verdicts.best_cell(cell, accuracies, ours.accuracy("distilled").n)
         every = " ".join(pool.files for pool in cells.values())
-        rows.append(row(claim, e, verdicts.settle(judged, min(len(pool.members) for pool in cells.values()), ours.first.caveat),
-                        dataset=ours.first.title, split=split, profile=ours.first.config["profile"], seeds=ours.seeds,
-                        setting=ours.setting, unit="points", file=every))  # fmt: skip
+        rows.append(row(claim, e, _settled(ours, e, judged), dataset=ours.first.title, split=split, seeds=ours.seeds,
+                        profile=ours.first.config["profile"], setting=ours.setting, unit="points", file=every))  # fmt: skip
     return rows
 
 
-def likeness(claim: Claim, results: Sequence[Result], method: str) -> list[Row]:
-    """Rank correlation of student's and teacher's maps: that of the distilled student minus that of the lone one."""
-    return _alike(claim, results, "explain", "in Spearman's ρ",
-                  lambda found: found.get("likeness_distilled_minus_alone", {}).get(method, {}).get("spearman"))  # fmt: skip
+def likeness(claim: Claim, results: Sequence[Result], method: str, control: str = "alone") -> list[Row]:
+    """Rank correlation of student's and teacher's maps: that of the distilled student minus that of a control, the lone student
+    (``alone``: was it handed on?) or the map of another image (``other_image``: do they look alike at all?)."""
+    return _alike(claim, results, "explain", "in Spearman's ρ", f"likeness_distilled_minus_{control}", (method, "spearman"), method)
 
 
 def features(claim: Claim, results: Sequence[Result]) -> list[Row]:
     """Likeness of student's and teacher's last layers: that of the distilled student minus that of the lone one."""
-    return _alike(claim, results, "layers", "of CKA", lambda found: found.get("cka_distilled_minus_alone"))
+    return _alike(claim, results, "layers", "in CKA", "cka_distilled_minus_alone")
 
 
-def _alike(claim: Claim, results: Sequence[Result], kind: str, unit: str, gap: Callable[[dict], dict | None]) -> list[Row]:
+def _alike(claim: Claim, results: Sequence[Result], kind: str, unit: str, name: str, inside: Sequence[str] = (),
+           method: str = "") -> list[Row]:  # fmt: skip
     rows = []
     for pool in _chosen(claim, results, kind=kind):
-        found = [gap(member.stored["results"]) for member in pool.members]
-        if all(entry and entry["n"] and entry["low"] is not None for entry in found):
-            e = combine([Estimate(entry["mean"], entry["low"], entry["high"], entry["n"], 1) for entry in found])
-            judged = verdicts.settle(verdicts.gain(e, LIKENESS), e.seeds, pool.first.caveat)
-            rows.append(_of(claim, pool, e, judged, unit))
+        gaps = [reduce(lambda part, key: part.get(key, {}), (name, *inside), run.stored["results"]) for run in pool.members]
+        runs = [(run, gap) for run, gap in zip(pool.members, gaps, strict=True) if gap.get("n") and gap.get("low") is not None]
+        if not runs:
+            continue
+        pool = Pool(tuple(run for run, _ in runs))  # runs whose maps are all empty tell nothing
+        e = combine([Estimate(gap["mean"], gap["low"], gap["high"], gap["n"], 1) for _, gap in runs])
+        judged = _settled(pool, e, verdicts.gain(e, LIKENESS))
+        if stayed := [run for run, _ in runs if method in run.stored["results"].get("not_moved_by_new_weights", [])]:
+            judged = UNTESTED, f"the maps stay when the weights are gone, in {len(stayed)} of {len(runs)} runs"
+        cells = pool.first.stored["results"].get("map_cells")
+        rows.append(_of(claim, pool, e, judged, unit, f"; maps of {cells[0]}×{cells[1]} cells" if cells else ""))
     return rows
 
 

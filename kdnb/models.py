@@ -20,7 +20,7 @@ from kdnb import files, ofa, ofa_checkpoints, typed
 
 # The last layer of most networks shrinks the image 32 times: below 192 px fewer than 6 x 6 cells are left, and 3 x 3 point at
 # nothing. On the chest phantom at 96 px DenseNet121's Score-CAM does not beat a centre prior there; one stage earlier it does.
-FINE_BELOW = 192
+FEWEST_CELLS = 6
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -29,21 +29,26 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 class Entry:
     """One network of the zoo: how to build it, where its class activation maps are read, and where it comes from.
 
-    ``cam_layer`` is a module path, ``fine_layer`` one of twice its resolution for images below ``FINE_BELOW`` px; ``cam_layout``
-    the layout of their output, ``NCHW``, ``NHWC`` or ``auto``. ``lr`` is a peak learning rate of AdamW that works from random
-    weights; networks without batch norm, or with attention, need a smaller one. ``load`` builds the network from the tensors
-    at ``weights_url``.
+    ``cam_layers`` are module paths, the last map first, each with twice the resolution of the one before; the first shrinks the
+    image ``cam_stride`` times. ``cam_layout`` is the layout of their output, ``NCHW``, ``NHWC`` or ``auto``. ``lr`` is a peak
+    learning rate of AdamW that works from random weights; networks without batch norm, or with attention, need a smaller one.
+    ``load`` builds the network from the tensors at ``weights_url``.
     """
 
     build: Callable[[int, int], nn.Module]
-    cam_layer: str
+    cam_layers: tuple[str, ...]
     source: str
     timm_name: str | None = None
     cam_layout: str = "NCHW"
     weights_url: str | None = None
     load: Callable[[dict, int], nn.Module] | None = None
     lr: float = 1e-3
-    fine_layer: str | None = None
+    cam_stride: int = 32
+
+    def cam_layer(self, image_size: int) -> str:
+        """The last layer whose map of an image has ``FEWEST_CELLS`` a side or more, else the finest of those that are known."""
+        fine = (layer for step, layer in enumerate(self.cam_layers) if image_size * 2**step >= FEWEST_CELLS * self.cam_stride)
+        return next(fine, self.cam_layers[-1])
 
 
 class KDFMV(nn.Module):
@@ -101,9 +106,9 @@ def _timm(name: str, sized: bool = False) -> Callable[[int, int], nn.Module]:
     return build
 
 
-def _zoo_timm(name: str, cam_layer: str, source: str, cam_layout: str = "NCHW", sized: bool = False, lr: float = 1e-3,
-              fine_layer: str | None = None) -> Entry:  # fmt: skip
-    return Entry(_timm(name, sized), cam_layer, source, name, cam_layout, lr=lr, fine_layer=fine_layer)
+def _zoo_timm(name: str, cam_layers: tuple[str, ...], source: str, cam_layout: str = "NCHW", sized: bool = False,
+              lr: float = 1e-3, cam_stride: int = 32) -> Entry:  # fmt: skip
+    return Entry(_timm(name, sized), cam_layers, source, name, cam_layout, lr=lr, cam_stride=cam_stride)
 
 
 SUPERNET = "ofa-supernet"
@@ -111,22 +116,24 @@ SUPERNET_URL = "https://hanlab.mit.edu/files/OnceForAll/ofa_nets/ofa_mbv3_d234_e
 OFA_URL = "https://github.com/jitdee-ai/darmo/releases/download/0.0.1/ofa595_1k_b1a18d5.pt"
 
 ZOO: dict[str, Entry] = {
-    "vgg19": _zoo_timm("vgg19", "features.35", "Simonyan & Zisserman 2015, arXiv:1409.1556", lr=1e-4),
-    "vgg19_bn": _zoo_timm("vgg19_bn", "features.51", "Simonyan & Zisserman 2015, arXiv:1409.1556"),
-    "visformer_small": _zoo_timm("visformer_small", "stage3.3", "Chen et al. 2021, arXiv:2104.12533", sized=True, lr=3e-4,
-                                 fine_layer="stage2.3"),
+    "vgg19": _zoo_timm("vgg19", ("features.35", "features.26"), "Simonyan & Zisserman 2015, arXiv:1409.1556", lr=1e-4,
+                       cam_stride=16),
+    "vgg19_bn": _zoo_timm("vgg19_bn", ("features.51", "features.38"), "Simonyan & Zisserman 2015, arXiv:1409.1556",
+                          cam_stride=16),
+    "visformer_small": _zoo_timm("visformer_small", ("stage3.3", "stage2.3", "stage1.6"), "Chen et al. 2021, arXiv:2104.12533",
+                                 sized=True, lr=3e-4),
     # S3 (AutoFormerV2) tiny: timm's port gives the authors' logits to the last bit
-    "autoformerv2_tiny": _zoo_timm("swin_s3_tiny_224", "norm", "Chen et al. 2021, arXiv:2111.14725", "NHWC", sized=True, lr=3e-4,
-                                   fine_layer="layers.2"),
-    "densenet121": _zoo_timm("densenet121", "features.norm5", "Huang et al. 2017, arXiv:1608.06993",
-                             fine_layer="features.transition3.norm"),
-    "ofa595": Entry(lambda classes, size: ofa.OFA(classes), "final_expand_layer", "Cai et al. 2020, arXiv:1908.09791",
-                    weights_url=OFA_URL, load=ofa_checkpoints.from_state_dict,
-                    fine_layer="blocks.16.mobile_inverted_conv.inverted_bottleneck.act"),
-    "kdfmv5": Entry(lambda classes, size: KDFMV(classes, size, 5), "acts.4", "Jiang et al. 2025, arXiv:2502.15959 (text)",
-                    lr=3e-4),
-    "kdfmv8": Entry(lambda classes, size: KDFMV(classes, size, 8), "acts.5", "Jiang et al. 2025, arXiv:2502.15959 (code)",
-                    lr=3e-4, fine_layer="acts.4"),
+    "autoformerv2_tiny": _zoo_timm("swin_s3_tiny_224", ("norm", "layers.2", "layers.1"), "Chen et al. 2021, arXiv:2111.14725",
+                                   "NHWC", sized=True, lr=3e-4),
+    "densenet121": _zoo_timm("densenet121", ("features.norm5", "features.transition3.norm", "features.transition2.norm"),
+                             "Huang et al. 2017, arXiv:1608.06993"),
+    "ofa595": Entry(lambda classes, size: ofa.OFA(classes),
+                    ("final_expand_layer", *(f"blocks.{n}.mobile_inverted_conv.inverted_bottleneck.act" for n in (16, 8))),
+                    "Cai et al. 2020, arXiv:1908.09791", weights_url=OFA_URL, load=ofa_checkpoints.from_state_dict),
+    "kdfmv5": Entry(lambda classes, size: KDFMV(classes, size, 5), ("acts.4", "acts.3"),
+                    "Jiang et al. 2025, arXiv:2502.15959 (text)", lr=3e-4, cam_stride=16),
+    "kdfmv8": Entry(lambda classes, size: KDFMV(classes, size, 8), ("acts.5", "acts.4", "acts.3"),
+                    "Jiang et al. 2025, arXiv:2502.15959 (code)", lr=3e-4),
 }  # fmt: skip
 
 
@@ -145,8 +152,7 @@ class Classifier(nn.Module):
                  mean: tuple[float, ...] = IMAGENET[0], std: tuple[float, ...] = IMAGENET[1]):  # fmt: skip
         super().__init__()
         self.name, self.num_classes, self.image_size, self.source = name, num_classes, image_size, entry.source
-        fine = entry.fine_layer and image_size < FINE_BELOW
-        self.cam_layer, self.cam_layout = entry.fine_layer if fine else entry.cam_layer, entry.cam_layout
+        self.cam_layer, self.cam_layout = entry.cam_layer(image_size), entry.cam_layout
         self.network = network
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
@@ -196,7 +202,7 @@ def create(name: str, num_classes: int, image_size: int = 224, pretrained: bool 
 
 @typed
 def resolve(name: str) -> Entry:
-    """The zoo's entry of a name; for other timm networks the last feature stage serves as CAM layer."""
+    """The zoo's entry of a name; for other timm networks the ends of the feature stages serve as CAM layers."""
     if name in ZOO:
         return ZOO[name]
     if name.startswith("ofa-"):
@@ -212,23 +218,27 @@ def resolve(name: str) -> Entry:
     config = timm.get_pretrained_cfg(name)
     with torch.device("meta"):
         network = timm.create_model(name, num_classes=2)
-    info = getattr(network, "feature_info", None)
-    layer = info[-1]["module"] if info else ""
-    if getattr(network, "num_prefix_tokens", 0):
-        layer += ".norm1"  # where a class token answers, the last block's patches do not reach the logits
-    return _zoo_timm(name, layer, "timm", "auto", sized=bool(config and config.fixed_input_size))
+    stages = list(getattr(network, "feature_info", None) or ()) or [{"module": "", "reduction": 32}]
+    if getattr(network, "num_prefix_tokens", 0):  # where a class token answers, the last block's patches do not reach the logits
+        stages = [stages[-1] | {"module": f"{stages[-1]['module']}.norm1"}]
+    kept = [stages.pop()]
+    while stages and 2 * stages[-1]["reduction"] == kept[-1]["reduction"] > 8:
+        kept.append(stages.pop())
+    return _zoo_timm(name, tuple(stage["module"] for stage in kept), "timm", "auto",
+                     sized=bool(config and config.fixed_input_size), cam_stride=kept[0]["reduction"])  # fmt: skip
 
 
 def _ofa(name: str) -> Entry:
     """The supernet, or the subnet that a name spells (see ``ofa.Choice``); read at the same layers as OFA-595."""
     if name == SUPERNET:
-        return Entry(lambda classes, size: ofa.Supernet(classes), "whole.final_expand_layer", "Cai et al. 2020, arXiv:1908.09791",
-                     weights_url=SUPERNET_URL, load=ofa_checkpoints.supernet_from_state_dict)  # fmt: skip
+        return Entry(lambda classes, size: ofa.Supernet(classes), ("whole.final_expand_layer",),
+                     "Cai et al. 2020, arXiv:1908.09791", weights_url=SUPERNET_URL,
+                     load=ofa_checkpoints.supernet_from_state_dict)  # fmt: skip
     choice = ofa.Choice.parse(name)
-    last = 1 + sum(len(stage) for stage in choice.stages[:4])
-    return Entry(lambda classes, size: ofa.OFA(classes, blocks=choice.blocks()), "final_expand_layer",
-                 "a subnet of Cai et al. 2020, arXiv:1908.09791",
-                 fine_layer=f"blocks.{last}.mobile_inverted_conv.inverted_bottleneck.act")  # fmt: skip
+    shrinking = (1 + sum(len(stage) for stage in choice.stages[:before]) for before in (4, 2))
+    return Entry(lambda classes, size: ofa.OFA(classes, blocks=choice.blocks()),
+                 ("final_expand_layer", *(f"blocks.{n}.mobile_inverted_conv.inverted_bottleneck.act" for n in shrinking)),
+                 "a subnet of Cai et al. 2020, arXiv:1908.09791")  # fmt: skip
 
 
 def _pretrained(name: str, entry: Entry, num_classes: int, image_size: int, sha256: str | None) -> nn.Module:

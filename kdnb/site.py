@@ -51,7 +51,7 @@ def pages(outputs: Path) -> list[Page]:
 
 def build(target: Path | None = None, outputs: Path | None = None) -> Path:
     """Build the site into ``target`` (``site/_build/html``) and return that folder; a warning of Sphinx is an error."""
-    from sphinx.cmd.build import build_main  # an optional extra: pip install kdnb[site]
+    from sphinx.cmd.build import build_main  # an optional extra: pip install -e .[site]
 
     target, outputs = target or files.ROOT / "site" / "_build" / "html", outputs or files.outputs_dir()
     source = target.parent / "source"
@@ -160,7 +160,7 @@ _TEMPLATES = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
 _CARD = _TEMPLATES.from_string("""
 {% if data and data.caveat %}<p class="caveat"><strong>{{ data.title }}.</strong>
 {{ "Drawn images: no evidence of anything medical." if spec.synthetic else "Not the published images: every number from them is one
-of this copy." }}</p>{% endif %}
+of this copy. Licence, source and citation below are those of the published set." }}</p>{% endif %}
 <table><tbody>
 {% for name, value in facts %}<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}
 </tbody></table>

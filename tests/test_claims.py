@@ -65,12 +65,19 @@ def test_about_ratios_and_times():
 
 
 def test_the_best_cell_counts_its_rivals():
-    cells = {(0.1, 1.0): 0.90, (0.1, 5.0): 0.91, (0.7, 1.0): 0.92, (0.7, 5.0): 0.99}
+    cells = {(0.1, 1.0): [0.90], (0.1, 5.0): [0.91], (0.7, 1.0): [0.92], (0.7, 5.0): [0.99]}
     assert verdicts.best_cell((0.7, 5.0), cells, 2000)[1][0] == HOLDS
     assert verdicts.best_cell((0.1, 1.0), cells, 2000)[1][0] == NOT
     estimate, (verdict, why) = verdicts.best_cell((0.7, 5.0), cells, 30)
     assert verdict == UNTESTED and "number 1 of 4 cells" in why and "α 0.7, T 1" in why
     assert estimate.value == pytest.approx(0.07) and estimate.low < 0 < estimate.high
+    unsteady = {(0.1, 1.0): [0.90, 0.90], (0.7, 5.0): [0.99, 0.93]}  # training's chance counts too
+    assert verdicts.best_cell((0.7, 5.0), unsteady, 2000)[1][0] == UNTESTED
+
+
+def test_a_teacher_with_nothing_to_hand_on_refutes_nothing():
+    assert verdicts.taught((NOT, "w"), 0.9, 0.91)[0] == UNTESTED and verdicts.taught((NOT, "w"), 0.92, 0.91) == (NOT, "w")
+    assert verdicts.taught((HOLDS, "w"), 0.9, 0.91)[0] == HOLDS and "no better" in verdicts.taught((HOLDS, "w"), 0.9, 0.91)[1]
 
 
 def test_few_seeds_and_other_images_soften_a_verdict():
@@ -82,7 +89,8 @@ def test_few_seeds_and_other_images_soften_a_verdict():
     assert verdicts.undertrained((HOLDS, "w"), False)[0] == PART and verdicts.undertrained((HOLDS, "w"), True)[0] == HOLDS
     assert verdicts.undertrained((NOT, "w"), False) == (NOT, "w")
     assert verdicts.settle((HOLDS, "w"), 3, "stand-in: other images") == (PART, "w; stand-in")
-    assert verdicts.settle((NOT, "w"), 3, "stand-in: other images")[0] == NOT  # a stand-in is no excuse
+    assert verdicts.settle((NOT, "w"), 3, "stand-in: other images") == (
+        UNTESTED, "speaks against it: w; stand-in, which refutes nothing")  # fmt: skip
 
 
 def test_an_accuracy_is_no_surer_than_its_groups_and_its_images():
@@ -236,7 +244,7 @@ def explained(home, name, spearman, seconds, method="SHAP", **choices):
         "results": {"images": 18, "likeness_distilled_minus_alone": {"grad_cam": {"spearman": spearman}},
                     "met_seconds": [{"method": method, "model": "teacher densenet121", "seconds": seconds[0]},
                                     {"method": method, "model": "distilled kdfmv5", "seconds": seconds[1]}]},
-        "config": Study(dataset="eye_disease", **choices).config(),
+        "config": Study(dataset="eye_disease", method="kd_fmv", **choices).config(),
         "data": {"title": "Eye Diseases", "caveat": "", "split": "pooled: all images", "checksum": "c"},
     })  # fmt: skip
 
@@ -257,6 +265,39 @@ def test_focus_and_times_of_explanations(home):
     assert row_of(claims.ledger(results.load()), "B-eye_disease-focus").seeds in ("0 1 2", "3")  # never together
 
 
+def test_maps_that_stay_without_weights_decide_nothing(home):
+    for seed in range(3):
+        path = explained(home, f"runs/{seed}/explain", {"mean": 0.2, "low": 0.1, "high": 0.3, "n": 18}, (2.0, 1.0), seed=seed)
+        stored = files.read_json(path)
+        stored["results"] |= {"not_moved_by_new_weights": ["grad_cam"] if seed else [], "map_cells": [8, 8]}
+        stored["results"]["likeness_distilled_minus_other_image"] = stored["results"]["likeness_distilled_minus_alone"]
+        files.write_json(path, stored)
+    rows = claims.ledger(results.load())
+    for name in ("focus", "alike"):
+        row = row_of(rows, f"B-eye_disease-{name}")
+        assert row.verdict == UNTESTED and "in 2 of 3 runs" in row.why and row.setting.endswith("maps of 8×8 cells")
+
+
+def test_runs_whose_maps_are_all_empty_leave_the_others_alone(home):
+    for seed in range(4):
+        gap = {"mean": None, "low": None, "high": None, "n": 0} if seed == 1 else {"mean": 0.2, "low": 0.1, "high": 0.3, "n": 18}
+        explained(home, f"runs/{seed}/explain", gap, (2.0, 1.0), seed=seed)
+    row = row_of(claims.ledger(results.load()), "B-eye_disease-focus")
+    assert row.verdict == HOLDS and row.seeds == "0 2 3"
+
+
+def test_each_student_has_its_row_and_another_loss_is_not_the_papers(home):
+    distillation(home, "a/distill-1")
+    distillation(home, "a/distill-2", student="kdfmv8", gain=(0.05, 0.04, 0.06))
+    distillation(home, "a/distill-3", method="hybrid", seed=1, split="random", gain=(0.5, 0.4, 0.6))
+    rows = [row for row in claims.ledger(results.load()) if row.id == "B-brain_tumor-gain"]
+    assert sorted(row.measured for row in rows) == pytest.approx([0.02, 0.05])
+    teachers = [row for row in claims.ledger(results.load()) if row.id == "B-brain_tumor-teacher-accuracy"]
+    assert len(teachers) == 1  # it is the same teacher
+    told = " ".join(ledger.summary(rows))
+    assert "has 2 rows" in told and "above zero in 2" in told and "No row is of a paper's own setting" in told
+
+
 def test_feature_maps_have_their_likeness_and_their_time(home):
     for seed in range(3):
         files.write_json(home / "outputs" / "runs" / str(seed) / "layers.json", {
@@ -268,7 +309,7 @@ def test_feature_maps_have_their_likeness_and_their_time(home):
         })  # fmt: skip
     rows = claims.ledger(results.load())
     alike, met = row_of(rows, "B-eye_disease-features"), row_of(rows, "B-eye_disease-met-average-feature-maps")
-    assert alike.verdict == HOLDS and alike.seeds == "0 1 2" and alike.n == 96 and alike.unit == "of CKA"
+    assert alike.verdict == HOLDS and alike.seeds == "0 1 2" and alike.n == 96 and alike.unit == "in CKA"
     assert met.verdict == HOLDS and met.measured == 2 and met.unit == "times as fast"
 
 
@@ -307,14 +348,16 @@ def test_times_of_networks_without_data_fill_what_was_not_trained(home):
 def test_counts_come_from_the_zoo_and_the_ledger_is_told_by_claim(home):
     counts = {"densenet121": (121, 2800), "kdfmv5": (7, 900), "kdfmv8": (10, 1800)}
     files.write_json(home / "outputs" / "zoo.json", {"results": {
-        name: {"layers": layers, "macs": macs} for name, (layers, macs) in counts.items()}})  # fmt: skip
+        name: {"layers": layers, "macs": macs, "parameters": macs} for name, (layers, macs) in counts.items()}})  # fmt: skip
     rows = claims.ledger(results.load())
     layers = [row for row in rows if row.id == "B-layers"]
     assert [row.verdict for row in layers] == [HOLDS] * 2 and layers[0].result_file == "outputs/zoo.json"
     assert [row.verdict for row in rows if row.id == "B-macs"] == [HOLDS, NOT]
+    more = next(row for row in rows if row.id == "B-parameters" and "kdfmv8" in row.setting)
+    assert more.verdict == HOLDS and "implied" in more.claimed
     told = " ".join(ledger.summary(rows))
-    assert "holds: 1; holds in part: 0; does not hold: 0; not testable here: 1." in told
-    assert "What holds: The student has fewer layers than its teacher." in told
+    assert "holds: 2; holds in part: 0; does not hold: 0; not testable here: 1." in told
+    assert "What holds: The student has fewer parameters than its teacher; The student has fewer layers than its teacher." in told
 
 
 def test_a_row_says_when_networks_were_at_their_best(home):

@@ -193,9 +193,10 @@ def test_transfer_tells_a_student_that_looks_where_its_teacher_looks():
     rng = np.random.default_rng(0)
     teacher = rng.random((24, 6, 6)).astype(np.float32)
     close, far = teacher + 0.3 * rng.random(teacher.shape).astype(np.float32), rng.random(teacher.shape).astype(np.float32)
-    table, gains = agreement.transfer(teacher.repeat(8, 1).repeat(8, 2), close.repeat(8, 1).repeat(8, 2),
+    table, gaps = agreement.transfer(teacher.repeat(8, 1).repeat(8, 2), close.repeat(8, 1).repeat(8, 2),
                                       far.repeat(8, 1).repeat(8, 2), (6, 6), np.arange(24) % 3 > 0)  # fmt: skip
-    assert gains["spearman"]["low"] > 0.3 and gains["spearman"]["p_wilcoxon"] < 0.001
+    for control in ("alone", "other_image"):
+        assert gaps[control]["spearman"]["low"] > 0.3 and gaps[control]["spearman"]["p_wilcoxon"] < 0.001
     mean = table[table["measure"] == "spearman"].set_index("teacher against")["mean"]
     assert mean["distilled student"] > 0.7 and abs(mean["student alone"]) < 0.2 and abs(mean["distilled, other image"]) < 0.2
     assert {"centre prior", "distilled, same answer", "distilled, other answer"} <= set(mean.index)

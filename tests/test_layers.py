@@ -101,7 +101,16 @@ def test_the_audit_measures_every_pair(audited):
     lesions = summary[summary["measure"] == "pointing"]
     assert (lesions["n"] <= 4).all()  # images without a lesion have nothing to point at
     assert np.allclose(audited.of("teacher resnet10t", "centre", "outside"), 0, atol=1e-6)
-    assert set(audited.times()["method"]) == {"grad_cam", "saliency"} and (audited.times()["seconds"] > 0).all()
+
+
+def test_explanations_are_timed_by_turns(monkeypatch):
+    asked, networks = [], {"teacher x": models.create("kdfmv5", 2, 32), "distilled y": models.create("kdfmv8", 2, 32)}
+    monkeypatch.setattr(audit, "explain", lambda model, images, method, *_, **__: asked.append((method, model.name, len(images))))
+    found = audit.times(networks, torch.zeros(4, 3, 32, 32), np.zeros(4, int), {"grad_cam": {}, "centre": {}, "shap": {}})
+    turns = [(method, network.name, 4) for method in ("grad_cam", "shap") for _ in range(1 + audit.ROUNDS)
+             for network in networks.values()]  # fmt: skip
+    assert asked == turns  # floors cost nothing worth a time
+    assert found["method"].tolist() == ["grad_cam"] * 2 + ["shap"] * 2 and (found["seconds"] > 0).all()
 
 
 def test_an_empty_map_is_counted_and_takes_no_part(monkeypatch):
@@ -136,7 +145,7 @@ def test_figures_of_explanations(audited):
         pictures.removal(audited.curves["teacher resnet10t"], "t"),
         pictures.sanity({f"method {n}": table for n in range(14)}, "t"),
         pictures.likeness(alike, title="t"),
-        pictures.times(audited.times(), "t"),
+        pictures.times(pd.DataFrame({"method": "a", "model": ["teacher x", "alone y"], "seconds": [0.1, 0.2]}), "t"),
         pictures.feature_maps(images[:2], {"a": rng.random((2, 8, 8)), "b": rng.random((2, 2, 2))}, "t"),
         pictures.similarity(grid, "teacher", "student", "t"),
         pictures.probes({"teacher x": probe, "alone y": probe}, 0.33, "t"),

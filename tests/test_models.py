@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from kdnb import files, models, ofa, ofa_checkpoints
+from kdnb import explain, files, models, ofa, ofa_checkpoints
 
 # parameters and MACs at 224 px with 1000 classes, as published or measured from the authors' code
 PUBLISHED = {
@@ -118,11 +118,18 @@ def test_every_network_answers_and_tells_where_it_is_explained(name):
     assert features.shape[2] == features.shape[3] == 6  # fewer cells point at nothing
 
 
+@pytest.mark.parametrize("name", [*models.ZOO, ofa.SMALLEST.name, ofa.LARGEST.name, "resnet10t", "efficientnet_b0"])
+def test_small_images_are_explained_where_cells_are_left(name):
+    model = models.create(name, 3, 64).eval()
+    with torch.inference_mode():
+        assert explain.features(model, torch.rand(1, 3, 64, 64)).shape[2:] == (8, 8)
+
+
 @pytest.mark.parametrize(("name", "channels"), [("densenet121", 1024), ("visformer_small", 768), ("autoformerv2_tiny", 768),
                                                 ("ofa595", 1152)])  # fmt: skip
 def test_at_the_papers_size_the_last_layer_is_explained(name, channels):
     model = models.create(name, 3, 224).eval()
-    assert model.cam_layer == models.ZOO[name].cam_layer
+    assert model.cam_layer == models.ZOO[name].cam_layers[0]
     with torch.device("meta"):
         network = models.ZOO[name].build(3, 224)
         kept = []

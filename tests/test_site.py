@@ -50,7 +50,7 @@ def built(tmp_path_factory):
     for place in ("brain_tumor/01_data_prep", "brain_tumor/group/03_distill", "covid_qu_ex/03_distill"):
         files.write_text(outputs / f"{place}.html", rendered(f"{place[-10:]} & co", png()))
     files.write_text(outputs / "09_report.html", rendered("09 · The report", png()))
-    counts = {"densenet121": {"layers": 121, "macs": 100}, "kdfmv5": {"layers": 7, "macs": 40}}
+    counts = {"densenet121": {"layers": 121, "macs": 100, "parameters": 8}, "kdfmv5": {"layers": 7, "macs": 40, "parameters": 15}}
     files.write_json(outputs / "zoo.json", {"results": counts})
     return site.build(home / "html", outputs)
 

@@ -59,7 +59,8 @@ def test_the_paper_set_holds_what_both_papers_ran():
     assert grid["alpha"] == [0.1, 0.4, 0.7, 1.0] and grid["temperature"] == [1.0, 5.0, 10.0, 15.0]
     assert {cell["dataset"] for cell in cells if isinstance(cell["dataset"], str)} >= {"covid_qu_ex", "lc25000", "brain_tumor"}
     assert all("group" in cell["split"] for cell in cells)
-    assert "vgg19_bn+visformer_small+autoformerv2_tiny" in cells[0]["teacher"]
+    teachers = {cell["teacher"] if isinstance(cell["teacher"], str) else tuple(cell["teacher"]) for cell in cells}
+    assert "vgg19_bn+visformer_small+autoformerv2_tiny" in teachers
 
 
 def test_profiles_are_explained_and_name_what_they_are():
@@ -103,6 +104,13 @@ def test_finished_cells_of_a_fresh_clone_are_not_run_again(home):
         os.utime(path, (1_000_000 + 10 * age,) * 2)
     again = snakemake(home, "--cores", "1", "--dry-run", "--rerun-triggers", "mtime")  # as in profiles/
     assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_a_wrong_wish_is_refused_with_what_there_is(home):
+    smoke = yaml.safe_load((files.ROOT / "study.yaml").read_text())["sets"]["smoke"]
+    for wish in ("explain", ["explian"]):
+        done = snakemake(home, "--cores", "1", "--dry-run", sets={"mine": [smoke[0] | {"also": wish}]}, set="mine")
+        assert done.returncode != 0 and "must be a list of explain, layers" in done.stdout + done.stderr
 
 
 def test_an_unknown_set_is_refused_with_the_nearest(home):

@@ -97,7 +97,7 @@ def differences(rows: Sequence[Row]) -> Figure | None:
             "optimum": "claimed α, T − best other cell"}  # fmt: skip
     frame = pd.DataFrame([
         {"group": report.short(row.dataset), "difference": row.measured, "low": row.low, "high": row.high,
-         "label": f"{what[row.id.split('-')[-1]]}  ({row.split}, {row.setting.split(' → ')[0]}, {_count(row)})"}
+         "label": f"{what[row.id.split('-')[-1]]}  ({row.split}, {row.setting.split(',')[0]}, {_count(row)})"}
         for row in chosen])  # fmt: skip
     return figures.forest(frame, "Differences that the papers claim, as measured here")
 

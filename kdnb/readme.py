@@ -12,6 +12,7 @@ from kdnb import files, report, results
 from kdnb.results import Result
 
 _BLOCK = re.compile(r"(<!-- results -->\n).*?(\n<!-- /results -->)", re.DOTALL)
+CURRENT = results.BATCH_STATISTICS[max(results.BATCH_STATISTICS)]
 _INLINE = re.compile(r"(<!-- (outputs/\S+\.json) (\S+) (\S+) -->).*?(<!-- / -->)")
 
 
@@ -33,10 +34,9 @@ def refresh(text: str, root: Path, found: Sequence[Result], told: Sequence[str])
     if len(frame) > len(shown):
         lines.append(f"- {len(frame) - len(shown)} more cells (other α and T, fewer seeds) stand in `09_report` and "
                      "`outputs/claims.html` as heat maps.")  # fmt: skip
-    current = results.BATCH_STATISTICS[max(results.BATCH_STATISTICS)]
-    if older := sum(row != current for row in frame.get("batch statistics", ())):
-        lines.append(f"- {older} of all {len(frame)} settings are of an earlier training loop, whose batch statistics were those "
-                     "of augmented views; networks with batch norm (the teachers, OFA-595) may do better now.")  # fmt: skip
+    if older := sum(row != CURRENT for row in frame.get("batch statistics", ())):
+        lines.append(f"- {older} of all {len(frame)} settings (†) are of an earlier training loop, whose batch statistics were "
+                     "those of augmented views; networks with batch norm (the teachers, OFA-595) may do better now.")  # fmt: skip
     lines += ["", *_markdown(shown)]
     return _INLINE.sub(value, _BLOCK.sub(lambda m: m[1] + "\n".join(lines) + m[2], text))
 
@@ -58,7 +58,8 @@ def _markdown(frame: pd.DataFrame) -> list[str]:
     for row in frame.to_dict("records"):
         gain = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * row[key] for key in ("difference", "low", "high"))).replace("-", "−")
         cells = [report.short(row["dataset"]), row["split"], f"{row['teacher']} → {row['student']}",
-                 f"{row['method']} α {row['α']:g} T {row['T']:g}", row["px"], row["seeds"], row["n"],
+                 f"{row['method']} α {row['α']:g} T {row['T']:g}",
+                 f"{row['px']}{'' if row['batch statistics'] == CURRENT else ' †'}", row["seeds"], row["n"],
                  *(row[f"{role} accuracy"] for role in ("teacher", "distilled", "alone")), gain]  # fmt: skip
         rows.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return rows

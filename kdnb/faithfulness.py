@@ -62,7 +62,8 @@ def curves(model: Classifier, images: Tensor, maps: np.ndarray, targets: np.ndar
         for name, start, end in (("deletion", images, base), ("insertion", base, images)):
             parts = []
             for some in torch.arange(len(images)).split(max(1, batch_size // (steps + 1))):
-                cut = torch.from_numpy(ranks[some][:, None] < shares[None, :, None, None]).to(images.device)
+                # numpy takes a tensor of one index for a scalar, so the last image alone would lose its axis
+                cut = torch.from_numpy(ranks[some.numpy()][:, None] < shares[None, :, None, None]).to(images.device)
                 mixed = torch.where(cut[:, :, None], end[some][:, None], start[some][:, None])
                 chance = _chances(model, mixed.flatten(0, 1)).view(len(some), steps + 1, -1)
                 parts.append(chance.gather(2, rows[some].view(-1, 1, 1).expand(-1, steps + 1, 1)).squeeze(2))

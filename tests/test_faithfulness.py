@@ -99,6 +99,14 @@ def test_confidence_change_by_hand():
     assert (faithfulness.confidence_change(model, images, 1.0 - planted(), np.array([0, 0]))["increase"] == 1).all()
 
 
+def test_an_image_left_over_is_a_batch_of_one():
+    model = models.create("kdfmv5", 2, 32).eval()
+    images, maps = torch.rand(4, 3, 32, 32), np.random.default_rng(0).random((4, 32, 32))
+    whole = faithfulness.curves(model, images, maps, np.zeros(4, int), 4)
+    parts = faithfulness.curves(model, images, maps, np.zeros(4, int), 4, batch_size=15)  # three images a batch
+    assert all(np.allclose(whole[name], parts[name], atol=1e-5) for name in whole)
+
+
 def test_road_prefers_the_right_pixels():
     model = counting_model()
     images = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 0.2

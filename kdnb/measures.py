@@ -210,8 +210,7 @@ def explanation_time(claim: Claim, results: Sequence[Result], title: str, kind: 
                     if entry["method"].removesuffix(" ⚠") == title}  # 04 marks maps that new weights do not move  # fmt: skip
             ratios += [took["teacher"] / took["distilled"]] if took.get("teacher") and took.get("distilled") else []
         if ratios:
-            images = pool.first.stored["results"].get("images")
-            e = Estimate(statistics.median(ratios), min(ratios), max(ratios), images if kind == "explain" else None, len(ratios))
+            e = Estimate(statistics.median(ratios), min(ratios), max(ratios), seeds=len(ratios))
             judged = verdicts.settle(verdicts.faster(e, claim.value or 1.0), e.seeds, clock=True)
             shown = e if len(ratios) > 1 else replace(e, low=None, high=None)  # one run has no range
             rows.append(_of(claim, pool, shown, judged, "times as fast"))

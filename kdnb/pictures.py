@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -37,14 +38,16 @@ def maps_over_images(images: np.ndarray, panels: Mapping[str, np.ndarray], rows:
             axis.imshow(_shown(maps[number], low), cmap=colors, vmin=low, vmax=1, alpha=0.55)
             if not np.any(maps[number]):
                 axis.text(0.5, 0.5, "empty map", color="white", ha="center", fontsize="xx-small", transform=axis.transAxes)
-            axis.set_title(titles.get(name, [""] * len(images))[number], fontsize="xx-small", pad=2)
+            said = titles.get(name, [""] * len(images))[number]
+            axis.set_title(textwrap.fill(said, 20), fontsize="xx-small", pad=2)  # names of classes may be long
         for axis in line:
             if masks is not None and masks[number].any() and not masks[number].all():
                 axis.contour(masks[number], levels=[0.5], colors=[LESION], linewidths=1)
             axis.set(xticks=[], yticks=[])
             sns.despine(ax=axis, left=True, bottom=True)
+    above = 9 + 7 * max(axis.get_title().count("\n") + 1 for axis in axes[0])
     for axis, name in zip(axes[0], ["image", *panels], strict=True):
-        axis.annotate(name, (0.5, 1), (0, 16), textcoords="offset points", ha="center",
+        axis.annotate(name, (0.5, 1), (0, above), textcoords="offset points", ha="center",
                       xycoords="axes fraction", fontsize="x-small", fontweight="bold", annotation_clip=False)  # fmt: skip
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), "inferno"), ax=axes, shrink=0.5, aspect=30, pad=0.01)
     bar.set_label("evidence for the class (1: the map's largest)", fontsize="x-small")

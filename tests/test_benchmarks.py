@@ -42,8 +42,11 @@ def test_the_data_path_is_five_times_image_folder():
 
 
 def test_latency_sets_each_student_against_its_own_teachers():
-    table = latency.timings(["kdfmv5", "resnet10t"], image_size=32, seconds=0.01, rounds=2).dropna(subset="latency_ms")
-    assert set(table["model"]) == {"kdfmv5", "resnet10t"} and set(table["runtime"]) >= {"eager", "onnx", "onnx_int8"}
-    rows = latency.speedups(table, {"kdfmv5": ("resnet10t",), "ofa595": ("resnet10t",)})  # a student that was not timed has none
-    assert {(row["teacher"], row["student"]) for row in rows} == {("resnet10t", "kdfmv5")}
-    assert len(rows) == table["runtime"].nunique() and all(row["low"] <= row["times_as_fast"] <= row["high"] for row in rows)
+    table = latency.timings(["kdfmv5", "resnet10t"], image_size=32, seconds=0.01, rounds=2)
+    assert len(table) == 2 * 2 * 2 and (table["latency_ms"] > 0).all()
+    rows = latency.speedups(table, {"kdfmv5": ("resnet10t",)})
+    assert [(row["teacher"], row["student"], row["runtime"]) for row in rows] == [
+        ("resnet10t", "kdfmv5", "onnx"), ("resnet10t", "kdfmv5", "eager")]
+    assert all(row["low"] <= row["times_as_fast"] <= row["high"] for row in rows)
+    first = table[table["round"] == 0].set_index(["model", "runtime"])["latency_ms"]
+    assert rows[0]["low"] <= first["resnet10t", "onnx"] / first["kdfmv5", "onnx"] <= rows[0]["high"]

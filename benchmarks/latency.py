@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from kdnb import efficiency, files, latency, models, provenance
 
-SIZE, SECONDS, ROUNDS = 224, 1.0, 5
+SIZE, SECONDS, ROUNDS = 224, 0.5, 3
 PAPERS = {"ofa595": ("vgg19_bn", "visformer_small", "autoformerv2_tiny"), "kdfmv5": ("densenet121",), "kdfmv8": ("densenet121",)}
 
 

@@ -115,7 +115,7 @@ def road(model: Classifier, images: Tensor, maps: np.ndarray, targets: np.ndarra
     scores = [lambda output, target=int(target): output.softmax(-1)[target] for target in targets]
     torch.manual_seed(0)  # the imputed pixels carry a little noise
     with untouched(model):
-        def ask(batch: Tensor) -> Tensor:  # the library imputes where the images lie and asks there too
+        def ask(batch):  # the library imputes where the images lie and asks there too
             return model(batch.to(images.device))
 
         return np.asarray(ROADCombined(list(percentiles))(images.cpu(), ranks.astype(np.float32), scores, ask))

@@ -99,7 +99,7 @@ def _paper_b(dataset: str, teacher: float | None, student: float, alpha: float, 
         Claim(f"B-{dataset}-features", claim=f"Distillation brings the student's last layer closer to its teacher's on {title}",
               claimed="retain most of the features of the data set; that the teacher hands them on is implied",
               measure=measures.features, **common | {"source": _B_ABSTRACT, "run": layers}),
-        *(Claim(f"B-{dataset}-met-{how.lower().replace(' ', '-')}", claim=f"{how}: faster on the student on {title}",
+        *(Claim(f"B-{dataset}-met-{how.lower().replace(' ', '-')}", claim=f"{how}: the student is faster on {title}",
                 claimed=claimed, measure=partial(measures.explanation_time, title=how, kind=kind),
                 **common | {"source": source, "run": command}, value=times)
           for how, claimed, source, times, kind, command in (

@@ -61,7 +61,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
     told = [f"{len(asked)} claims of the two papers, {len(implied)} of them implied by what a paper says and not stated, make "
             f"{len(rows)} rows here; for {len(by_claim)} of the claims something was measured. Each over all its rows: "
             + "; ".join(f"{verdict}: {len(said[verdict])}" for verdict in VERDICTS) + "."]  # fmt: skip
-    told += [f"What {verdict}: {'; '.join(row.claim for row in said[verdict])}." for verdict in (HOLDS, NOT) if said[verdict]]
+    told += [f"What {verdict}: {'; '.join(_briefly(said[verdict]))}." for verdict in (HOLDS, NOT) if said[verdict]]
     if gains := [row for row in tested if row.id.endswith("-gain")]:
         above, below = sum(row.low > 0 for row in gains), sum(row.high < 0 for row in gains)
         told.append("Whether distillation makes a student better than the same student without a teacher has "
@@ -76,6 +76,15 @@ def summary(rows: Sequence[Row]) -> list[str]:
         told.append(f"Not the published images: {', '.join(stand_ins)}. No accuracy and no map of theirs holds more than in part, "
                     "and none refutes.")  # fmt: skip
     return told
+
+
+def _briefly(rows: Sequence[Row]) -> list[str]:
+    """Claims in words, one that is made of several datasets once."""
+    by_claim: dict[str, list[str]] = {}
+    for row in rows:
+        claim, _, dataset = row.claim.partition(" on ")
+        by_claim.setdefault(claim, []).append(dataset)
+    return [f"{claim} on {', '.join(names)}" if any(names) else claim for claim, names in by_claim.items()]
 
 
 def whole(rows: Sequence[Row]) -> str:

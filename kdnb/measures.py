@@ -174,26 +174,26 @@ def optimum(claim: Claim, results: Sequence[Result]) -> list[Row]:
 def likeness(claim: Claim, results: Sequence[Result], method: str, control: str = "alone") -> list[Row]:
     """Rank correlation of student's and teacher's maps: that of the distilled student minus that of a control, the lone student
     (``alone``: was it handed on?) or the map of another image (``other_image``: do they look alike at all?)."""
-    return _alike(claim, results, "explain", "in Spearman's ρ", f"likeness_distilled_minus_{control}", (method, "spearman"), method)
+    return _alike(claim, results, "explain", (f"likeness_distilled_minus_{control}", method, "spearman"), "in Spearman's ρ")
 
 
 def features(claim: Claim, results: Sequence[Result]) -> list[Row]:
     """Likeness of student's and teacher's last layers: that of the distilled student minus that of the lone one."""
-    return _alike(claim, results, "layers", "in CKA", "cka_distilled_minus_alone")
+    return _alike(claim, results, "layers", ("cka_distilled_minus_alone",), "in CKA")
 
 
-def _alike(claim: Claim, results: Sequence[Result], kind: str, unit: str, name: str, inside: Sequence[str] = (),
-           method: str = "") -> list[Row]:  # fmt: skip
+def _alike(claim: Claim, results: Sequence[Result], kind: str, place: Sequence[str], unit: str) -> list[Row]:
+    """A difference of likenesses that stands at ``place`` in the results of each run."""
     rows = []
     for pool in _chosen(claim, results, kind=kind):
-        gaps = [reduce(lambda part, key: part.get(key, {}), (name, *inside), run.stored["results"]) for run in pool.members]
+        gaps = [reduce(lambda part, key: part.get(key, {}), place, run.stored["results"]) for run in pool.members]
         runs = [(run, gap) for run, gap in zip(pool.members, gaps, strict=True) if gap.get("n") and gap.get("low") is not None]
         if not runs:
             continue
         pool = Pool(tuple(run for run, _ in runs))  # runs whose maps are all empty tell nothing
         e = combine([Estimate(gap["mean"], gap["low"], gap["high"], gap["n"], 1) for _, gap in runs])
         judged = _settled(pool, e, verdicts.gain(e, LIKENESS))
-        if stayed := [run for run, _ in runs if method in run.stored["results"].get("not_moved_by_new_weights", [])]:
+        if stayed := [run for run, _ in runs if set(place) & set(run.stored["results"].get("not_moved_by_new_weights", []))]:
             judged = UNTESTED, f"the maps stay when the weights are gone, in {len(stayed)} of {len(runs)} runs"
         cells = pool.first.stored["results"].get("map_cells")
         rows.append(_of(claim, pool, e, judged, unit, f"; maps of {cells[0]}×{cells[1]} cells" if cells else ""))

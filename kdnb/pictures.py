@@ -66,6 +66,7 @@ def shap_values(images: np.ndarray, values: Sequence[np.ndarray], classes: Seque
     sns.reset_orig()  # the library's own look
     labels = [list(classes)] * len(images)
     shap.image_plot([part[..., None] for part in values], images / 255, labels=labels, true_labels=list(rows), show=False)
+    plt.gcf().set_dpi(0.7 * plt.gcf().dpi)  # it is drawn for a screen of its own, and most of a page's bytes were this figure's
     return _done(plt.gcf(), title)
 
 

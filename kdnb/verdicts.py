@@ -29,7 +29,8 @@ RULES = (
     "That a student is as good as its teacher holds in full only there: a teacher of few epochs may not be at its best.",
     "Counts of layers, parameters and operations are exact; that the published loss has no gradient for the student is a proof. "
     "Neither needs runs. Clocks do not mind what an image shows, nor how weights came: times of explanations are judged over runs "
-    "and their range, times of one image over quartiles or rounds; neither is a 95 % interval.",
+    f"and their range (fewer than {SEEDS} make them hold in part), times of one image over quartiles or rounds; neither range is a "
+    "95 % interval.",
 )
 
 

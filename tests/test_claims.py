@@ -286,6 +286,14 @@ def test_runs_whose_maps_are_all_empty_leave_the_others_alone(home):
     assert row.verdict == HOLDS and row.seeds == "0 2 3"
 
 
+def test_a_claim_of_several_datasets_is_told_once(home):
+    for dataset in ("eye_disease", "brain_tumor"):
+        for seed in range(3):
+            distillation(home, f"runs/{dataset}-{seed}/distill", dataset=dataset, seed=seed)
+    told = " ".join(ledger.summary(claims.ledger(results.load())))
+    assert "Distillation makes the student better than training alone does on Brain Tumor MRI, Eye Diseases" in told
+
+
 def test_each_student_has_its_row_and_another_loss_is_not_the_papers(home):
     distillation(home, "a/distill-1")
     distillation(home, "a/distill-2", student="kdfmv8", gain=(0.05, 0.04, 0.06))

@@ -147,7 +147,9 @@ def test_exact_score_cam_equals_the_reference(name):
     assert (found.effective_channels >= 1).all()
     fast = explain.explain(model, x, "score_cam", targets=2, fast=True)
     for a, b in zip(fast.maps, found.maps, strict=True):
-        assert np.ptp(b) == 0 or spearmanr(a.ravel(), b.ravel()).statistic > 0.95  # bf16 moves cells that are nearly 0 across it
+        # in bf16 cells that are nearly 0 move across it, and this layer of a transformer has many of them
+        limit = 0.95 if name == "autoformerv2_tiny" else 0.98
+        assert np.ptp(b) == 0 or spearmanr(a.ravel(), b.ravel()).statistic > limit
 
 
 def test_one_sweep_serves_every_class(images):

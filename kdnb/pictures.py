@@ -64,9 +64,10 @@ def shap_values(images: np.ndarray, values: Sequence[np.ndarray], classes: Seque
     ``images`` ``(N, H, W)`` or ``(N, H, W, 3)`` uint8, ``values`` one ``(N, H, W)`` a class, ``rows`` a line for each image.
     """
     sns.reset_orig()  # the library's own look
-    labels = [list(classes)] * len(images)
-    shap.image_plot([part[..., None] for part in values], images / 255, labels=labels, true_labels=list(rows), show=False)
-    plt.gcf().set_dpi(0.7 * plt.gcf().dpi)  # it is drawn for a screen of its own, and most of a page's bytes were this figure's
+    labels, lines = ([textwrap.fill(name, 18) for name in names] for names in (classes, rows))
+    # narrower than the library's 20 inches: most of a page's bytes were this figure's
+    shap.image_plot([part[..., None] for part in values], images / 255, labels=[labels] * len(images), true_labels=lines,
+                    width=14, hspace=0.5, show=False)  # fmt: skip
     return _done(plt.gcf(), title)
 
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import timm
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdnb import files, ofa, ofa_checkpoints, typed
+from kdnb import files, ofa, ofa_checkpoints, typed, weights
+from kdnb.kdfmv import KDFMV
 
 # The last layer of most networks shrinks the image 32 times: below 192 px fewer than 6 x 6 cells are left, and 3 x 3 point at
 # nothing. On the chest phantom at 96 px DenseNet121's Score-CAM does not beat a centre prior there; one stage earlier it does.
@@ -49,52 +46,6 @@ class Entry:
         """The last layer whose map of an image has ``FEWEST_CELLS`` a side or more, else the finest of those that are known."""
         fine = (layer for step, layer in enumerate(self.cam_layers) if image_size * 2**step >= FEWEST_CELLS * self.cam_stride)
         return next(fine, self.cam_layers[-1])
-
-
-class KDFMV(nn.Module):
-    """Paper B's student: 3×3 convolutions with ReLU and max pooling, then 512-256-128 fully connected units.
-
-    With ``convolutions=5`` the network of the text (14,578,884 parameters at 224 px and 4 classes), with 8 that of the
-    published code (9,861,828): three more convolutions of 512 channels, the last of them added to the pooled output of the
-    sixth, and dropout of 0.5, 0.4 and 0.3 after the hidden units, of which the text says nothing. Images
-    ``(N, 3, image_size, image_size)`` to logits ``(N, num_classes)``.
-    """
-
-    def __init__(self, num_classes: int, image_size: int, convolutions: int):
-        super().__init__()
-        widths = [3, 32, 64, 128, 256, 512, 512, 512, 512][: convolutions + 1]
-        self.convs = nn.ModuleList(nn.Conv2d(inner, out, 3, padding=1) for inner, out in zip(widths, widths[1:], strict=False))
-        # modules of their own, not functions: explanations hook them
-        self.acts = nn.ModuleList(nn.ReLU() for _ in self.convs)
-        round_up = convolutions == 8
-        self.pools = nn.ModuleList(nn.MaxPool2d(2, ceil_mode=round_up and number > 4) for number in range(7 if round_up else 5))
-        side = image_size
-        for _ in range(5):
-            side //= 2
-        if convolutions == 8:
-            side = (side + 3) // 4  # two more poolings that round up
-        layers: list[nn.Module] = []
-        for inner, out, drop in ((512 * side * side, 512, 0.5), (512, 256, 0.4), (256, 128, 0.3)):
-            layers += [nn.Linear(inner, out), nn.ReLU(), nn.Dropout(drop if convolutions == 8 else 0.0)]
-        self.head = nn.Sequential(*layers, nn.Linear(128, num_classes))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                # as Keras, in which the published code is written; with torch's own defaults these networks do not start
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The last feature map, before the last pooling."""
-        for conv, act, pool in zip(self.convs[:4], self.acts, self.pools, strict=False):
-            x = pool(act(conv(x)))
-        x = self.acts[4](self.convs[4](x))
-        if len(self.convs) == 8:
-            x = self.pools[5](self.acts[5](self.convs[5](self.pools[4](x))))
-            x = x + self.acts[7](self.convs[7](self.acts[6](self.convs[6](x))))
-        return x
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.pools[-1](self.forward_features(x)).flatten(1))
 
 
 def _timm(name: str, sized: bool = False) -> Callable[[int, int], nn.Module]:
@@ -135,10 +86,6 @@ ZOO: dict[str, Entry] = {
     "kdfmv8": Entry(lambda classes, size: KDFMV(classes, size, 8), ("acts.5", "acts.4", "acts.3"),
                     "Jiang et al. 2025, arXiv:2502.15959 (code)", lr=3e-4),
 }  # fmt: skip
-
-
-class PretrainedMissing(FileNotFoundError):
-    """Pretrained weights are not on this machine; the message tells from where and to which path to bring them."""
 
 
 class Classifier(nn.Module):
@@ -185,7 +132,7 @@ def create(name: str, num_classes: int, image_size: int = 224, pretrained: bool 
 
     ``pretrained`` takes ImageNet weights from ``weights/`` or the network, with a new classifier, and never falls back to
     random ones; ``sha256`` checks the file. Raises ``UnknownName``, ``ValueError`` for a size or class count that cannot be,
-    and :class:`PretrainedMissing`.
+    and :class:`kdnb.weights.PretrainedMissing`.
     """
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
@@ -193,7 +140,7 @@ def create(name: str, num_classes: int, image_size: int = 224, pretrained: bool 
         raise ValueError(f"image_size must be at least 32 px, got {image_size}")
     entry = resolve(name)
     if pretrained and entry.timm_name is None and entry.load is None:
-        raise PretrainedMissing(f"{name} has no published weights: train it (pretrained=False)")
+        raise weights.PretrainedMissing(f"{name} has no published weights: train it (pretrained=False)")
     network = _pretrained(name, entry, num_classes, image_size, sha256) if pretrained else entry.build(num_classes, image_size)
     config = timm.get_pretrained_cfg(entry.timm_name) if entry.timm_name else None
     mean, std = (config.mean, config.std) if config else IMAGENET
@@ -243,68 +190,8 @@ def _ofa(name: str) -> Entry:
 
 def _pretrained(name: str, entry: Entry, num_classes: int, image_size: int, sha256: str | None) -> nn.Module:
     if entry.timm_name is None:
-        return entry.load(_read_weights(name, entry.weights_url, sha256), num_classes)
-    config = timm.get_pretrained_cfg(entry.timm_name)
-    url = config.url or f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
-    state = _read_weights(name, url, sha256)
-    native = timm.create_model(entry.timm_name, num_classes=config.num_classes)
-    state = _timm_names(native, state)
-    native.load_state_dict(state, strict=True)
-    native.reset_classifier(num_classes)
-    if (config.input_size or (3, 224, 224))[-1] == image_size:
-        return native
-    if hasattr(native, "set_input_size"):  # resizes relative position tables itself
-        native.set_input_size(img_size=image_size)
-        return native
-    network = entry.build(num_classes, image_size)
-    network.load_state_dict(resize_positions(native.state_dict(), network.state_dict()), strict=True)
-    return network
-
-
-def _timm_names(network: nn.Module, state: dict) -> dict:
-    """A checkpoint's tensors under timm's names, through the filter that network's own file brings."""
-    module = sys.modules[type(network).__module__]
-    rename = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
-    return rename(state, network) if rename else state
-
-
-@typed
-def resize_positions(state: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Interpolate position embeddings ``(1, C, h, w)`` (Visformer) to the target's grid; other tensors stay."""
-    return {
-        key: F.interpolate(value, target[key].shape[-2:], mode="bicubic", align_corners=False, antialias=False)
-        if value.ndim == 4 and "pos_embed" in key and value.shape != target[key].shape else value
-        for key, value in state.items()
-    }  # fmt: skip
-
-
-def _read_weights(name: str, url: str, sha256: str | None) -> dict[str, Tensor]:
-    """Tensors from ``weights/<name>.{safetensors,pth,pt}``, brought from the network once; pickles are never executed."""
-    folder = files.weights_dir()
-    path = next((p for p in (folder / f"{name}{suffix}" for suffix in (".safetensors", ".pth", ".pt")) if p.exists()), None)
-    if path is None:
-        path = folder / f"{name}{Path(url).suffix or '.pth'}"
-        _download(name, url, path)
-    if sha256 and not (actual := files.file_sha256(path)).startswith(sha256.lower()):
-        raise ValueError(f"{path} has SHA-256 {actual}, expected {sha256}: delete it and download it again")
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return state.get("state_dict", state.get("model", state))
-
-
-def _download(name: str, url: str, path: Path) -> None:
-    try:
-        with files.lock(path), files.atomic(path) as temporary:
-            torch.hub.download_url_to_file(url, str(temporary), progress=True)
-    except Exception as error:  # no network, no such host, refused, certificate: urllib raises many kinds
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise PretrainedMissing(
-            f"pretrained weights of {name} are not at {path} and could not be downloaded ({reason}).\n"
-            f"  download: {url}\n  put it to: {path}  (or set KDNB_WEIGHTS to the folder that holds it)\n"
-            "  check it: create(..., sha256='<the file's published SHA-256, or its first digits>')\n"
-            "  or train from random weights: -p pretrained False"
-        ) from None
+        return entry.load(weights.read(name, entry.weights_url, sha256), num_classes)
+    return weights.timm_network(name, entry.timm_name, num_classes, image_size, entry.build, sha256)
 
 
 @typed

@@ -218,7 +218,8 @@ class _Wrong:
     """Of no type that any function takes."""
 
 
-NETWORKS = {"models", "ofa", "depthwise"}  # compilers and exporters read their classes: models.create, which makes them, checks
+# compilers and exporters read their classes: models.create, which makes them, checks
+NETWORKS = {"models", "kdfmv", "ofa", "depthwise"}
 
 
 def _public():

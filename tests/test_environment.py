@@ -1,5 +1,6 @@
 """One list of dependencies, one lock, the same versions for pip and conda."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from kdnb.files import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = (ROOT / "requirements.lock").read_text()
+README = (ROOT / "README.md").read_text()
 PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==([^ ;\\]+)(?: ; ([^\\]+))? \\$", re.MULTILINE)
 
 
@@ -61,15 +63,26 @@ def test_conda_takes_python_and_the_lock_and_nothing_else():
 
 def test_continuous_integration_runs_what_the_readme_says():
     assert "make test" in (ROOT / ".ci" / "run").read_text()
-    readme = (ROOT / "README.md").read_text()
-    assert "make test" in readme and "make reproduce" in readme
+    assert "make test" in README and "make reproduce" in README
 
 
 def test_readme_names_every_module_and_notebook():
     """A newcomer finds the right file by its name: a new module gets a room in README's table."""
-    readme = (ROOT / "README.md").read_text()
     files = [file for folder in ("kdnb/*.py", "notebooks/*.ipynb") for file in ROOT.glob(folder) if file.stem != "__init__"]
-    assert len(files) > 40 and [file.stem for file in files if f"`{file.stem}`" not in readme] == []
+    assert len(files) > 40 and [file.stem for file in files if f"`{file.stem}`" not in README] == []
+
+
+def test_a_module_imports_only_what_readme_lists_above_it():
+    order = [name for row in re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", README, re.MULTILINE) for name in re.findall(r"\w+", row)]
+    modules = [name for name in order if (ROOT / "kdnb" / f"{name}.py").exists()]
+    assert len(modules) == len(set(modules)) > 40
+    for number, name in enumerate(modules):
+        tree = ast.parse((ROOT / "kdnb" / f"{name}.py").read_text())
+        for node in (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module):
+            package, _, module = node.module.partition(".")
+            used = {module} if module else {alias.name for alias in node.names}
+            assert package != "kdnb" or not used & set(modules[number:]), f"{name} imports {used & set(modules[number:])}"
+
 
 
 @pytest.mark.slow

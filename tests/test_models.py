@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from kdnb import explain, files, models, ofa, ofa_checkpoints
+from kdnb import explain, files, models, ofa, ofa_checkpoints, weights
 
 # parameters and MACs at 224 px with 1000 classes, as published or measured from the authors' code
 PUBLISHED = {
@@ -177,12 +177,12 @@ def refuse(*arguments, **options):
 @pytest.mark.parametrize("name", ["densenet121", "ofa595", "visformer_small", "autoformerv2_tiny", "vgg19"])
 def test_pretrained_without_a_network_says_what_to_bring_where(home, monkeypatch, name):
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    with pytest.raises(models.PretrainedMissing) as caught:
+    with pytest.raises(weights.PretrainedMissing) as caught:
         models.create(name, 3, 224, pretrained=True)
     message = str(caught.value)
     assert "https://" in message and str(home / "weights" / name) in message
     assert "sha256=" in message and "-p pretrained False" in message and "Name or service not known" in message
-    with pytest.raises(models.PretrainedMissing, match="no published weights"):
+    with pytest.raises(weights.PretrainedMissing, match="no published weights"):
         models.create("kdfmv5", 3, 224, pretrained=True)
 
 
@@ -216,7 +216,7 @@ def test_pretrained_weights_are_the_files(home, name):
 def test_position_embeddings_are_interpolated():
     ramp = torch.linspace(0, 1, 14).expand(1, 2, 14, 14).contiguous()
     target = {"pos_embed1": torch.zeros(1, 2, 6, 6), "w": torch.zeros(3)}
-    resized = models.resize_positions({"pos_embed1": ramp, "w": torch.ones(3)}, target)
+    resized = weights.resize_positions({"pos_embed1": ramp, "w": torch.ones(3)}, target)
     assert resized["pos_embed1"].shape == (1, 2, 6, 6) and torch.equal(resized["w"], torch.ones(3))
     assert (resized["pos_embed1"][0, 0, 0].diff() > 0).all()
 

@@ -1,0 +1,91 @@
+"""Published weights of the zoo's networks: read from ``weights/`` or brought from where they are published."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from kdnb import files
+
+
+class PretrainedMissing(FileNotFoundError):
+    """Pretrained weights are not on this machine; the message tells from where and to which path to bring them."""
+
+
+def timm_network(name: str, timm_name: str, num_classes: int, image_size: int, build: Callable[[int, int], nn.Module],
+                 sha256: str | None = None) -> nn.Module:  # fmt: skip
+    """A timm network with its published ImageNet weights and a new classifier, at ``image_size`` pixels.
+
+    ``build(num_classes, image_size)`` makes the bare one where its tables of positions must be interpolated. Raises
+    :class:`PretrainedMissing`.
+    """
+    config = timm.get_pretrained_cfg(timm_name)
+    url = config.url or f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
+    state = read(name, url, sha256)
+    native = timm.create_model(timm_name, num_classes=config.num_classes)
+    state = _timm_names(native, state)
+    native.load_state_dict(state, strict=True)
+    native.reset_classifier(num_classes)
+    if (config.input_size or (3, 224, 224))[-1] == image_size:
+        return native
+    if hasattr(native, "set_input_size"):  # resizes relative position tables itself
+        native.set_input_size(img_size=image_size)
+        return native
+    network = build(num_classes, image_size)
+    network.load_state_dict(resize_positions(native.state_dict(), network.state_dict()), strict=True)
+    return network
+
+
+def _timm_names(network: nn.Module, state: dict) -> dict:
+    """A checkpoint's tensors under timm's names, through the filter that network's own file brings."""
+    module = sys.modules[type(network).__module__]
+    rename = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
+    return rename(state, network) if rename else state
+
+
+def resize_positions(state: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Interpolate position embeddings ``(1, C, h, w)`` (Visformer) to the target's grid; other tensors stay."""
+    return {
+        key: F.interpolate(value, target[key].shape[-2:], mode="bicubic", align_corners=False, antialias=False)
+        if value.ndim == 4 and "pos_embed" in key and value.shape != target[key].shape else value
+        for key, value in state.items()
+    }  # fmt: skip
+
+
+def read(name: str, url: str, sha256: str | None = None) -> dict[str, Tensor]:
+    """Tensors from ``weights/<name>.{safetensors,pth,pt}``, brought from ``url`` once; pickles are never executed.
+
+    Raises :class:`PretrainedMissing`, and ``ValueError`` where the file has another checksum.
+    """
+    folder = files.weights_dir()
+    path = next((p for p in (folder / f"{name}{suffix}" for suffix in (".safetensors", ".pth", ".pt")) if p.exists()), None)
+    if path is None:
+        path = folder / f"{name}{Path(url).suffix or '.pth'}"
+        _download(name, url, path)
+    if sha256 and not (actual := files.file_sha256(path)).startswith(sha256.lower()):
+        raise ValueError(f"{path} has SHA-256 {actual}, expected {sha256}: delete it and download it again")
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return state.get("state_dict", state.get("model", state))
+
+
+def _download(name: str, url: str, path: Path) -> None:
+    try:
+        with files.lock(path), files.atomic(path) as temporary:
+            torch.hub.download_url_to_file(url, str(temporary), progress=True)
+    except Exception as error:  # no network, no such host, refused, certificate: urllib raises many kinds
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise PretrainedMissing(
+            f"pretrained weights of {name} are not at {path} and could not be downloaded ({reason}).\n"
+            f"  download: {url}\n  put it to: {path}  (or set KDNB_WEIGHTS to the folder that holds it)\n"
+            "  check it: create(..., sha256='<the file's published SHA-256, or its first digits>')\n"
+            "  or train from random weights: -p pretrained False"
+        ) from None

@@ -51,6 +51,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.explanations
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.shared_cores
 
 # Every run in its own folder under outputs/runs/; interrupted, the same command goes on. A cluster: PROFILE_DIR=profiles/slurm
 SET         ?= cpu

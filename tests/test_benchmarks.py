@@ -1,8 +1,13 @@
 """What ``make bench`` measured and committed meets the goals that are named beside it; no test measures time itself."""
 
+import os
+import subprocess
+import sys
+
+import pandas as pd
 import pytest
 
-from benchmarks import distillation, growth, latency
+from benchmarks import distillation, growth, latency, shared_cores
 from kdnb import files
 
 FOLDER = files.ROOT / "outputs" / "benchmarks"
@@ -50,3 +55,17 @@ def test_latency_sets_each_student_against_its_own_teachers():
     assert all(row["low"] <= row["times_as_fast"] <= row["high"] for row in rows)
     first = table[table["round"] == 0].set_index(["model", "runtime"])["latency_ms"]
     assert rows[0]["low"] <= first["resnet10t", "onnx"] / first["kdfmv5", "onnx"] <= rows[0]["high"]
+
+
+def test_spins_are_compared_round_by_round():
+    took = {(0, "kdnb"): 10.0, (0, "library"): 9.0, (2, "kdnb"): 20.0, (2, "library"): 80.0}
+    table = pd.DataFrame([{"round": 0, "beside": beside, "setting": setting} | dict.fromkeys(shared_cores.NETWORKS, milliseconds)
+                          for (beside, setting), milliseconds in took.items()])  # fmt: skip
+    assert [(row["beside"], row["times_as_fast"]) for row in shared_cores.compared(table)[:2]] == [(0, 0.9), (2, 4.0)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch brings libgomp on Linux alone")
+def test_torch_is_loaded_with_the_short_spin():
+    bare = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"} | {"OMP_DISPLAY_ENV": "VERBOSE"}
+    told = subprocess.run([sys.executable, "-c", "import kdnb"], env=bare, capture_output=True, text=True, check=True).stderr
+    assert f"GOMP_SPINCOUNT = '{shared_cores.SPINS['kdnb']}'" in told

@@ -90,8 +90,8 @@ def problems(table: pd.DataFrame, title: str = "") -> Figure:
     return _done(figure, title)
 
 
-def forest(table: pd.DataFrame, title: str = "") -> Figure:
-    """Differences of accuracy with their intervals, a panel a group: columns group, label, difference, low, high (shares of 1)."""
+def forest(table: pd.DataFrame, title: str = "", measure: str = "accuracy") -> Figure:
+    """Differences of a measure with their intervals, a panel a group: columns group, label, difference, low, high (shares of 1)."""
     groups = dict(tuple(table.groupby("group", sort=False)))
     heights = [len(part) + 0.8 for part in groups.values()]
     figure, axes = _start(len(groups), 1, (8.4, (0.34 * sum(heights) + 1.1) / len(groups)), sharex=True,
@@ -105,7 +105,7 @@ def forest(table: pd.DataFrame, title: str = "") -> Figure:
         axis.set_ylim(-0.6, len(part) - 0.4)
         axis.set_title(name, loc="left", fontsize="small")
         axis.tick_params(axis="y", length=0)
-    axes[-1, 0].set_xlabel("difference in test accuracy (percentage points, 95 % interval)")
+    axes[-1, 0].set_xlabel(f"difference in test {measure} (percentage points, 95 % interval)")
     sns.despine(figure, left=True)
     return _done(figure, title)
 

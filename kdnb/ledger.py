@@ -50,8 +50,8 @@ def measured(row: Row) -> str:
     return (text if row.unit == "accuracy" else f"{text} {row.unit}").replace("-", "−")
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
-    """The ledger in sentences, every number counted from its rows."""
+def summary(rows: Sequence[Row], found: Sequence[Result] = ()) -> list[str]:
+    """The ledger in sentences, every number counted from its rows or taken from the result files ``found``."""
     tested = [row for row in rows if row.measured is not None]
     by_claim: dict[str, list[Row]] = {}
     for row in tested:
@@ -75,7 +75,16 @@ def summary(rows: Sequence[Row]) -> list[str]:
     if stand_ins:
         told.append(f"Not the published images: {', '.join(stand_ins)}. No accuracy and no map of theirs holds more than in part, "
                     "and none refutes.")  # fmt: skip
+    if worth := [_leak(leak) for leak in results.leaks(found).to_dict("records")]:
+        told.append("What the papers' split is worth to the student alone, in points of balanced accuracy over the split that "
+                    f"keeps copies together: {'; '.join(worth)}.")  # fmt: skip
     return told
+
+
+def _leak(leak: dict) -> str:
+    points = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * leak[key] for key in ("difference", "low", "high"))).replace("-", "−")
+    return (f"{report.short(leak['dataset'])} {points}, where {leak['copies']:,} of {leak['n']:,} test images have a relative in "
+            "training")  # fmt: skip
 
 
 def _briefly(rows: Sequence[Row]) -> list[str]:
@@ -109,6 +118,17 @@ def differences(rows: Sequence[Row]) -> Figure | None:
          "label": f"{what[row.id.split('-')[-1]]}  ({row.split}, {row.setting.split(',')[0]}, {_count(row)})"}
         for row in chosen])  # fmt: skip
     return figures.forest(frame, "Differences that the papers claim, as measured here")
+
+
+def leaks(found: Sequence[Result]) -> Figure | None:
+    """The papers' split minus the group split for each dataset, with its interval; None where notebook 08 was not run."""
+    frame = results.leaks(found)
+    if frame.empty:
+        return None
+    labels = [f"{row['student']}, {row['split']} − group, {row['seeds']} seeds; {row['copies'] / row['n']:.0%} have a relative"
+              for row in frame.to_dict("records")]  # fmt: skip
+    return figures.forest(frame.assign(label=labels, group=frame["dataset"].map(report.short)),
+                          "What the papers' split is worth", "balanced accuracy")  # fmt: skip
 
 
 def _runs(row: Row) -> int:
@@ -221,6 +241,11 @@ def pictures(rows: Sequence[Row], found: Sequence[Result]) -> list[tuple[Figure,
         caption = ("Points: mean over seeds; bars: 95 % intervals, paired over test images and joined with the spread over seeds "
                    "where there are several. A stand-in or partial copy is called so.")  # fmt: skip
         drawn.append((figure, caption, described(rows)))
+    if (figure := leaks(found)) is not None:
+        words = "; ".join(_leak(leak) for leak in results.leaks(found).to_dict("records"))
+        caption = ("The same student without a teacher under the papers' split and under the one that keeps copies and patients "
+                   "together. Bars: 95 % intervals over images and seeds; the two splits test on different images.")  # fmt: skip
+        drawn.append((figure, caption, f"Differences in balanced accuracy with 95 % intervals. {words}"))
     for title, figure in heat_maps(found).items():
         values = figure.axes[0].collections[0].get_array()
         words = (f"Heat map of test accuracy by α and temperature. {title}. From {values.min():.1f} to {values.max():.1f} %; the "
@@ -238,7 +263,7 @@ def _inside(figure: Figure) -> str:
 def page(rows: Sequence[Row], found: Sequence[Result] = ()) -> str:
     """The ledger as one HTML file that needs no other."""
     # what is marked as safe is our own style and fragments whose every value the template escaped
-    return _PAGE.render(style=Markup(STYLE), summary=summary(rows), rules=RULES,  # nosec B704
+    return _PAGE.render(style=Markup(STYLE), summary=summary(rows, found), rules=RULES,  # nosec B704
                         figures=[(_inside(figure), caption, alt) for figure, caption, alt in pictures(rows, found)],
                         measured=Markup(fragment([row for row in rows if row.measured is not None])),  # nosec B704
                         missing=Markup(fragment([row for row in rows if row.measured is None])))  # nosec B704  # fmt: skip
@@ -271,7 +296,7 @@ def save(rows: Sequence[Row], folder: Path, found: Sequence[Result] = ()) -> lis
 def refresh(text: str, root: Path = files.ROOT) -> str:
     """A document with its numbers taken from the result files of a repository again, see :func:`kdnb.readme.refresh`."""
     found = results.load(root / "outputs")
-    return readme.refresh(text, root, found, summary(claims.ledger(found)))
+    return readme.refresh(text, root, found, summary(claims.ledger(found), found))
 
 
 def main() -> int:
@@ -284,7 +309,7 @@ def main() -> int:
     if (fresh := refresh(document.read_text())) != document.read_text():
         files.write_text(document, fresh)
         print("wrote README.md")
-    print("\n".join(summary(rows)))
+    print("\n".join(summary(rows, found)))
     return 0
 
 

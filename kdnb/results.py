@@ -223,3 +223,27 @@ def grid(results: Iterable[Result], dataset: str, split: str, method: str = "kd_
     common = set.intersection(*seeds) if seeds else set()
     kept = {cell: tuple(m for m in pool.members if m.config["seed"] in common) for cell, pool in cells.items()}
     return {cell: Pool(members) for cell, members in kept.items() if members}
+
+
+def leaks(results: Iterable[Result]) -> pd.DataFrame:
+    """What the papers' split is worth to the student alone: balanced accuracy (shares of 1) under it minus under the group split.
+
+    A row for each result of notebook 08, with columns dataset, student, split, difference, low, high, seeds, and copies, how many
+    of the n test images have a relative in training. The splits test on different images, so that their half-widths, each of images
+    and seeds, join in quadrature.
+    """
+    rows = []
+    for result in real(results, "integrity"):
+        stored, under = result.stored["results"], {}
+        for run in stored["headline"]:  # the papers' split first
+            one = Estimate(run["balanced_accuracy"], run["low"], run["high"], run["n"], 1)
+            under.setdefault(run["split"], []).append(one)
+        (split, theirs), (_, ours) = ((name, combine(runs)) for name, runs in under.items())
+        first, middle = stored["leaks"][0], theirs.value - ours.value
+        rows.append({
+            "dataset": result.title, "student": result.config["student"], "split": split, "difference": middle,
+            "low": middle - float(np.hypot(theirs.value - theirs.low, ours.high - ours.value)),
+            "high": middle + float(np.hypot(theirs.high - theirs.value, ours.value - ours.low)),
+            "seeds": theirs.seeds, "n": first["test images"], "copies": first["with a relative in training"],
+        })  # fmt: skip
+    return pd.DataFrame(rows)

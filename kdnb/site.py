@@ -224,7 +224,7 @@ def _front(rows: Sequence[Row], found: Sequence[results.Result], source: Path, n
     """The front page: in words, as a figure, and claim by claim."""
     parts = ["# What holds of two papers, on public data",
              "**A**: {cite:t}`mir2025`. **B**: {cite:t}`jiang2025`. Research use only, no medical advice. Every number was "
-             "computed from the result file it links to.", *(_markdown(told) for told in ledger.summary(rows))]  # fmt: skip
+             "computed from the result file it links to.", *(_markdown(told) for told in ledger.summary(rows, found))]  # fmt: skip
     (source / "_static" / "figures").mkdir(parents=True, exist_ok=True)
     for number, (figure, caption, words) in enumerate(ledger.pictures(rows, found)):
         name = f"_static/figures/ledger-{number}.png"

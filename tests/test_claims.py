@@ -395,6 +395,25 @@ def test_missing_classes_stand_in_the_name(home):
     assert report.short(pool.first.title) == "LC25000 (stand-in, 3 of 5 classes)"
 
 
+def test_the_papers_split_is_compared_with_the_one_that_keeps_copies_together(home):
+    assert results.leaks(results.load()).empty and ledger.leaks(results.load()) is None
+    headline = [{"split": split, "seed": seed, "balanced_accuracy": value, "low": value - 0.03, "high": value + 0.04, "n": 100}
+                for split, value in (("official", 0.9), ("group", 0.8)) for seed in (0, 1)]  # fmt: skip
+    copies = [{"split": "official", "test images": 1100, "with a relative in training": 1050},
+              {"split": "group", "test images": 1000, "with a relative in training": 0}]  # fmt: skip
+    audit = {"headline": headline, "leaks": copies}
+    for dataset, title in (("brain_tumor", "Brain Tumor MRI"), ("phantom_cxr", "Chest phantom (synthetic)")):
+        files.write_json(home / "outputs" / dataset / "integrity-a.json", {
+            "results": audit, "config": Study(dataset=dataset).config(),
+            "data": {"title": title, "caveat": "", "split": "official (as published)", "checksum": "1"}})  # fmt: skip
+    (row,) = results.leaks(results.load()).to_dict("records")
+    assert (row["dataset"], row["split"], row["seeds"], row["copies"], row["n"]) == ("Brain Tumor MRI", "official", 2, 1050, 1100)
+    assert (row["difference"], row["low"], row["high"]) == pytest.approx((0.1, 0.05, 0.15))  # 3 and 4 points in quadrature: 5
+    told = ledger.summary(claims.ledger(results.load()), results.load())[-1]
+    assert "Brain Tumor MRI +10.0 [+5.0, +15.0], where 1,050 of 1,100 test images have a relative in training" in told
+    assert "95% have a relative" in ledger.leaks(results.load()).axes[0].get_yticklabels()[0].get_text()
+
+
 def test_the_csv_has_the_columns_and_the_page_escapes(home):
     evil = "<script>alert(1)</script>"
     distillation(home, "a/distill", title=evil, classes=(evil, "b"))
@@ -419,7 +438,7 @@ def test_committed_ledger_and_readme_are_those_of_the_result_files():
     pages = [(files.ROOT / "outputs" / "claims.html").read_text(), ledger.page(rows, found)]
     assert len({re.sub(r"base64,[^\"]*", "", page) for page in pages}) == 1, "run python -m kdnb.ledger"
     reported = html.unescape((files.ROOT / "outputs" / "09_report.html").read_text())
-    assert all(told in reported for told in ledger.summary(rows)), "run python -m kdnb.run 09"
+    assert all(told in reported for told in ledger.summary(rows, found)), "run python -m kdnb.run 09"
     for file in {name for names in written["result_file"].dropna() for name in names.split()}:
         assert (files.ROOT / file).exists(), file
     document = (files.ROOT / "README.md").read_text()

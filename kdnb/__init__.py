@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 # Read when torch is loaded. Its threads wait for one another by spinning; where other work shares the cores, the one waited for may
 # have none, and everything goes several times slower. A short spin costs a few percent on a machine that does nothing else.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+if "OMP_WAIT_POLICY" not in os.environ:  # else somebody has chosen
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import numpy as np
 import pandas as pd

@@ -57,6 +57,14 @@ def test_latency_sets_each_student_against_its_own_teachers():
     assert rows[0]["low"] <= first["resnet10t", "onnx"] / first["kdfmv5", "onnx"] <= rows[0]["high"]
 
 
+def test_a_short_spin_is_worth_more_beside_other_work_than_it_costs_alone():
+    rows = files.read_json(FOLDER / "shared_cores.json")["results"]["compared"]
+    alone = {row["network"]: row["times_as_fast"] for row in rows if not row["beside"]}
+    beside = {row["network"]: row["times_as_fast"] for row in rows if row["beside"]}
+    assert set(alone) == set(beside) == set(shared_cores.NETWORKS)
+    assert all(alone[name] > 0.85 and beside[name] * alone[name] > 1 for name in alone), (alone, beside)
+
+
 def test_spins_are_compared_round_by_round():
     took = {(0, "kdnb"): 10.0, (0, "library"): 9.0, (2, "kdnb"): 20.0, (2, "library"): 80.0}
     table = pd.DataFrame([{"round": 0, "beside": beside, "setting": setting} | dict.fromkeys(shared_cores.NETWORKS, milliseconds)

@@ -61,7 +61,8 @@ def sweep(network: nn.Module, x: Tensor, activations: Tensor, channels: int | No
 
     Every mask is the channel, enlarged bilinearly (corners aligned) and scaled to [0, 1]. Channels that are zero everywhere
     all give the same empty image, which is asked once. With ``channels`` only so many, as unlike as can be, are asked, and the
-    answers to the others are predicted from theirs. ``fast`` computes in bf16; exact otherwise.
+    answers to the others are predicted from theirs; how close the map stays then hangs on the network, and OFA-595's may not
+    (``outputs/benchmarks/score_cam.json``). ``fast`` computes in bf16; exact otherwise.
     """
     images, count = activations.shape[:2]
     alive = activations.flatten(2).amax(2) != activations.flatten(2).amin(2)

@@ -82,9 +82,8 @@ def summary(rows: Sequence[Row], found: Sequence[Result] = ()) -> list[str]:
 
 
 def _leak(leak: dict) -> str:
-    points = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * leak[key] for key in ("difference", "low", "high"))).replace("-", "−")
-    return (f"{report.short(leak['dataset'])} {points}, where {leak['copies']:,} of {leak['n']:,} test images have a relative in "
-            "training")  # fmt: skip
+    return (f"{report.short(leak['dataset'])} {report.points(leak)}, where {leak['copies']:,} of {leak['n']:,} test images have a "
+            "relative in training")  # fmt: skip
 
 
 def _briefly(rows: Sequence[Row]) -> list[str]:

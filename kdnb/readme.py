@@ -56,11 +56,10 @@ def _markdown(frame: pd.DataFrame) -> list[str]:
             "distilled − alone, points"]  # fmt: skip
     rows = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row in frame.to_dict("records"):
-        gain = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * row[key] for key in ("difference", "low", "high"))).replace("-", "−")
         cells = [report.short(row["dataset"]), row["split"], f"{row['teacher']} → {row['student']}",
                  f"{row['method']} α {row['α']:g} T {row['T']:g}",
                  f"{row['px']}{'' if row['batch statistics'] == CURRENT else ' †'}", row["seeds"], row["n"],
-                 *(row[f"{role} accuracy"] for role in ("teacher", "distilled", "alone")), gain]  # fmt: skip
+                 *(row[f"{role} accuracy"] for role in ("teacher", "distilled", "alone")), report.points(row)]  # fmt: skip
         rows.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return rows
 

@@ -7,6 +7,7 @@ import io
 import re
 import textwrap
 import time
+from collections.abc import Mapping
 from html import escape, unescape
 from pathlib import Path
 
@@ -62,6 +63,11 @@ def save_figure(study: Study, name: str, figure: Figure) -> Path:
 def short(title: str) -> str:
     """A dataset's title with its caveat in one word: ``COVID-QU-Ex (stand-in)``."""
     return re.sub(r":[^)]*\)", ")", title)
+
+
+def points(row: Mapping) -> str:
+    """A difference of shares with its interval in percentage points: ``+1.4 [−0.2, +3.1]``; keys difference, low, high."""
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * row[key] for key in ("difference", "low", "high"))).replace("-", "−")
 
 
 def written(*paths: Path) -> None:

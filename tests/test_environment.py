@@ -31,8 +31,13 @@ def asked_for() -> set[str]:
     return {block.split("==")[0] for block in blocks if re.search(r"#.*\bkdnb \(pyproject\.toml\)", block)}
 
 
+def locked() -> dict[str, str]:
+    """Versions by package, for this Python and platform."""
+    return {name: version for name, version, here in PIN.findall(LOCK) if not here or Marker(here).evaluate()}
+
+
 def test_the_lock_is_up_to_date_with_pyproject():
-    pins = {name: version for name, version, here in PIN.findall(LOCK) if not here or Marker(here).evaluate()}
+    pins = locked()
     for requirement in wanted():
         assert requirement.name in pins, f"{requirement} is not locked: make lock"
         assert Version(pins[requirement.name]) in requirement.specifier, f"{requirement} is locked otherwise: make lock"
@@ -85,7 +90,6 @@ def test_a_module_imports_only_what_readme_lists_above_it():
             assert package != "kdnb" or not used & set(modules[number:]), f"{name} imports {used & set(modules[number:])}"
 
 
-
 @pytest.mark.slow
 def test_the_pip_section_of_conda_installs_what_the_lock_says(tmp_path):
     """Conda hands its pip section to pip as a file; the same is done here in a fresh environment."""
@@ -103,7 +107,7 @@ def test_the_pip_section_of_conda_installs_what_the_lock_says(tmp_path):
     frozen = subprocess.run([python, "-m", "pip", "freeze"], check=True, capture_output=True, text=True).stdout
     installed = dict(re.findall(r"^([A-Za-z0-9._-]+)==(.+)$", frozen, flags=re.MULTILINE))
     installed = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in installed.items()}
-    pins = {name: version for name, version, here in PIN.findall(LOCK) if not here or Marker(here).evaluate()}
+    pins = locked()
     assert len(installed) > 100
     assert {name: version for name, version in installed.items() if pins.get(name) != version} == {}
     subprocess.run([python, "-c", "import kdnb.training, torchvision"], check=True, cwd=tmp_path)

@@ -65,7 +65,7 @@ def short(title: str) -> str:
     return re.sub(r":[^)]*\)", ")", title)
 
 
-def points(row: Mapping) -> str:
+def points(row: Mapping[str, object]) -> str:
     """A difference of shares with its interval in percentage points: ``+1.4 [−0.2, +3.1]``; keys difference, low, high."""
     return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * row[key] for key in ("difference", "low", "high"))).replace("-", "−")
 

@@ -16,7 +16,7 @@ from kdnb import faithfulness, files, provenance
 from kdnb.explain import METHODS, Explanation, explain
 from kdnb.models import Classifier, checksum
 
-VERSION = 2  # of kept maps: raise it when a method computes something else
+VERSION = 3  # of kept maps: raise it when a method computes something else
 BATCH = 16
 ROUNDS = 3  # of timing, each after a call that prepares the kernels
 

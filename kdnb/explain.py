@@ -211,7 +211,7 @@ def _score_cam(job: Job) -> tuple[Tensor, Tensor]:
     activations = features(job.model, job.x, job.layer).float()
     fast, channels = job.options["fast"], job.options["channels"]
     channels = channels or (max(1, activations.shape[1] // 2) if fast else None)
-    found = scorecam.sweep(network, job.x, activations, channels, fast, job.options["batch"])
+    found = scorecam.sweep(network, job.x, activations, channels, job.targets, fast, job.options["batch"])
     weights = found.weights(job.targets, job.options["score"], job.options["channel_softmax"])
     return enlarge(found.maps(weights), job.x.shape[-2:]), scorecam.effective_channels(weights)
 
@@ -272,7 +272,7 @@ METHODS: dict[str, Method] = {
     "score_cam": Method(
         "Score-CAM", "Wang et al. 2020, arXiv:1910.01279",
         "class {score} of the masked image as score, softmax over channels {channel_softmax}; channels asked: {channels} "
-        "(None: all, or half of them in fast mode; the others are predicted), bf16 {fast}",
+        "(None: all, or half of them in fast mode; likely heavy ones first, the others are predicted), bf16 {fast}",
         _score_cam, {"score": "logit", "channel_softmax": True, "channels": None, "fast": False, "batch": 64}, layered=True,
     ),
     "grad_cam": Method("Grad-CAM", "Selvaraju et al. 2017, arXiv:1610.02391", "of the class logit", _library_cam("GradCAM"),

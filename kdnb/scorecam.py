@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.spatial.distance import pdist
 from sklearn.cluster import KMeans
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 SCORES = ("logit", "prob")
-NOISE = 0.05  # variance of an answer that its mask does not explain, as a share of what masks explain
+ROUNDS = (0.4, 0.7, 1.0)  # shares of the asked channels that are asked by then; after each the others' answers are predicted
+NOISE = 0.01  # variance of an answer that its mask does not explain, as a share of what masks explain
 
 
 @dataclass(frozen=True)
@@ -55,33 +57,42 @@ def effective_channels(weights: Tensor) -> Tensor:
     return torch.exp(torch.special.entr(shares).sum(1))
 
 
-def sweep(network: nn.Module, x: Tensor, activations: Tensor, channels: int | None = None, fast: bool = False,
-          batch_size: int = 64) -> Sweep:  # fmt: skip
+def sweep(network: nn.Module, x: Tensor, activations: Tensor, channels: int | None = None, targets: Tensor | None = None,
+          fast: bool = False, batch_size: int = 64) -> Sweep:  # fmt: skip
     """Mask images ``(N, 3, H, W)`` with each channel of ``activations`` ``(N, C, h, w)`` and ask the network, in batches.
 
     Every mask is the channel, enlarged bilinearly (corners aligned) and scaled to [0, 1]. Channels that are zero everywhere
-    all give the same empty image, which is asked once. With ``channels`` only so many, as unlike as can be, are asked, and the
-    answers to the others are predicted from theirs; how close the map stays then hangs on the network, and OFA-595's may not
+    all give the same empty image, which is asked once. With ``channels`` only so many are asked: first such as are most unlike,
+    then those with the largest predicted logit of class ``targets`` ``(N,)`` (the predicted class by default), as the softmax
+    lets few channels carry a map; the others' logits stay predicted. How close the map stays hangs on the network
     (``outputs/benchmarks/score_cam.json``). ``fast`` computes in bf16; exact otherwise.
     """
-    images, count = activations.shape[:2]
     alive = activations.flatten(2).amax(2) != activations.flatten(2).amin(2)
-    asked = [live.nonzero().squeeze(1)[_unlike(maps[live], channels)] for maps, live in zip(activations, alive, strict=True)]
-    jobs = [(image, channel) for image, some in enumerate(asked) for channel in some.tolist()]
-    sides, answers = x.shape[-2:], []
-    bar = tqdm(range(0, len(jobs), batch_size), desc="Score-CAM", unit="batch", leave=False, disable=len(jobs) < 4096)
-    with torch.inference_mode():
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=fast):
-            empty = network(torch.zeros_like(x[:1])).float()
-            for start in bar:
-                rows, which = (list(part) for part in zip(*jobs[start : start + batch_size], strict=True))
-                batch = x[rows] * _masks(activations[rows, which], sides)[:, None]
-                answers.append(network(batch.contiguous(memory_format=torch.channels_last)).float())
-        logits = empty.expand(images, count, -1).clone()
-        told = torch.cat(answers).split([len(some) for some in asked]) if answers else ()
-        for image, (some, answer) in enumerate(zip(asked, told, strict=False)):
-            logits[image, alive[image]] = _predicted(activations[image], alive[image], some, answer)
+    living = alive.sum(1)
+    budget = living if channels is None else living.clamp(max=channels)
+    asked = torch.zeros_like(alive)
+    bar = tqdm(total=int(budget.sum()), desc="Score-CAM", unit="mask", leave=False, disable=budget.sum().item() < 4096)
+    with torch.inference_mode(), bar:
+        classes = _answers(network, x, fast).argmax(1) if targets is None else targets
+        logits = _answers(network, torch.zeros_like(x[:1]), fast).expand(*alive.shape, -1).clone()
+        for share in ROUNDS:
+            counts = torch.where(budget == living, budget, (share * budget).ceil().long()).tolist()
+            scores = logits[torch.arange(len(x)), :, classes]
+            chosen = torch.stack([_next(*one) for one in zip(activations, scores, alive, asked, counts, strict=True)])
+            for part in chosen.nonzero().split(batch_size) if chosen.any() else ():
+                rows, which = part.T
+                logits[rows, which] = _answers(network, x[rows] * _masks(activations[rows, which], x.shape[-2:])[:, None], fast)
+                bar.update(len(part))
+            asked |= chosen
+            for image, rest in enumerate(alive & ~asked):
+                if rest.any():
+                    logits[image, rest] = _predicted(activations[image], asked[image], rest, logits[image, asked[image]])
     return Sweep(activations, logits)
+
+
+def _answers(network: nn.Module, batch: Tensor, fast: bool) -> Tensor:
+    with torch.autocast(batch.device.type, torch.bfloat16, enabled=fast):
+        return network(batch.contiguous(memory_format=torch.channels_last)).float()
 
 
 def _masks(maps: Tensor, sides: torch.Size) -> Tensor:
@@ -91,32 +102,38 @@ def _masks(maps: Tensor, sides: torch.Size) -> Tensor:
     return (large - low) / (high - low + 1e-8)
 
 
-def _unlike(living: Tensor, channels: int | None) -> Tensor:
-    """Places of at most ``channels`` of the maps ``(L, h, w)`` that stand for all: the one nearest to each cluster's centre."""
-    if channels is None or len(living) <= channels:
-        return torch.arange(len(living), device=living.device)
-    flat = living.flatten(1).float()
-    flat = flat - flat.amin(1, keepdim=True)
-    shapes = F.normalize(flat, dim=1).cpu().numpy()  # alike in where they fire, not in how strongly
-    centres = KMeans(channels, n_init=1, max_iter=20, random_state=0).fit(shapes).cluster_centers_
-    return torch.from_numpy(np.unique(pairwise_distances_argmin(centres, shapes))).to(living.device)
+def _next(activations: Tensor, scores: Tensor, alive: Tensor, asked: Tensor, count: int) -> Tensor:
+    """Which of an image's channels ``(C,)`` to ask next, so that ``count`` are asked in all."""
+    waiting = (alive & ~asked).nonzero().squeeze(1)
+    more = min(count - int(asked.sum()), len(waiting))
+    places = scores[waiting].topk(more).indices if asked.any() else _unlike(activations[waiting], more)
+    return torch.zeros_like(alive).index_fill(0, waiting[places], True)
 
 
-def _predicted(activations: Tensor, alive: Tensor, asked: Tensor, told: Tensor) -> Tensor:
-    """Logits ``(L, K)`` of all living channels from those ``(M, K)`` of the asked ones.
+def _unlike(maps: Tensor, count: int) -> Tensor:
+    """Places of at most ``count`` of the maps ``(L, h, w)`` that stand for all: the one nearest to each cluster's centre."""
+    if len(maps) <= count:
+        return torch.arange(len(maps), device=maps.device)
+    flat = _flat(maps)
+    centres = KMeans(count, n_init=1, max_iter=20, random_state=0).fit(flat).cluster_centers_
+    return torch.from_numpy(np.unique(pairwise_distances_argmin(centres, flat))).to(maps.device)
+
+
+def _predicted(maps: Tensor, asked: Tensor, rest: Tensor, told: Tensor) -> Tensor:
+    """Logits ``(R, K)`` of the channels in ``rest`` ``(C,)`` from those ``(M, K)`` of the ``asked`` ``(C,)``.
 
     A mask is answered like masks near it: the mean of a Gaussian process (Rasmussen & Williams 2006, equation 2.25) whose width
     is the median distance of the asked masks.
     """
-    if len(asked) == int(alive.sum()):
-        return told
-    flat = activations.flatten(1).float()
-    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
-    masks = (flat - low) / (high - low).clamp(min=1e-8)
-    width = torch.cdist(masks[asked], masks[asked]).median().clamp(min=1e-6).item()
-    process = GaussianProcessRegressor(RBF(width), alpha=NOISE, optimizer=None)
+    known, wanted = _flat(maps[asked]), _flat(maps[rest])
+    width = max(float(np.median(pdist(known))), 1e-6) if len(known) > 1 else 1.0
     mean = told.mean(0)
-    process.fit(masks[asked].cpu().numpy(), (told - mean).cpu().numpy())
-    found = mean + torch.from_numpy(process.predict(masks.cpu().numpy())).to(told)
-    found[asked] = told
-    return found[alive]
+    process = GaussianProcessRegressor(RBF(width), alpha=NOISE, optimizer=None).fit(known, (told - mean).cpu().numpy())
+    return mean + torch.from_numpy(process.predict(wanted)).to(told)
+
+
+def _flat(maps: Tensor) -> np.ndarray:
+    """Maps ``(M, h, w)`` as masks ``(M, h * w)`` in [0, 1], before they are enlarged."""
+    flat = maps.flatten(1).float()
+    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+    return ((flat - low) / (high - low).clamp(min=1e-8)).cpu().numpy()

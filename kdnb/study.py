@@ -45,7 +45,7 @@ PROFILES = {
     "smoke": Profile(image_size=64, teacher_epochs=1, student_epochs=1, batch_size=16, per_class=16,
                      explained=6, channels=8, compiled=False, seeds=2, audit_epochs=1,
                      supernet_epochs=1, tune_epochs=1, generations=2, probes=3),
-    "quick": Profile(image_size=96, teacher_epochs=8, student_epochs=15, batch_size=32, explained=18, channels=96,
+    "quick": Profile(image_size=96, teacher_epochs=8, student_epochs=15, batch_size=32, explained=18, channels=128,
                      compiled=False, seeds=3, audit_epochs=3, supernet_epochs=2, tune_epochs=2, generations=4, probes=50),
     # paper B's code trains for 100 epochs at batch 16 from ImageNet weights; paper A's settings could not be read
     "paper": Profile(image_size=224, teacher_epochs=100, student_epochs=100, batch_size=16, pretrained=True, explained=60),

@@ -181,6 +181,31 @@ def test_clusters_ask_less_and_agree():
     assert spearmanr(every.maps.ravel(), some.maps.ravel()).statistic > 0.95
 
 
+def test_few_channels_are_spent_on_those_that_carry_the_map():
+    """Ninety masks lie apart, ten nearly on one another; only those ten are answered highly, each more than the last."""
+    torch.manual_seed(0)
+    maps = torch.rand(1, 100, 6, 6)
+    maps[:, 90:] = maps[:, 90:91] + 0.02 * torch.rand(1, 10, 6, 6)
+    seen = []
+
+    class Peaked(nn.Module):
+        """The logit of class 1 falls with the distance of a white image's mask from the last channel's."""
+
+        def forward(self, x):
+            seen.append(len(x))
+            distance = (x[:, 0] - scorecam._masks(maps[0, -1:], x.shape[-2:])).flatten(1).norm(dim=1)
+            return torch.stack([torch.zeros_like(distance), 12 - distance], 1)
+
+    network, x = Peaked(), torch.ones(1, 3, SIZE, SIZE)
+    every = scorecam.sweep(network, x, maps)
+    seen.clear()
+    some = scorecam.sweep(network, x, maps, channels=40, targets=torch.ones(1).long())
+    assert sum(seen) <= 40 + 1  # and the empty image
+    heaviest = every.weights(torch.ones(1).long())[0].topk(10).indices
+    assert sorted(heaviest.tolist()) == list(range(90, 100))
+    assert torch.allclose(some.logits[0, heaviest], every.logits[0, heaviest], atol=1e-4)  # asked, not predicted
+
+
 def test_effective_channels():
     assert scorecam.effective_channels(torch.full((1, 8), 1 / 8)).item() == pytest.approx(8)
     assert scorecam.effective_channels(torch.tensor([[1.0, 0, 0, 0]])).item() == pytest.approx(1)

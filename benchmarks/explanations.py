@@ -82,11 +82,13 @@ def score_cam(name: str, model: Classifier, images: torch.Tensor) -> dict:
 
     slow, reference_s = timed(reference)
     model.to(memory_format=torch.channels_last)
-    exact, exact_s = timed(lambda: explain.explain(model, images, "score_cam", targets).maps)
-    fast, fast_s = timed(lambda: explain.explain(model, images, "score_cam", targets, fast=True).maps)
-    curve = []
+
+    def ours(**options) -> tuple[np.ndarray, float]:
+        return timed(lambda: explain.explain(model, images, "score_cam", targets, **options).maps)
+
+    (exact, exact_s), (fast, fast_s), curve = ours(), ours(fast=True), []
     for asked in ASKED:
-        some, seconds = timed(lambda: explain.explain(model, images, "score_cam", targets, fast=True, channels=asked).maps)  # noqa: B023
+        some, seconds = ours(fast=True, channels=asked)
         curve.append({"asked": asked, "seconds": seconds, "spearman": _mean(some, slow)})
     enough = next((point for point in curve if point["spearman"] >= ALIKE), curve[-1])
     return {

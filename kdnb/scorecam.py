@@ -63,8 +63,8 @@ def sweep(network: nn.Module, x: Tensor, activations: Tensor, channels: int | No
 
     Every mask is the channel, enlarged bilinearly (corners aligned) and scaled to [0, 1]. Channels that are zero everywhere
     all give the same empty image, which is asked once. With ``channels`` only so many are asked: first such as are most unlike,
-    then those with the largest predicted logit of class ``targets`` ``(N,)`` (the predicted class by default), as the softmax
-    lets few channels carry a map; the others' logits stay predicted. How close the map stays hangs on the network
+    then those with the largest predicted logit of class ``targets`` ``(N,)`` (the predicted class by default), which the softmax
+    gives the most weight; the others' logits stay predicted. How close the map stays hangs on the network
     (``outputs/benchmarks/score_cam.json``). ``fast`` computes in bf16; exact otherwise.
     """
     alive = activations.flatten(2).amax(2) != activations.flatten(2).amin(2)

@@ -182,7 +182,7 @@ def test_clusters_ask_less_and_agree():
 
 
 def test_few_channels_are_spent_on_those_that_carry_the_map():
-    """Ninety masks lie apart, ten nearly on one another; only those ten are answered highly, each more than the last."""
+    """Ninety masks lie apart, ten nearly on one another; only those ten are answered highly."""
     torch.manual_seed(0)
     maps = torch.rand(1, 100, 6, 6)
     maps[:, 90:] = maps[:, 90:91] + 0.02 * torch.rand(1, 10, 6, 6)

@@ -60,9 +60,9 @@ study: $(READY)
 	$(BIN)/snakemake --profile $(PROFILE_DIR) --config set=$(SET) $(ARGS)
 
 site: $(READY)
-	$(BIN)/python -m kdnb.ledger
+	$(BIN)/python -m kdnb.report.ledger
 	$(BIN)/python -m kdnb.run 00 09
-	$(BIN)/python -m kdnb.site
+	$(BIN)/python -m kdnb.report.site
 
 # Known holes in the locked packages (asks a public service: without a network it fails and says so), and risky code in ours.
 audit: $(READY)

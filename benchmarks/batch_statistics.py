@@ -9,10 +9,13 @@ from __future__ import annotations
 import torch
 from tqdm import tqdm
 
-from kdnb import batch_norm, evaluation, files, provenance, training
+from kdnb import files, provenance
 from kdnb.data import Dataset
-from kdnb.models import Classifier
+from kdnb.evaluation import metrics
+from kdnb.models.predict import predict
+from kdnb.models.zoo import Classifier
 from kdnb.study import Study
+from kdnb.training import batch_norm, loop
 
 SHARED = {"profile": "quick", "image_size": 64}
 STAND_IN = SHARED | {"dataset": "covid_qu_ex", "split": "official", "student": "ofa595", "teacher_epochs": 10, "student_epochs": 12}
@@ -32,9 +35,9 @@ def compare(dataset: Dataset, model: Classifier) -> dict:
     labels, families = test.labels[test.rows].numpy(), dataset.families("test")
     sources = {"clean images": batch_norm.calibration_images(dataset, model.image_size),
                "augmented views": views(dataset, model.image_size)}  # fmt: skip
-    logits = {name: training.predict(batch_norm.recalibrate(model, images), test) for name, images in sources.items()}
-    balanced = {name: evaluation.balanced_accuracy(labels, z.argmax(1)) for name, z in logits.items()}
-    difference = evaluation.compare(labels, logits["clean images"], logits["augmented views"], families)
+    logits = {name: predict(batch_norm.recalibrate(model, images), test) for name, images in sources.items()}
+    balanced = {name: metrics.balanced_accuracy(labels, z.argmax(1)) for name, z in logits.items()}
+    difference = metrics.compare(labels, logits["clean images"], logits["augmented views"], families)
     return {"dataset": dataset.title, "split": dataset.split_name, "network": model.name, "image_size": model.image_size,
             "balanced_accuracy": balanced, "accuracy_clean_minus_augmented": difference}  # fmt: skip
 
@@ -44,8 +47,8 @@ def main() -> None:
     rows = []
     for study in tqdm(STUDIES, desc="studies", unit="study"):
         dataset = study.load_data()
-        runs = training.train_teachers(study, dataset)
-        runs += [training.train_alone(study, dataset)] if study.student == "ofa595" else []
+        runs = loop.train_teachers(study, dataset)
+        runs += [loop.train_alone(study, dataset)] if study.student == "ofa595" else []
         rows += [compare(dataset, run.model) | {"seed": study.seed} for run in runs]
         for row in rows[-len(runs) :]:
             print(row["network"], row["seed"], row["balanced_accuracy"], flush=True)

@@ -17,14 +17,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from kdnb import files, provenance
-from kdnb.pixels import Augment, Pixels
+from kdnb.images.pixels import Augment, Pixels
 
 IMAGES, SIZE, BATCH = 34_000, 96, 64  # as many as COVID-QU-Ex has
 GOALS = {"loader_images_per_second": 50_000, "augmented_images_per_second": 5_000, "own_memory_mb": 1_000}
 
 
 def make(path: Path, channels: int) -> np.ndarray:
-    """A pixel cache of noise, as :func:`kdnb.pixels.cache` leaves it on disk."""
+    """A pixel cache of noise, as :func:`kdnb.images.pixels.cache` leaves it on disk."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(IMAGES, channels, SIZE, SIZE))
     rng = np.random.default_rng(0)
     for start in range(0, IMAGES, 2_000):

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from kdnb import data, figures, files, phantoms, provenance
+from kdnb import data, files, plots, provenance
+from kdnb.images import phantoms
 
 SIZE, BATCH = 96, 64
 GOALS = {"times_image_folder": "at least 5, plain and augmented"}
@@ -75,12 +76,12 @@ def main() -> None:
               "provenance": provenance.collect()}  # fmt: skip
     folder = files.outputs_dir() / "benchmarks"
     print("wrote", files.write_json(folder / "data_path.json", stored))
-    drawn, axes = figures._start(size=(5.6, 2.8))
+    drawn, axes = plots._start(size=(5.6, 2.8))
     sns.barplot(table, y="way", x="images_per_second", hue="views", ax=axes[0, 0])
     axes[0, 0].set(xscale="log", xlabel="images a second (logarithmic)", ylabel="")
     sns.despine(drawn)
     with files.atomic(folder / "data_path.png") as picture:
-        figures._done(drawn, f"From disk to batches of {BATCH} at {SIZE} px").savefig(picture, dpi=110, bbox_inches="tight")
+        plots._done(drawn, f"From disk to batches of {BATCH} at {SIZE} px").savefig(picture, dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 All rows come from one run with the same networks, images, batch size and optimiser. torchdistill runs as its examples do: image
 files, float32, contiguous memory, AdamW not fused; the student's depthwise convolutions are torch's own there, as its users have
-them, and ours (:mod:`kdnb.depthwise`) in a row of their own.
+them, and ours (:mod:`kdnb.models.depthwise`) in a row of their own.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ from torch.utils.data import RandomSampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from kdnb import data, figures, files, models, phantoms, provenance, training
-from kdnb.depthwise import DepthwiseConv2d
-from kdnb.losses import Objective
+from kdnb import data, files, plots, provenance
+from kdnb.distillation.soft_targets import Objective
+from kdnb.images import phantoms
+from kdnb.models import zoo
+from kdnb.models.depthwise import DepthwiseConv2d
 from kdnb.study import Study
+from kdnb.training import loop
 
 TEACHER, STUDENT, SIZE, BATCH, CLASSES = "vgg19_bn", "ofa595", 96, 32, 3
 TRAIN, VAL, ALPHA, TEMPERATURE = 1920, 24, 0.5, 4.0  # an epoch of about the stand-in's length
@@ -78,7 +81,7 @@ def torchdistill(root: Path, layers: Callable[[nn.Module], nn.Module]) -> float:
 
     transform = v2.Compose([v2.Grayscale(3), v2.Resize((SIZE, SIZE)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
     files_ = ImageFolder(root / "train", transform)
-    both = [layers(models.create(name, CLASSES, SIZE)) for name in (TEACHER, STUDENT)]
+    both = [layers(zoo.create(name, CLASSES, SIZE)) for name in (TEACHER, STUDENT)]
     loss = {"key": "KDLoss", "kwargs": {
         "student_module_path": ".", "student_module_io": "output", "teacher_module_path": ".", "teacher_module_io": "output",
         "temperature": TEMPERATURE, "alpha": ALPHA, "reduction": "batchmean"}}  # fmt: skip
@@ -106,10 +109,10 @@ def ours(dataset: data.Dataset) -> dict[str, float]:
     study = Study(dataset="folder", data_root=str(dataset.index.root), split="official", image_size=SIZE, batch_size=BATCH,
                   teacher=TEACHER, student=STUDENT)  # fmt: skip
     few = data.load("folder", dataset.index.root, "official", per_class=BATCH)
-    teacher, found = training.fit(study, few, TEACHER, Objective("hard"), 1), {}  # what it knows does not matter here
+    teacher, found = loop.fit(study, few, TEACHER, Objective("hard"), 1), {}  # what it knows does not matter here
     for name, augment in (("kdnb, teacher in the loop", True), ("kdnb, cached soft targets", False)):
         views, objective = dataclasses.replace(study, augment=augment), Objective("hybrid", ALPHA, TEMPERATURE)
-        run = training.fit(views, dataset, STUDENT, objective, 3, [teacher])
+        run = loop.fit(views, dataset, STUDENT, objective, 3, [teacher])
         found[name] = TRAIN / float(np.median(run.history["seconds"][1:]))
     return found
 
@@ -117,13 +120,13 @@ def ours(dataset: data.Dataset) -> dict[str, float]:
 def bare(layers: Callable[[nn.Module], nn.Module]) -> float:
     """The student alone on random tensors that are there already: forward, backward, AdamW; nothing can be faster."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = layers(models.create(STUDENT, CLASSES, SIZE)).to(device, memory_format=torch.channels_last).train()
+    model = layers(zoo.create(STUDENT, CLASSES, SIZE)).to(device, memory_format=torch.channels_last).train()
     images = torch.rand(BATCH, 3, SIZE, SIZE, device=device).contiguous(memory_format=torch.channels_last)
     targets = torch.randint(0, CLASSES, (BATCH,), device=device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)  # as training has it
 
     def step() -> int:
-        with torch.autocast(device, torch.bfloat16, enabled=models.precision() == "bf16"):
+        with torch.autocast(device, torch.bfloat16, enabled=zoo.precision() == "bf16"):
             loss = nn.functional.cross_entropy(model(images).float(), targets)
         loss.backward()
         optimizer.step()
@@ -146,21 +149,21 @@ def main() -> None:
                  "bare step with torch's depthwise layers": bare(with_torchs_layers)}  # fmt: skip
     reference, limit = found["torchdistill, teacher in the loop"], found["bare step of the student"]
     rows = [{"what": name, "images_per_second": value, "times_torchdistill": value / reference, "share_of_bare_step": value / limit,
-             "precision": "float32" if name.startswith("torchdistill") or models.precision() == "no" else models.precision()}
+             "precision": "float32" if name.startswith("torchdistill") or zoo.precision() == "no" else zoo.precision()}
             for name, value in found.items()]  # fmt: skip
     facts = {"teacher": TEACHER, "student": STUDENT, "image_size": SIZE, "batch_size": BATCH, "data": "phantom radiographs",
              "hardware": provenance.hardware(), "commit": provenance.collect()["commit"]}  # fmt: skip
     print(pd.DataFrame(rows).round(2).to_string(index=False))
     folder = files.outputs_dir() / "benchmarks"
     print("wrote", files.write_json(folder / "distillation.json", {"goals": GOALS, "results": [row | facts for row in rows]}))
-    drawn, axes = figures._start(size=(6.4, 3.2))
+    drawn, axes = plots._start(size=(6.4, 3.2))
     sns.barplot(pd.DataFrame(rows), y="what", x="images_per_second", ax=axes[0, 0], color="C0")
     axes[0, 0].bar_label(axes[0, 0].containers[0], [f"{row['times_torchdistill']:.1f}×" for row in rows], padding=3)
     axes[0, 0].set(ylabel="", xlabel="images a second (times torchdistill)")
     axes[0, 0].margins(x=0.12)  # room for the labels
     sns.despine(drawn)
     with files.atomic(folder / "distillation.png") as picture:
-        figures._done(drawn, f"{TEACHER} teaches {STUDENT}, {SIZE} px, batches of {BATCH}").savefig(picture, dpi=110,
+        plots._done(drawn, f"{TEACHER} teaches {STUDENT}, {SIZE} px, batches of {BATCH}").savefig(picture, dpi=110,
                                                                                                    bbox_inches="tight")  # fmt: skip
 
 

@@ -22,11 +22,15 @@ from matplotlib.figure import Figure
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from tqdm import tqdm
 
-from kdnb import data, explain, figures, files, pixels, provenance, shapley, training
-from kdnb.faithfulness import rank_correlation
-from kdnb.losses import Objective
-from kdnb.models import Classifier
+from kdnb import data, files, plots, provenance
+from kdnb.distillation.soft_targets import Objective
+from kdnb.explanations import registry, shapley
+from kdnb.explanations.faithfulness import rank_correlation
+from kdnb.images import pixels
+from kdnb.models.predict import predict
+from kdnb.models.zoo import Classifier
 from kdnb.study import Study
+from kdnb.training import loop
 
 IMAGES, SIZE = 20, 96
 ASKED, ALIKE = (32, 64, 96, 128), 0.95  # channels asked, and the rank correlation that is enough
@@ -44,7 +48,7 @@ class Double(torch.nn.Module):
 def network(name: str, dataset: data.Dataset) -> Classifier:
     """A network that has learnt something, so that its logits and dead channels are those of one."""
     study = Study(dataset=dataset.spec.name, image_size=SIZE, batch_size=32)
-    return training.fit(study, dataset, name, Objective("hard"), 4).model
+    return loop.fit(study, dataset, name, Objective("hard"), 4).model
 
 
 def timed(work) -> tuple[object, float]:
@@ -68,12 +72,12 @@ def score_cam(name: str, model: Classifier, images: torch.Tensor) -> dict:
 
     ``topk`` asks the fewest channels that are enough here; ``curve`` has them all.
     """
-    targets = torch.from_numpy(training.predict(model, _pixels(images))).argmax(1).tolist()
+    targets = torch.from_numpy(predict(model, _pixels(images))).argmax(1).tolist()
 
     def reference() -> np.ndarray:
         # as a user runs it: contiguous float32, batches of 16; one image at a time, as its memory grows with images × channels
         plain, maps = model.to(memory_format=torch.contiguous_format), []
-        with explain.untouched(plain), contextlib.redirect_stderr(io.StringIO()):
+        with registry.untouched(plain), contextlib.redirect_stderr(io.StringIO()):
             for image, target in zip((images - model.mean) / model.std, targets, strict=True):
                 cam = pytorch_grad_cam.ScoreCAM(model.network, [model.cam_module()], model.cam_reshape)
                 maps.append(cam(image[None], [ClassifierOutputTarget(target)])[0])
@@ -84,7 +88,7 @@ def score_cam(name: str, model: Classifier, images: torch.Tensor) -> dict:
     model.to(memory_format=torch.channels_last)
 
     def ours(**options) -> tuple[np.ndarray, float]:
-        return timed(lambda: explain.explain(model, images, "score_cam", targets, **options).maps)
+        return timed(lambda: registry.explain(model, images, "score_cam", targets, **options).maps)
 
     (exact, exact_s), (fast, fast_s), curve = ours(), ours(fast=True), []
     for asked in ASKED:
@@ -92,7 +96,7 @@ def score_cam(name: str, model: Classifier, images: torch.Tensor) -> dict:
         curve.append({"asked": asked, "seconds": seconds, "spearman": _mean(some, slow)})
     enough = next((point for point in curve if point["spearman"] >= ALIKE), curve[-1])
     return {
-        "model": name, "images": IMAGES, "size": SIZE, "channels": int(explain.features(model, images[:1]).shape[1]),
+        "model": name, "images": IMAGES, "size": SIZE, "channels": int(registry.features(model, images[:1]).shape[1]),
         "asked": enough["asked"], "reference_s": reference_s, "exact_s": exact_s, "fast_s": fast_s, "topk_s": enough["seconds"],
         "exact_speedup": reference_s / exact_s, "fast_speedup": reference_s / fast_s,
         "topk_speedup": reference_s / enough["seconds"], "max_abs_diff_exact": float(np.abs(exact - slow).max()),
@@ -107,10 +111,10 @@ def shap_row(name: str, model: Classifier, images: torch.Tensor, background: tor
     x, base = ((some - model.mean) / model.std for some in (few, background))
     model.to(memory_format=torch.contiguous_format)
     targets = torch.full((len(few),), 1)
-    with explain.untouched(model):
+    with registry.untouched(model):
         theirs = shap.GradientExplainer(model.network, base)
         reference_s = warm(lambda: theirs.shap_values(x, nsamples=samples, rseed=0)) / len(few)
-        model.to(memory_format=torch.channels_last)  # as training leaves it and kdnb.explain finds it
+        model.to(memory_format=torch.channels_last)  # as training leaves it and kdnb.explanations.registry finds it
         ours_s = warm(lambda: shapley.gradient_shap(model.network, x, targets, base, samples)) / len(few)
         # agreement in float64: in float32 a unit whose input is nearly 0 may fall on either side of its kink, whoever computes
         double = torch.nn.Sequential(Double(), copy.deepcopy(model.network).double())
@@ -159,7 +163,7 @@ def figure(cams: pd.DataFrame, shaps: pd.DataFrame, title: str) -> Figure:
             for row in cams.to_dict("records") for mode, label in modes.items()]  # fmt: skip
     rows += [{"model": row["model"], "mode": "SHAP of one class", "speed": 1 / row["share_of_reference"],
               "alike": 1 - row["max_diff_of_scale"]} for row in shaps.to_dict("records")]  # fmt: skip
-    table, (drawn, axes) = pd.DataFrame(rows), figures._start(1, 2, size=(5.3, 4.6))
+    table, (drawn, axes) = pd.DataFrame(rows), plots._start(1, 2, size=(5.3, 4.6))
     speed, likeness = axes[0]
     sns.barplot(table, x="model", y="speed", hue="mode", ax=speed)
     for bars, (_, part) in zip(speed.containers, table.groupby("mode", sort=False), strict=True):
@@ -177,7 +181,7 @@ def figure(cams: pd.DataFrame, shaps: pd.DataFrame, title: str) -> Figure:
     likeness.set(xlabel="channels asked", ylabel="rank correlation with the library's map", xticks=ASKED)
     likeness.legend(frameon=False)
     sns.despine(drawn)
-    return figures._done(drawn, f"{title}, {IMAGES} images of {SIZE} px, two cores")
+    return plots._done(drawn, f"{title}, {IMAGES} images of {SIZE} px, two cores")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.data import own_memory_mb
-from kdnb import data, figures, files, index, leakage, phantoms, provenance
+from kdnb import data, files, plots, provenance
+from kdnb.images import index, phantoms
+from kdnb.leakage import detector
 
 SIZES, SIDE, PIXELS = (1_000, 10_000, 34_000, 100_000), 64, 32
 GOALS = {"time": "no faster than n log n", "own_memory_mb": 2_000, "copies_of_34000_s": 600}
@@ -72,7 +74,7 @@ def measure(root: Path, count: int) -> dict:
         return found
 
     found = timed("index", lambda: index.build(spec, root))
-    timed("copies", lambda: leakage.detect(found.root, found.table, f"{count:,}"))
+    timed("copies", lambda: detector.detect(found.root, found.table, f"{count:,}"))
     loaded = data.load("folder", root, "random")
     images = timed("cache", lambda: loaded.pixels(PIXELS))
     timed("epoch", lambda: sum(len(batch) for batch, _, _ in images.batches(64, shuffle=True)))
@@ -117,14 +119,14 @@ def compared(rows: list[dict]) -> list[dict]:
 def draw(rows: list[dict], path: Path) -> None:
     """Seconds of each step against the number of images, both logarithmic."""
     long = pd.DataFrame(rows).melt("images", [f"{step}_s" for step in STEPS], "step", "seconds")
-    drawn, axes = figures._start(size=(5.6, 3.6))
+    drawn, axes = plots._start(size=(5.6, 3.6))
     sns.lineplot(long.assign(step=long["step"].str.removesuffix("_s")), x="images", y="seconds", hue="step", marker="o",
                  ax=axes[0, 0])  # fmt: skip
     axes[0, 0].set(xscale="log", yscale="log", xlabel="images (logarithmic)", ylabel="seconds (logarithmic)")
     sns.move_legend(axes[0, 0], "upper left", bbox_to_anchor=(1, 1), frameon=False)
     sns.despine(drawn)
     with files.atomic(path) as picture:
-        figures._done(drawn, "Phantoms: time against the number of images").savefig(picture, dpi=110, bbox_inches="tight")
+        plots._done(drawn, "Phantoms: time against the number of images").savefig(picture, dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":

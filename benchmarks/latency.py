@@ -10,7 +10,9 @@ from __future__ import annotations
 import pandas as pd
 from tqdm import tqdm
 
-from kdnb import efficiency, files, latency, models, provenance
+from kdnb import files, provenance
+from kdnb.deployment import efficiency, latency
+from kdnb.models import zoo
 
 SIZE, SECONDS, ROUNDS = 224, 0.5, 3
 PAPERS = {"ofa595": ("vgg19_bn", "visformer_small", "autoformerv2_tiny"), "kdfmv5": ("densenet121",), "kdfmv8": ("densenet121",)}
@@ -20,14 +22,14 @@ def timings(names: list[str], image_size: int = SIZE, seconds: float = SECONDS, 
     """Columns round, model, runtime, latency_ms; networks have three classes and random weights."""
     kinds = [(name, runtime) for name in names for runtime in latency.RUNTIMES]
     shape = (1, 3, image_size, image_size)
-    runs = {kind: latency.ready(models.create(kind[0], 3, image_size), shape, kind[1]) for kind in tqdm(kinds, desc="preparing")}
+    runs = {kind: latency.ready(zoo.create(kind[0], 3, image_size), shape, kind[1]) for kind in tqdm(kinds, desc="preparing")}
     turns = tqdm([(turn, kind) for turn in range(rounds) for kind in kinds], desc="timing")
     return pd.DataFrame([(turn, *kind, runs[kind](seconds)) for turn, kind in turns],
                         columns=["round", "model", "runtime", "latency_ms"])  # fmt: skip
 
 
 def speedups(table: pd.DataFrame, papers: dict[str, tuple[str, ...]] = PAPERS) -> list[dict]:
-    """Each student against the teachers of its paper, in the columns of :func:`kdnb.efficiency.speedups`: median of the rounds,
+    """Each student against the teachers of its paper, in the columns of :func:`kdnb.deployment.efficiency.speedups`: median of the rounds,
     ``low`` and ``high`` their range."""
     took, found = table.pivot(index="round", columns=["model", "runtime"], values="latency_ms"), []
     for student, teacher, runtime in ((s, t, r) for s, teachers in papers.items() for t in teachers for r in latency.RUNTIMES):

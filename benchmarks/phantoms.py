@@ -6,9 +6,12 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
-from kdnb import data, files, phantoms, provenance, training
-from kdnb.losses import Objective
+from kdnb import data, files, provenance
+from kdnb.distillation.soft_targets import Objective
+from kdnb.images import phantoms
+from kdnb.models.predict import predict
 from kdnb.study import Study
+from kdnb.training import loop
 
 GOALS = {"linear": "below 0.75", "cnn": "0.95 or more"}
 
@@ -26,9 +29,9 @@ def linear(dataset: data.Dataset, side: int) -> float:
 def cnn(dataset: data.Dataset) -> float:
     """Test accuracy of DenseNet121 from random weights, 10 epochs at 64 px."""
     study = Study(dataset=dataset.spec.name, image_size=64, batch_size=32)
-    run = training.fit(study, dataset, "densenet121", Objective("hard"), 10)
+    run = loop.fit(study, dataset, "densenet121", Objective("hard"), 10)
     test = dataset.pixels(64, "test")
-    return float((training.predict(run.model, test).argmax(1) == test.labels[test.rows].numpy()).mean())
+    return float((predict(run.model, test).argmax(1) == test.labels[test.rows].numpy()).mean())
 
 
 def main() -> None:

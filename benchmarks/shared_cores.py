@@ -16,7 +16,9 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from kdnb import efficiency, files, models, provenance
+from kdnb import files, provenance
+from kdnb.deployment import efficiency
+from kdnb.models import zoo
 
 NETWORKS, SIZE, BATCH, SECONDS, ROUNDS = ("densenet121", "ofa595", "kdfmv5"), 64, 32, 2.0, 3
 SPINS = {"kdnb": "1000", "library": "300000"}
@@ -24,7 +26,7 @@ SPINS = {"kdnb": "1000", "library": "300000"}
 
 def milliseconds(name: str, seconds: float = SECONDS) -> float:
     """Forward and backward of one batch, mean over ``seconds``, in this process."""
-    model = models.create(name, 3, SIZE).to(memory_format=torch.channels_last).train()
+    model = zoo.create(name, 3, SIZE).to(memory_format=torch.channels_last).train()
     images = torch.rand(BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
     model(images).sum().backward()
     start, steps = time.perf_counter(), 0

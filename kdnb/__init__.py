@@ -29,7 +29,7 @@ _PROMISES = BeartypeConf(
         **{Sequence[kind]: Sequence[kind] | np.ndarray | pd.Series | pd.Index | Tensor for kind in (int, float, str)},
     }),
     violation_param_type=TypeError, violation_verbosity=BeartypeViolationVerbosity.MINIMAL,
-    claw_is_pep526=False, claw_skip_package_names=("kdnb.models", "kdnb.kdfmv", "kdnb.ofa", "kdnb.depthwise", "kdnb.study"),
+    claw_is_pep526=False, claw_skip_package_names=("kdnb.models.zoo", "kdnb.models.kdfmv", "kdnb.models.ofa", "kdnb.models.depthwise", "kdnb.study"),
 )  # fmt: skip
 beartype_this_package(conf=_PROMISES)
 typed = beartype(conf=_PROMISES)

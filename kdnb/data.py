@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kdnb import checks, downloads, files, index, leakage, pixels, splits
-from kdnb.catalogue import DATASETS, DatasetSpec
-from kdnb.downloads import DatasetMissing as DatasetMissing
-from kdnb.pixels import Augment, Pixels
+from kdnb import checks, files
+from kdnb.images import downloads, index, pixels, splits
+from kdnb.images.catalogue import DATASETS, DatasetSpec
+from kdnb.images.downloads import DatasetMissing as DatasetMissing
+from kdnb.images.pixels import Augment, Pixels
+from kdnb.leakage import detector
 
 MASKS = ("mask", "organ_mask")  # columns of the index that name a mask of the image
 SEEDS = 2**32 - 1  # the largest seed that pandas and numpy take
@@ -57,9 +59,9 @@ class Dataset:
         return self.split.split(":")[0].split(" ")[0]
 
     @cached_property
-    def leakage(self) -> leakage.Leakage:
+    def leakage(self) -> detector.Leakage:
         """Copies that the detector finds among these images, looked for once (minutes for a large set)."""
-        return leakage.find(self.index, self.spec.slug)
+        return detector.find(self.index, self.spec.slug)
 
     @property
     def caveat(self) -> str:
@@ -159,7 +161,7 @@ def load(name: str, data_root: str | Path | None = None, split: str = "auto", do
     mode = splits.resolve(spec, found, split)
     table, family = found.table, index.families(found.table)
     if splits.needs_groups(found, mode) and not spec.synthetic:  # every phantom is drawn alone
-        seen = leakage.find(found, spec.slug)
+        seen = detector.find(found, spec.slug)
         # same pixels, two labels: neither learnt from nor tested on, as byte-identical ones in the index
         conflicts = seen.conflicts(table)
         found = dataclasses.replace(found, problems=pd.concat([found.problems, conflicts], ignore_index=True))

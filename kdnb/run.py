@@ -13,7 +13,8 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from kdnb import files, report
+from kdnb import files
+from kdnb.report import pages
 from kdnb.study import Study
 
 
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
         # 00 and 09 read no images: their pages are about all datasets
         folder, about = (study.outputs(), _about(study.outputs())) if "data_root" in known else (study.outputs().parent, "")
-        report.written(report.render(executed, folder / f"{path.stem}.html", about))
+        pages.written(pages.render(executed, folder / f"{path.stem}.html", about))
         timings.note(path, time.monotonic() - begun)
     print(f"{len(paths)} notebooks in {_clock(time.monotonic() - started)}; pages in {files.shown(study.outputs().parent)}")
     return 0
@@ -77,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _about(folder: Path) -> str:
     """The dataset, as the result file that was just written names it."""
     newest = max(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
-    return report.short(files.read_json(newest)["data"]["title"])
+    return pages.short(files.read_json(newest)["data"]["title"])
 
 
 class _Timings:

@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdnb import data, files, losses, models, splits, typed
-from kdnb.losses import Objective
+from kdnb import data, files, typed
+from kdnb.distillation import soft_targets
+from kdnb.distillation.soft_targets import Objective
+from kdnb.images import splits
+from kdnb.models import zoo
 
 
 @typed
@@ -109,12 +112,12 @@ class Study:
             object.__setattr__(self, field.name, _typed(field, getattr(self, field.name)))
         files.lookup(self.profile, PROFILES, "profile")
         files.lookup(self.split, splits.MODES, "split")
-        files.lookup(self.method, losses.METHODS, "method")
+        files.lookup(self.method, soft_targets.METHODS, "method")
         files.lookup(self.runtime, RUNTIMES, "runtime")
         files.lookup(self.cost, COSTS, "cost")
         data.describe(self.dataset)
         for name in (*self.teachers, self.student):
-            models.resolve(name)
+            zoo.resolve(name)
         for name, value in dataclasses.asdict(PROFILES[self.profile]).items():
             if name != "per_class" and getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -157,7 +160,7 @@ class Study:
     @typed
     def peak_lr(self, name: str) -> float:
         """The peak learning rate of a network: the study's, else 1e-4 from pretrained weights (paper B), else the zoo's."""
-        return self.lr or (1e-4 if self.pretrained and not name.startswith("kdfmv") else models.resolve(name).lr)
+        return self.lr or (1e-4 if self.pretrained and not name.startswith("kdfmv") else zoo.resolve(name).lr)
 
     def objective(self) -> Objective:
         """What the student learns from."""

@@ -22,29 +22,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kdnb
-from kdnb import (
-    agreement,
-    calibration,
-    checks,
-    data,
-    efficiency,
-    evaluation,
-    explain,
-    faithfulness,
-    files,
-    index,
-    latency,
-    layers,
-    losses,
-    models,
-    ofa,
-    onnx_export,
-    search,
-    shortcuts,
-    splits,
-    study,
-)
-from kdnb.losses import Objective
+from kdnb import checks, data, files, study
+from kdnb.deployment import efficiency, latency, onnx_export, search
+from kdnb.distillation import soft_targets
+from kdnb.distillation.soft_targets import Objective
+from kdnb.evaluation import calibration, metrics, shortcuts
+from kdnb.explanations import agreement, faithfulness, layers, registry
+from kdnb.images import index, splits
+from kdnb.models import ofa, zoo
 from kdnb.study import Study
 
 SECOND = settings(deadline=timedelta(seconds=1), max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -126,18 +111,18 @@ PAIR = data.Dataset(data.describe("folder"), index.Index(Path("nowhere"), ("a", 
 
 @pytest.fixture(scope="module")
 def model():
-    return models.create("kdfmv5", K, S).eval()
+    return zoo.create("kdfmv5", K, S).eval()
 
 
 # what is called, and what its error must say; ``m`` is a small network
 WRONG = {
-    "evaluate: other lengths": (lambda m: evaluation.evaluate(LABELS[:3], LOGITS, "abc"), "logits must be .N, K. with N = 3"),
-    "evaluate: flat logits": (lambda m: evaluation.evaluate(LABELS, LOGITS[:, 0], "abc"), r"logits must be \(N, K\)"),
-    "evaluate: labels too high": (lambda m: evaluation.evaluate(LABELS + 1, LOGITS, "abc"), "labels must lie between 0 and 2"),
-    "evaluate: labels as text": (lambda m: evaluation.evaluate(LABELS.astype(str), LOGITS, "abc"), "labels must be whole"),
-    "evaluate: too few names": (lambda m: evaluation.evaluate(LABELS, LOGITS, "ab"), "classes must be"),
-    "evaluate: NaN": (lambda m: evaluation.evaluate(LABELS, LOGITS + np.nan, "abc"), "logits hold NaN"),
-    "compare: other shape": (lambda m: evaluation.compare(LABELS, LOGITS, LOGITS[:, :2]), "other must be"),
+    "evaluate: other lengths": (lambda m: metrics.evaluate(LABELS[:3], LOGITS, "abc"), "logits must be .N, K. with N = 3"),
+    "evaluate: flat logits": (lambda m: metrics.evaluate(LABELS, LOGITS[:, 0], "abc"), r"logits must be \(N, K\)"),
+    "evaluate: labels too high": (lambda m: metrics.evaluate(LABELS + 1, LOGITS, "abc"), "labels must lie between 0 and 2"),
+    "evaluate: labels as text": (lambda m: metrics.evaluate(LABELS.astype(str), LOGITS, "abc"), "labels must be whole"),
+    "evaluate: too few names": (lambda m: metrics.evaluate(LABELS, LOGITS, "ab"), "classes must be"),
+    "evaluate: NaN": (lambda m: metrics.evaluate(LABELS, LOGITS + np.nan, "abc"), "logits hold NaN"),
+    "compare: other shape": (lambda m: metrics.compare(LABELS, LOGITS, LOGITS[:, :2]), "other must be"),
     "brier: other lengths": (lambda m: calibration.brier(LABELS[:2], LOGITS), "logits must be"),
     "reliability: no bins": (lambda m: calibration.reliability(LABELS, LOGITS, 0), "bins must be at least 1"),
     "calibration: temperature 0": (lambda m: calibration.before_and_after(LABELS, LOGITS, 0.0), "temperature must be above 0"),
@@ -145,13 +130,13 @@ WRONG = {
     "objective: alpha": (lambda m: Objective("hybrid", alpha=1.2), "alpha must lie between 0 and 1"),
     "objective: temperature": (lambda m: Objective("hybrid", temperature=-1), "temperature must be above 0"),
     "objective: no teacher": (lambda m: Objective("hybrid")(torch.zeros(2, 3), torch.zeros(2).long()), "needs teacher logits"),
-    "soft targets: shape": (lambda m: losses.soft_targets(torch.zeros(2, 3), 1.0), "teacher_logits must be"),
-    "soft targets: temperature": (lambda m: losses.soft_targets(torch.zeros(1, 2, 3), 0.0), "temperature must be above 0"),
-    "soft loss: shape": (lambda m: losses.soft_loss(torch.zeros(2, 3), torch.zeros(2, 4), 1.0), "log_targets must be"),
-    "hard loss: shape": (lambda m: losses.hard_loss(torch.zeros(2, 3), torch.zeros(3).long()), "labels must be"),
-    "create: name": (lambda m: models.create("densenet112", 3), "densenet121"),
-    "create: classes": (lambda m: models.create("kdfmv5", 1), "num_classes must be at least 2"),
-    "create: size": (lambda m: models.create("kdfmv5", 3, 8), "image_size must be at least 32"),
+    "soft targets: shape": (lambda m: soft_targets.soft_targets(torch.zeros(2, 3), 1.0), "teacher_logits must be"),
+    "soft targets: temperature": (lambda m: soft_targets.soft_targets(torch.zeros(1, 2, 3), 0.0), "temperature must be above 0"),
+    "soft loss: shape": (lambda m: soft_targets.soft_loss(torch.zeros(2, 3), torch.zeros(2, 4), 1.0), "log_targets must be"),
+    "hard loss: shape": (lambda m: soft_targets.hard_loss(torch.zeros(2, 3), torch.zeros(3).long()), "labels must be"),
+    "create: name": (lambda m: zoo.create("densenet112", 3), "densenet121"),
+    "create: classes": (lambda m: zoo.create("kdfmv5", 1), "num_classes must be at least 2"),
+    "create: size": (lambda m: zoo.create("kdfmv5", 3, 8), "image_size must be at least 32"),
     "load: name": (lambda m: data.load("brain_tumour"), "Did you mean 'brain_tumor'"),
     "load: split": (lambda m: data.load("phantom_cxr", split="groups"), "Did you mean 'group'"),
     "load: per_class": (lambda m: data.load("phantom_cxr", per_class=0), "per_class must be at least 1"),
@@ -167,12 +152,12 @@ WRONG = {
     "masks: rows of other type": (lambda m: PAIR.masks(64, "mask", np.array([0.5])), "rows must be whole numbers"),
     "masks: size": (lambda m: PAIR.masks(-1, "mask", np.array([0])), "image_size must be at least 1"),
     "shuffled: seed": (lambda m: PAIR.shuffled(-1), "seed must lie between 0"),
-    "explain: method": (lambda m: explain.explain(m, IMAGES, "scorecam"), "Did you mean 'score_cam'"),
-    "explain: option": (lambda m: explain.explain(m, IMAGES, "score_cam", chanels=3), "Did you mean 'channels'"),
-    "explain: layer": (lambda m: explain.explain(m, IMAGES, "grad_cam", layer="blocks.9"), "unknown layer"),
-    "explain: class": (lambda m: explain.explain(m, IMAGES, "grad_cam", targets=7), "targets must lie between 0 and 2"),
-    "explain: size": (lambda m: explain.explain(m, torch.rand(1, 3, 40, 40)), "built for 32 px"),
-    "explain: range": (lambda m: explain.explain(m, IMAGES * 9), r"in \[0, 1\]"),
+    "explain: method": (lambda m: registry.explain(m, IMAGES, "scorecam"), "Did you mean 'score_cam'"),
+    "explain: option": (lambda m: registry.explain(m, IMAGES, "score_cam", chanels=3), "Did you mean 'channels'"),
+    "explain: layer": (lambda m: registry.explain(m, IMAGES, "grad_cam", layer="blocks.9"), "unknown layer"),
+    "explain: class": (lambda m: registry.explain(m, IMAGES, "grad_cam", targets=7), "targets must lie between 0 and 2"),
+    "explain: size": (lambda m: registry.explain(m, torch.rand(1, 3, 40, 40)), "built for 32 px"),
+    "explain: range": (lambda m: registry.explain(m, IMAGES * 9), r"in \[0, 1\]"),
     "curves: maps": (lambda m: faithfulness.curves(m, IMAGES, MAPS[:2], TARGETS), "maps must be"),
     "curves: baseline": (lambda m: faithfulness.curves(m, IMAGES, MAPS, TARGETS, kind="blurr"), "Did you mean 'blur'"),
     "curves: steps": (lambda m: faithfulness.curves(m, IMAGES, MAPS, TARGETS, steps=0), "steps must lie between 1"),

@@ -11,7 +11,8 @@ import pytest
 from conftest import number_of
 from PIL import Image
 
-from kdnb import data, pixels
+from kdnb import data
+from kdnb.images import pixels
 
 SIDE = 24
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from kdnb import batch_norm, data, models, ofa, training
-from kdnb.losses import Objective
+from kdnb import data
+from kdnb.distillation.soft_targets import Objective
+from kdnb.models import ofa, zoo
 from kdnb.study import Study
+from kdnb.training import batch_norm, loop
 
 
 def statistics(model):
@@ -17,7 +19,7 @@ def statistics(model):
 
 def test_statistics_are_those_of_the_images_and_weights_stay():
     torch.manual_seed(0)
-    student = models.create("ofa595", 3, 32)
+    student = zoo.create("ofa595", 3, 32)
     weights = {name: value.clone() for name, value in student.named_parameters()}
     images = 0.2 * torch.rand(128, 3, 32, 32) + 0.4
     found = batch_norm.recalibrate(student, images)
@@ -34,7 +36,7 @@ def test_statistics_are_those_of_the_images_and_weights_stay():
 
 def test_one_image_more_than_a_batch_counts_as_one_image():
     torch.manual_seed(0)
-    student = models.create("ofa595", 3, 32)  # its last map is 1 x 1
+    student = zoo.create("ofa595", 3, 32)  # its last map is 1 x 1
     images = torch.cat([0.1 * torch.rand(64, 3, 32, 32), torch.ones(1, 3, 32, 32)])
     stem = batch_norm.recalibrate(student, images).network.first_conv
     with torch.no_grad():
@@ -44,7 +46,7 @@ def test_one_image_more_than_a_batch_counts_as_one_image():
 
 def test_dropout_does_not_act():
     torch.manual_seed(0)
-    images, plain = torch.rand(64, 3, 32, 32), models.create("resnet10t", 3, 32)
+    images, plain = torch.rand(64, 3, 32, 32), zoo.create("resnet10t", 3, 32)
     dropping = copy.deepcopy(plain)
     dropping.network.maxpool = nn.Sequential(nn.Dropout(0.9), dropping.network.maxpool)
     found = list(statistics(batch_norm.recalibrate(dropping, images)).values())
@@ -53,8 +55,8 @@ def test_dropout_does_not_act():
 
 def test_a_supernet_answers_for_its_largest_alone():
     torch.manual_seed(0)
-    images, supernet = torch.rand(64, 3, 32, 32), models.create("ofa-supernet", 3, 32)
-    largest = models.create(ofa.LARGEST.name, 3, 32)
+    images, supernet = torch.rand(64, 3, 32, 32), zoo.create("ofa-supernet", 3, 32)
+    largest = zoo.create(ofa.LARGEST.name, 3, 32)
     largest.network.load_state_dict(supernet.network.whole.state_dict())
     found = list(statistics(batch_norm.recalibrate(supernet, images)).values())
     assert all(map(torch.equal, found, statistics(batch_norm.recalibrate(largest, images)).values()))
@@ -74,13 +76,13 @@ def test_images_are_of_training_unaugmented_and_mixed(folder):
 def test_training_ends_with_statistics_of_clean_images(folder):
     mine = data.load("folder", folder)
     study = Study(dataset="folder", data_root="mine", image_size=32, batch_size=16)
-    run = training.fit(study, mine, "resnet10t", Objective("hard"), 2)
+    run = loop.fit(study, mine, "resnet10t", Objective("hard"), 2)
     kept = copy.deepcopy(statistics(run.model))
     again = statistics(batch_norm.recalibrate(run.model, batch_norm.calibration_images(mine, 32)))
     assert kept and all(torch.equal(value, again[name]) for name, value in kept.items())
 
 
 def test_a_network_without_batch_norm_is_not_even_asked(monkeypatch):
-    student = models.create("kdfmv5", 3, 32)
+    student = zoo.create("kdfmv5", 3, 32)
     monkeypatch.setattr(student.network, "forward", lambda *_: pytest.fail("asked"))
     batch_norm.recalibrate(student, torch.rand(4, 3, 32, 32))

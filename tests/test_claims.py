@@ -8,10 +8,11 @@ import re
 import pandas as pd
 import pytest
 
-from kdnb import claims, figures, files, ledger, readme, report, results, verdicts
-from kdnb.results import Estimate
+from kdnb import files, plots
+from kdnb.report import claims, ledger, pages, readme, results, verdicts
+from kdnb.report.results import Estimate
+from kdnb.report.verdicts import HOLDS, NOT, PART, UNTESTED
 from kdnb.study import Study
-from kdnb.verdicts import HOLDS, NOT, PART, UNTESTED
 
 
 def distillation(home, name, dataset="brain_tumor", title="Brain Tumor MRI", caveat="", split="official (Training / Testing)",
@@ -392,7 +393,7 @@ def test_missing_classes_stand_in_the_name(home):
                  classes=("a", "b", "c"), teacher="visformer_small", student="ofa595", method="hybrid")  # fmt: skip
     (pool,) = results.pools(results.load())
     assert pool.first.title == "LC25000 (stand-in, 3 of 5 classes: 5,505 images)"
-    assert report.short(pool.first.title) == "LC25000 (stand-in, 3 of 5 classes)"
+    assert pages.short(pool.first.title) == "LC25000 (stand-in, 3 of 5 classes)"
 
 
 def test_the_papers_split_is_compared_with_the_one_that_keeps_copies_together(home):
@@ -430,19 +431,19 @@ def test_the_csv_has_the_columns_and_the_page_escapes(home):
 
 
 def test_committed_ledger_and_readme_are_those_of_the_result_files():
-    """After a new result: python -m kdnb.ledger."""
+    """After a new result: python -m kdnb.report.ledger."""
     found = results.load(files.ROOT / "outputs")
     written = pd.read_csv(files.ROOT / "outputs" / "claims.csv", dtype=str)
     rows = claims.ledger(found)
-    assert written.fillna("").equals(pd.read_csv(io.StringIO(ledger.csv(rows)), dtype=str).fillna("")), "run python -m kdnb.ledger"
+    assert written.fillna("").equals(pd.read_csv(io.StringIO(ledger.csv(rows)), dtype=str).fillna("")), "run python -m kdnb.report.ledger"
     pages = [(files.ROOT / "outputs" / "claims.html").read_text(), ledger.page(rows, found)]
-    assert len({re.sub(r"base64,[^\"]*", "", page) for page in pages}) == 1, "run python -m kdnb.ledger"
+    assert len({re.sub(r"base64,[^\"]*", "", page) for page in pages}) == 1, "run python -m kdnb.report.ledger"
     reported = html.unescape((files.ROOT / "outputs" / "09_report.html").read_text())
     assert all(told in reported for told in ledger.summary(rows, found)), "run python -m kdnb.run 09"
     for file in {name for names in written["result_file"].dropna() for name in names.split()}:
         assert (files.ROOT / file).exists(), file
     document = (files.ROOT / "README.md").read_text()
-    assert ledger.refresh(document) == document, "run python -m kdnb.ledger"
+    assert ledger.refresh(document) == document, "run python -m kdnb.report.ledger"
 
 
 def test_no_number_stands_alone_in_readme_or_report():
@@ -471,8 +472,8 @@ def test_numbers_in_sentences_follow_their_file(home):
 def test_figures_of_the_report(recwarn):
     frame = pd.DataFrame({"group": ["A", "A", "B"], "label": ["x", "y", "z"], "difference": [0.01, -0.02, 0.0],
                           "low": [0.0, -0.03, -0.1], "high": [0.02, 0.0, 0.1]})  # fmt: skip
-    assert len(figures.forest(frame, "t").axes) == 2
+    assert len(plots.forest(frame, "t").axes) == 2
     table = pd.DataFrame({1.0: [0.9, None], 10.0: [0.95, 0.93]}, index=pd.Index([0.1, 0.7]))
-    framed = figures.cells(table, (0.7, 10.0)).axes[0]
+    framed = plots.cells(table, (0.7, 10.0)).axes[0]
     assert any(p.get_xy() == (1, 1) for p in framed.patches)
     assert [str(w.message) for w in recwarn if issubclass(w.category, UserWarning)] == []

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from conftest import number_of, paint
 
-from kdnb import data, index, splits
-from kdnb.catalogue import DATASETS
+from kdnb import data
+from kdnb.images import index, splits
+from kdnb.images.catalogue import DATASETS
 
 
 def test_every_entry_tells_what_a_reader_needs():

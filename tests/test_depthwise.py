@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from kdnb import models, ofa
-from kdnb.depthwise import DepthwiseConv2d
+from kdnb.models import ofa, zoo
+from kdnb.models.depthwise import DepthwiseConv2d
 
 
 def both(kernel, stride, sides, dtype=torch.float64, channels=6):
@@ -49,7 +49,7 @@ def test_a_frozen_layer_and_a_frozen_input_get_no_gradient():
 
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])
 def test_a_training_step_of_ofa595_is_the_same_with_torchs_layers(precision):
-    network = models.create("ofa595", 3, 64).train()
+    network = zoo.create("ofa595", 3, 64).train()
     plain = ofa.OFA(3)
     for module in plain.modules():
         if isinstance(module, DepthwiseConv2d):

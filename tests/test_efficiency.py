@@ -6,7 +6,10 @@ import pytest
 import torch
 from test_layers import png
 
-from kdnb import efficiency, models, pixels, tradeoffs
+from kdnb import plots
+from kdnb.deployment import efficiency
+from kdnb.images import pixels
+from kdnb.models import zoo
 
 SIZE = 64
 
@@ -14,7 +17,7 @@ SIZE = 64
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return models.create("resnet10t", 3, SIZE)
+    return zoo.create("resnet10t", 3, SIZE)
 
 
 def test_latency_grows_with_the_work():
@@ -44,15 +47,15 @@ def test_memory_is_weights_and_the_largest_moment(model):
     found = efficiency.peak_memory(model)
     weights = efficiency.weight_size(model)
     assert weights < found < weights + 30
-    wide = models.create("resnet10t", 3, 4 * SIZE)
+    wide = zoo.create("resnet10t", 3, 4 * SIZE)
     assert efficiency.peak_memory(wide) - weights > 8 * (found - weights)  # activations grow with the area
     kinds = {type(module) for module in model.modules()}
     assert kinds == {type(module) for module in model.modules()} and not model.network.conv1[0]._forward_hooks
 
 
 def test_static_costs_are_those_of_the_zoo():
-    found = efficiency.static(models.create("ofa595", 1000, SIZE))
-    assert found["parameters"] == 9_135_928 and found["macs"] == models.count_macs("ofa595", 1000, SIZE)
+    found = efficiency.static(zoo.create("ofa595", 1000, SIZE))
+    assert found["parameters"] == 9_135_928 and found["macs"] == zoo.count_macs("ofa595", 1000, SIZE)
     assert 35 < found["weights_mb"] < 36 and found["peak_memory_mb"] > 29
 
 
@@ -75,7 +78,7 @@ def test_every_runtime_answers_alike(model, home):
 
 def test_what_is_not_to_be_had_is_a_row_that_says_so(model, home, monkeypatch):
     monkeypatch.setattr(efficiency.shutil, "which", lambda name: None)
-    monkeypatch.setattr(models, "precision", lambda: "no")
+    monkeypatch.setattr(zoo, "precision", lambda: "no")
     table, runs = efficiency.measure(model, ("a", "b", "c"), ["compile", "bf16", "onnx_int8"], seconds=0.05)
     assert not runs and table["note"].str.contains("compiler|bf16|calibration").all()
     with pytest.raises(ValueError, match="unknown runtime 'onxx'. Did you mean 'onnx'"):
@@ -104,5 +107,5 @@ def test_figures():
     timed = pd.DataFrame({"model": ["teacher x", "distilled y"], "title": ["eager"] * 2, "latency_ms": [20.0, np.nan],
                           "latency_low": [19.0, np.nan], "latency_high": [22.0, np.nan],
                           "images_per_second": [60.0, np.nan]})  # fmt: skip
-    for figure in (tradeoffs.bubbles(table, {"latency_ms": "ms", "mb": "MB"}, "mb", "t"), tradeoffs.runtimes(timed, "t")):
+    for figure in (plots.bubbles(table, {"latency_ms": "ms", "mb": "MB"}, "mb", "t"), plots.runtimes(timed, "t")):
         assert png(figure).std() > 1

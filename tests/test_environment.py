@@ -110,4 +110,4 @@ def test_the_pip_section_of_conda_installs_what_the_lock_says(tmp_path):
     pins = locked()
     assert len(installed) > 100
     assert {name: version for name, version in installed.items() if pins.get(name) != version} == {}
-    subprocess.run([python, "-c", "import kdnb.training, torchvision"], check=True, cwd=tmp_path)
+    subprocess.run([python, "-c", "import kdnb.training.loop, torchvision"], check=True, cwd=tmp_path)

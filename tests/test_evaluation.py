@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from kdnb import calibration, evaluation, statistics
+from kdnb.evaluation import calibration, metrics, statistics
 
 CLASSES = ("a", "b", "c")
 
@@ -18,7 +18,7 @@ def answers(*predicted, sure=4.0):
 
 def test_metrics_by_hand():
     labels = np.array([0, 0, 0, 1, 1, 2])
-    score = evaluation.evaluate(labels, answers(0, 0, 1, 1, 1, 0), CLASSES)
+    score = metrics.evaluate(labels, answers(0, 0, 1, 1, 1, 0), CLASSES)
     assert score["n"] == 6 and score["accuracy"] == pytest.approx(4 / 6)
     assert score["balanced_accuracy"] == pytest.approx((2 / 3 + 1 + 0) / 3)
     assert score["confusion"] == [[2, 1, 0], [0, 2, 0], [1, 0, 0]]
@@ -33,37 +33,37 @@ def test_metrics_by_hand():
 
 
 def test_an_absent_class_leaves_the_averages_alone():
-    score = evaluation.evaluate(np.array([0, 1, 0, 1]), answers(0, 1, 0, 2), CLASSES)
+    score = metrics.evaluate(np.array([0, 1, 0, 1]), answers(0, 1, 0, 2), CLASSES)
     assert score["balanced_accuracy"] == 0.75
     assert score["per_class"][2]["recall"] is None and score["per_class"][2]["auc"] is None
-    assert evaluation.evaluate(np.array([0, 0]), answers(0, 0), CLASSES)["macro_auc"] is None
+    assert metrics.evaluate(np.array([0, 0]), answers(0, 0), CLASSES)["macro_auc"] is None
     json.dumps(score, allow_nan=False)
 
 
 def test_two_classes_and_one_image():
-    score = evaluation.evaluate(np.array([1]), np.array([[0.0, 1.0]]), ("no", "yes"))
+    score = metrics.evaluate(np.array([1]), np.array([[0.0, 1.0]]), ("no", "yes"))
     assert score["accuracy"] == 1 and score["macro_auc"] is None
 
 
 def test_a_diverged_network_is_named():
     with pytest.raises(ValueError, match="learning rate"):
-        evaluation.evaluate(np.array([0]), np.array([[math.nan, 0.0]]), ("a", "b"))
+        metrics.evaluate(np.array([0]), np.array([[math.nan, 0.0]]), ("a", "b"))
 
 
 def test_calibration_error_by_hand():
     """Ten answers of 80 % confidence, six right: the error is 0.2."""
     logits = np.tile([math.log(4), 0.0], (10, 1))
     labels = np.array([0] * 6 + [1] * 4)
-    assert evaluation.calibration_error(labels, logits) == pytest.approx(0.2)
-    table = evaluation.reliability(labels, logits)
+    assert metrics.calibration_error(labels, logits) == pytest.approx(0.2)
+    table = metrics.reliability(labels, logits)
     assert len(table) == 1 and table.loc[0].tolist() == pytest.approx([0.8, 0.6, 10])
     sure = np.tile([50.0, 0.0], (4, 1))  # confidence 1 falls into the last bin, not beyond it
-    assert evaluation.calibration_error(np.zeros(4, int), sure) == pytest.approx(0, abs=1e-9)
+    assert metrics.calibration_error(np.zeros(4, int), sure) == pytest.approx(0, abs=1e-9)
 
 
 def test_equal_models_do_not_differ():
     labels = np.array([0, 1, 2, 0])
-    same = evaluation.compare(labels, answers(0, 1, 1, 0), answers(0, 1, 1, 0))
+    same = metrics.compare(labels, answers(0, 1, 1, 0), answers(0, 1, 1, 0))
     assert (same["difference"], same["low"], same["high"], same["p_mcnemar"]) == (0, 0, 0, 1)
 
 
@@ -71,11 +71,11 @@ def test_a_difference_and_its_interval():
     labels = np.zeros(200, int)
     better = answers(*([0] * 190 + [1] * 10))
     worse = answers(*([0] * 170 + [1] * 30))
-    found = evaluation.compare(labels, better, worse)
+    found = metrics.compare(labels, better, worse)
     assert found["difference"] == pytest.approx(0.1) and found["low"] < 0.1 < found["high"]
     assert found["low"] > 0 and found["p_mcnemar"] == pytest.approx(2 * 0.5**20)
     assert (found["only_first_right"], found["only_second_right"]) == (20, 0)
-    assert evaluation.compare(labels, worse, better)["difference"] == pytest.approx(-0.1)
+    assert metrics.compare(labels, worse, better)["difference"] == pytest.approx(-0.1)
 
 
 def test_weighted_metrics_are_the_metrics():
@@ -85,8 +85,8 @@ def test_weighted_metrics_are_the_metrics():
     counts = rng.integers(0, 4, 60)
     for weights in (np.ones(60, int), counts):
         rows = np.repeat(np.arange(60), weights)
-        score = evaluation.evaluate(labels[rows], logits[rows], CLASSES)
-        measured = evaluation.Measures(labels, logits)(weights[None].astype(np.float32))
+        score = metrics.evaluate(labels[rows], logits[rows], CLASSES)
+        measured = metrics.Measures(labels, logits)(weights[None].astype(np.float32))
         for name in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "cross_entropy", "brier", "ece"):
             assert measured[name][0] == pytest.approx(score[name], abs=1e-6), name
 
@@ -96,7 +96,7 @@ def test_intervals_hold_the_metric_and_narrow_with_images():
     widths = []
     for count in (100, 1600):
         labels = rng.integers(0, 3, count)
-        score = evaluation.evaluate(labels, np.eye(3)[labels] + rng.normal(size=(count, 3)), CLASSES, "group")
+        score = metrics.evaluate(labels, np.eye(3)[labels] + rng.normal(size=(count, 3)), CLASSES, "group")
         for name, (low, high) in score["intervals"].items():
             assert low < high and (name.startswith("ece") or low <= score[name] <= high), name
         low, high = score["intervals"]["accuracy"]
@@ -111,7 +111,7 @@ def test_groups_widen_the_interval():
     rng = np.random.default_rng(0)
     labels, logits = np.repeat(rng.integers(0, 3, 60), 10), np.repeat(rng.normal(size=(60, 3)), 10, axis=0)
     groups = np.repeat(np.arange(60), 10)
-    alone, together = (evaluation.evaluate(labels, logits, CLASSES, groups=g)["intervals"]["accuracy"] for g in (None, groups))
+    alone, together = (metrics.evaluate(labels, logits, CLASSES, groups=g)["intervals"]["accuracy"] for g in (None, groups))
     assert together[1] - together[0] > 2.5 * (alone[1] - alone[0])
 
 
@@ -119,7 +119,7 @@ def test_intervals_of_a_test_set_take_about_a_second():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 1300)
     begun = time.process_time()
-    evaluation.evaluate(labels, rng.normal(size=(1300, 3)), CLASSES)
+    metrics.evaluate(labels, rng.normal(size=(1300, 3)), CLASSES)
     assert time.process_time() - begun < 5  # generous: the machine may be busy
 
 
@@ -127,14 +127,14 @@ def test_paired_differences_of_f1_and_auc():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 400)
     good, bad = (np.eye(3)[labels] + noise * rng.normal(size=(400, 3)) for noise in (0.5, 2.0))
-    found = evaluation.compare(labels, good, bad)
-    scores = [evaluation.evaluate(labels, z, CLASSES) for z in (good, bad)]
+    found = metrics.compare(labels, good, bad)
+    scores = [metrics.evaluate(labels, z, CLASSES) for z in (good, bad)]
     for name in ("macro_f1", "macro_auc"):
         assert found[name]["difference"] == pytest.approx(scores[0][name] - scores[1][name])
         assert 0 < found[name]["low"] < found[name]["difference"] < found[name]["high"] and found[name]["p_bootstrap"] < 0.01
-    same = evaluation.compare(labels, good, good)
+    same = metrics.compare(labels, good, good)
     assert same["macro_f1"]["p_bootstrap"] == 1 and same["macro_auc"]["low"] == 0
-    table = evaluation.table_of_tests({"good − bad": found, "good − good": same})
+    table = metrics.table_of_tests({"good − bad": found, "good − good": same})
     assert (table["p McNemar"] >= [found["p_mcnemar"], 1]).all() and table["n"].tolist() == [400, 400]
 
 

@@ -15,11 +15,13 @@ from scipy.stats import spearmanr
 from test_bad_images import png_header
 from torch import nn
 
-from kdnb import explain, files, models, scorecam, shapley
-from kdnb.models import Classifier, Entry
+from kdnb import files
+from kdnb.explanations import registry, scorecam, shapley
+from kdnb.models import zoo
+from kdnb.models.zoo import Classifier, Entry
 
 SIZE = 64
-SIGNED = [name for name, method in explain.METHODS.items() if method.signed]
+SIGNED = [name for name, method in registry.METHODS.items() if method.signed]
 
 
 def wrap(network: nn.Module, layer: str = "", classes: int = 2, size: int = SIZE) -> Classifier:
@@ -62,7 +64,7 @@ def test_gradient_methods_on_a_linear_model(images, method):
     model = wrap(Linear(), "head")
     weight = model.network.head.weight.detach()[1].view(3, SIZE, SIZE)
     expected = weight.abs().amax(0).expand(3, -1, -1) if method == "saliency" else (weight * images).sum(1)
-    found = explain.explain(model, images, method, targets=1)
+    found = registry.explain(model, images, method, targets=1)
     assert np.allclose(found.maps, expected.numpy(), atol=1e-5)
     assert found.targets.tolist() == [1, 1, 1]
 
@@ -70,7 +72,7 @@ def test_gradient_methods_on_a_linear_model(images, method):
 def test_shap_on_a_linear_model_is_weight_times_distance_from_the_background(images):
     model, background = wrap(Linear(), "head"), torch.rand(1, 3, SIZE, SIZE)
     weight = model.network.head.weight.detach()[0].view(3, SIZE, SIZE)
-    found = explain.explain(model, images, "shap", targets=0, background=background, samples=4)
+    found = registry.explain(model, images, "shap", targets=0, background=background, samples=4)
     assert np.allclose(found.maps, (weight * (images - background)).sum(1).numpy(), atol=1e-5)
     # the values add up to the difference of the logits
     gap = (model(images) - model(background))[:, 0].detach().numpy()
@@ -82,16 +84,16 @@ def test_occlusion_finds_the_only_square_that_counts(images):
     with torch.no_grad():
         model.network.head.weight.zero_()
         model.network.head.weight.view(2, 3, SIZE, SIZE)[1, :, 16:24, 32:40] = 1
-    found = explain.explain(model, images, "occlusion", targets=1).maps
+    found = registry.explain(model, images, "occlusion", targets=1).maps
     assert found[:, 16:24, 32:40].min() > 0 and found[:, :8].max() == 0 and found[:, 40:].max() == 0
 
 
 def test_grad_cam_of_a_pooled_network_is_cam(images):
     model = wrap(Pooled(), "act")
-    features = explain.features(model, images)
+    features = registry.features(model, images)
     expected = torch.einsum("k,nkhw->nhw", model.network.head.weight[1], features).clamp(min=0)
-    found = explain.explain(model, images, "grad_cam", targets=1)
-    assert np.allclose(found.maps, explain.enlarge(expected.detach(), (SIZE, SIZE)).numpy(), atol=1e-4)
+    found = registry.explain(model, images, "grad_cam", targets=1)
+    assert np.allclose(found.maps, registry.enlarge(expected.detach(), (SIZE, SIZE)).numpy(), atol=1e-4)
 
 
 def by_hand(model, image, target, score, softmax):
@@ -106,7 +108,7 @@ def by_hand(model, image, target, score, softmax):
             scores.append((logits if score == "logit" else logits.softmax(0))[target])
         weights = torch.stack(scores)
         weights = weights.softmax(0) if softmax else weights
-        return explain.enlarge((weights[:, None, None] * maps).sum(0).clamp(min=0)[None], (SIZE, SIZE))[0].numpy()
+        return registry.enlarge((weights[:, None, None] * maps).sum(0).clamp(min=0)[None], (SIZE, SIZE))[0].numpy()
 
 
 @pytest.mark.parametrize("score", scorecam.SCORES)
@@ -116,7 +118,7 @@ def test_score_cam_by_hand(images, score, softmax):
     with torch.no_grad():
         model.network.head.weight *= 5
         model.network.conv.bias[2] = -100  # a dead channel
-    found = explain.explain(model, images, "score_cam", targets=[0, 1, 1], score=score, channel_softmax=softmax)
+    found = registry.explain(model, images, "score_cam", targets=[0, 1, 1], score=score, channel_softmax=softmax)
     for number, target in enumerate((0, 1, 1)):
         assert np.allclose(found.maps[number], by_hand(model, images[number], target, score, softmax), atol=1e-5)
     assert score in found.definition and str(softmax) in found.definition
@@ -125,7 +127,7 @@ def test_score_cam_by_hand(images, score, softmax):
 def settled(name, classes=3):
     """A network of the zoo whose activations and logits are as large as a trained one's."""
     torch.manual_seed(0)
-    model = models.create(name, classes, SIZE).train()
+    model = zoo.create(name, classes, SIZE).train()
     with torch.no_grad():
         for _ in range(20 if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()) else 0):
             model(torch.rand(8, 3, SIZE, SIZE))
@@ -139,13 +141,13 @@ def settled(name, classes=3):
 @pytest.mark.parametrize("name", ["densenet121", "visformer_small", "autoformerv2_tiny", "ofa595", "kdfmv5", "kdfmv8"])
 def test_exact_score_cam_equals_the_reference(name):
     model, x = settled(name), torch.rand(1, 3, SIZE, SIZE)
-    found = explain.explain(model, x, "score_cam", targets=2)
-    with explain.untouched(model), contextlib.redirect_stderr(io.StringIO()):
+    found = registry.explain(model, x, "score_cam", targets=2)
+    with registry.untouched(model), contextlib.redirect_stderr(io.StringIO()):
         cam = pytorch_grad_cam.ScoreCAM(model.network, [model.cam_module()], model.cam_reshape)
         reference = cam((x - model.mean) / model.std, [ClassifierOutputTarget(2)])
     assert np.abs(found.maps - reference).max() < 1e-4
     assert (found.effective_channels >= 1).all()
-    fast = explain.explain(model, x, "score_cam", targets=2, fast=True)
+    fast = registry.explain(model, x, "score_cam", targets=2, fast=True)
     for a, b in zip(fast.maps, found.maps, strict=True):
         # in bf16 cells that are nearly 0 move across it, and this layer of a transformer has many of them
         limit = 0.95 if name == "autoformerv2_tiny" else 0.98
@@ -154,12 +156,12 @@ def test_exact_score_cam_equals_the_reference(name):
 
 def test_one_sweep_serves_every_class(images):
     model = wrap(Pooled(), "act")
-    x, activations = images, explain.features(model, images)
+    x, activations = images, registry.features(model, images)
     sweep = scorecam.sweep(model.network, x, activations)
     for target in (0, 1):
         weights = sweep.weights(torch.full((3,), target))
-        maps = explain.enlarge(sweep.maps(weights), (SIZE, SIZE)).numpy()
-        assert np.allclose(maps, explain.explain(model, images, "score_cam", targets=target).maps, atol=1e-6)
+        maps = registry.enlarge(sweep.maps(weights), (SIZE, SIZE)).numpy()
+        assert np.allclose(maps, registry.explain(model, images, "score_cam", targets=target).maps, atol=1e-6)
 
 
 def test_channels_without_activation_cost_nothing(images):
@@ -168,16 +170,16 @@ def test_channels_without_activation_cost_nothing(images):
         model.network.conv.bias[4:] = -100
     asked = []
     model.network.register_forward_hook(lambda module, inputs, output: asked.append(len(inputs[0])))
-    explain.explain(model, images, "score_cam", targets=0)
+    registry.explain(model, images, "score_cam", targets=0)
     assert sum(asked) <= 3 * 4 + 3 + 1 + 3  # living masks, features, the empty image, predictions
 
 
 def test_clusters_ask_less_and_agree():
     torch.manual_seed(0)
-    model = models.create("densenet121", 3, SIZE).eval()
+    model = zoo.create("densenet121", 3, SIZE).eval()
     x = torch.rand(1, 3, SIZE, SIZE)
-    every = explain.explain(model, x, "score_cam", targets=0)
-    some = explain.explain(model, x, "score_cam", targets=0, channels=40)
+    every = registry.explain(model, x, "score_cam", targets=0)
+    some = registry.explain(model, x, "score_cam", targets=0, channels=40)
     assert spearmanr(every.maps.ravel(), some.maps.ravel()).statistic > 0.95
 
 
@@ -222,48 +224,48 @@ class Double(torch.nn.Module):
 def test_shap_equals_the_library(name):
     """Same samples, same values: to 1e-5 of their scale."""
     torch.manual_seed(0)
-    model = models.create(name, 3, SIZE).eval().double()
+    model = zoo.create(name, 3, SIZE).eval().double()
     network = torch.nn.Sequential(Double(), model.network)
     x, background = torch.randn(2, 3, SIZE, SIZE), torch.randn(4, 3, SIZE, SIZE)
-    with explain.untouched(model):
+    with registry.untouched(model):
         ours = shapley.gradient_shap(network, x, torch.tensor([2, 2]), background, samples=12, seed=3)
         theirs = shap.GradientExplainer(network, background).shap_values(x, nsamples=12, rseed=3)[..., 2]
     assert np.abs(ours.numpy() - theirs).max() <= 1e-5 * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("name", [*models.ZOO, "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "resnet10t"])
+@pytest.mark.parametrize("name", [*zoo.ZOO, "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "resnet10t"])
 @pytest.mark.parametrize("method", ["grad_cam", "layer_cam", "eigen_cam", "guided_backprop", "deep_lift", "saliency"])
 def test_every_method_on_every_network(name, method):
     if name == "vgg19_bn" or (name == "vgg19" and method == "deep_lift"):
         pytest.skip("large, and like its neighbours")
-    model = settled(name) if name == "ofa595" else models.create(name, 3, SIZE)
-    found = explain.explain(model, torch.rand(1, 3, SIZE, SIZE), method)
+    model = settled(name) if name == "ofa595" else zoo.create(name, 3, SIZE)
+    found = registry.explain(model, torch.rand(1, 3, SIZE, SIZE), method)
     assert found.maps.shape == (1, SIZE, SIZE) and found.maps.dtype == np.float32 and np.isfinite(found.maps).all()
-    assert explain.METHODS[method].signed or found.maps.min() >= 0
+    assert registry.METHODS[method].signed or found.maps.min() >= 0
     if method.endswith("cam"):
         assert found.maps.max() <= 1.001
         assert found.maps.std() > 0 or (name == "ofa595" and method != "eigen_cam")  # nothing may speak for a class
 
 
-@pytest.mark.parametrize("method", list(explain.METHODS))
+@pytest.mark.parametrize("method", list(registry.METHODS))
 def test_the_model_is_left_as_it_was(images, method):
     torch.manual_seed(0)
-    model = models.create("resnet10t", 3, SIZE).train()
+    model = zoo.create("resnet10t", 3, SIZE).train()
     model.network.conv1.requires_grad_(False)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     inplace = [m.inplace for m in model.modules() if hasattr(m, "inplace")]
-    explain.explain(model, images, method, **options(method))
+    registry.explain(model, images, method, **options(method))
     assert model.training and all(m.training for m in model.modules())
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     assert [p.requires_grad for p in model.parameters()].count(False) == sum(1 for _ in model.network.conv1.parameters())
     assert [m.inplace for m in model.modules() if hasattr(m, "inplace")] == inplace and any(inplace)
-    assert not any(getattr(m, name) for m in model.modules() for name in explain.HOOKS)
+    assert not any(getattr(m, name) for m in model.modules() for name in registry.HOOKS)
 
 
 @pytest.mark.parametrize("method", ["grad_cam", "deep_lift", "score_cam", "guided_backprop"])
 def test_also_after_an_error(images, method, monkeypatch):
-    model = models.create("resnet10t", 3, SIZE).train()
+    model = zoo.create("resnet10t", 3, SIZE).train()
     calls, forward = iter(range(1)), type(model.network).forward
 
     def breaks(network, x):
@@ -273,12 +275,12 @@ def test_also_after_an_error(images, method, monkeypatch):
 
     monkeypatch.setattr(type(model.network), "forward", breaks)
     with pytest.raises(RuntimeError, match="out of memory"):
-        explain.explain(model, images, method)
-    assert model.training and not any(getattr(m, name) for m in model.modules() for name in explain.HOOKS)
+        registry.explain(model, images, method)
+    assert model.training and not any(getattr(m, name) for m in model.modules() for name in registry.HOOKS)
 
 
 def test_bad_input_is_named(images):
-    model = models.create("resnet10t", 3, SIZE)
+    model = zoo.create("resnet10t", 3, SIZE)
     for arguments, message in (
         ({"method": "grad_camm"}, "Did you mean 'grad_cam'"),
         ({"layer": "layer4.1"}, "Did you mean"),
@@ -290,7 +292,7 @@ def test_bad_input_is_named(images):
         ({"score": "logits"}, "Did you mean 'logit'"),
     ):
         with pytest.raises(ValueError, match=message):
-            explain.explain(model, images, **arguments)
+            registry.explain(model, images, **arguments)
     for wrong, message in (
         (images[0], r"must be \(N, 3"),
         (images[:0], "at least 1"),
@@ -299,31 +301,31 @@ def test_bad_input_is_named(images):
         (images * torch.nan, "finite"),
     ):
         with pytest.raises(ValueError, match=message):
-            explain.explain(model, wrong)
+            registry.explain(model, wrong)
     with torch.no_grad():
         model.network.fc.bias[0] = torch.nan
     with pytest.raises(ValueError, match="weights are broken"):
-        explain.explain(model, images)
+        registry.explain(model, images)
 
 
-@pytest.mark.parametrize("method", list(explain.METHODS))
+@pytest.mark.parametrize("method", list(registry.METHODS))
 def test_a_constant_image_and_a_dead_layer_have_a_defined_map(method):
     model = wrap(Pooled(), "act")
     with torch.no_grad():
         model.network.conv.bias.fill_(-100)  # every activation is zero
-    found = explain.explain(model, torch.full((2, 3, SIZE, SIZE), 0.5), method, **options(method))
+    found = registry.explain(model, torch.full((2, 3, SIZE, SIZE), 0.5), method, **options(method))
     assert np.isfinite(found.maps).all()
-    if explain.METHODS[method].layered:
+    if registry.METHODS[method].layered:
         assert (found.maps == 0).all()
 
 
 def test_any_image_file_of_the_reader(tmp_path):
-    model = models.create("resnet10t", 3, SIZE)
-    image = explain.read_image(paint(tmp_path / "mine.png", 1, size=200, mode="RGB"), model)
+    model = zoo.create("resnet10t", 3, SIZE)
+    image = registry.read_image(paint(tmp_path / "mine.png", 1, size=200, mode="RGB"), model)
     assert image.shape == (1, 3, SIZE, SIZE)
-    assert explain.explain(model, image, "grad_cam").maps.shape == (1, SIZE, SIZE)
+    assert registry.explain(model, image, "grad_cam").maps.shape == (1, SIZE, SIZE)
     grey = (image[:, :1] * 255).to(torch.uint8)
-    assert explain.explain(model, grey, "grad_cam").maps.shape == (1, SIZE, SIZE)
+    assert registry.explain(model, grey, "grad_cam").maps.shape == (1, SIZE, SIZE)
 
 
 @pytest.mark.parametrize(("name", "problem"), [
@@ -339,19 +341,19 @@ def test_a_file_of_the_reader_that_is_no_image_is_named_with_the_way_out(tmp_pat
     whole.write_bytes(whole.read_bytes()[:2000])
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match=rf"{name} cannot be explained: {problem}.*PNG.*80,000,000 pixels.*DICOM"):
-        explain.read_image(tmp_path / name, models.create("resnet10t", 3, SIZE))
+        registry.read_image(tmp_path / name, zoo.create("resnet10t", 3, SIZE))
 
 
 def test_floors_know_nothing(images):
-    model = models.create("resnet10t", 3, SIZE)
-    centre = explain.explain(model, images, "centre").maps
+    model = zoo.create("resnet10t", 3, SIZE)
+    centre = registry.explain(model, images, "centre").maps
     assert centre[0].argmax() in (31 * SIZE + 31, 31 * SIZE + 32, 32 * SIZE + 31, 32 * SIZE + 32)
     assert (centre[0] == centre[1]).all()
-    assert not (explain.explain(model, images, "random").maps[0] == explain.explain(model, images, "random", seed=1).maps[0]).all()
+    assert not (registry.explain(model, images, "random").maps[0] == registry.explain(model, images, "random", seed=1).maps[0]).all()
 
 
 def test_every_method_says_what_it_is():
-    for name, method in explain.METHODS.items():
+    for name, method in registry.METHODS.items():
         assert method.title and method.source and method.definition, name
-    assert {"score_cam", "grad_cam", "grad_cam_pp", "eigen_cam", "layer_cam", "shap"} <= explain.METHODS.keys()
-    assert SIGNED and files.lookup("shap", explain.METHODS, "method") == "shap"
+    assert {"score_cam", "grad_cam", "grad_cam_pp", "eigen_cam", "layer_cam", "shap"} <= registry.METHODS.keys()
+    assert SIGNED and files.lookup("shap", registry.METHODS, "method") == "shap"

@@ -5,7 +5,8 @@ import pytest
 import torch
 from test_explain import SIZE, Linear, Pooled, wrap
 
-from kdnb import agreement, explain, faithfulness, models
+from kdnb.explanations import agreement, faithfulness, registry
+from kdnb.models import zoo
 
 
 def planted(row=10, column=20, side=8, count=2):
@@ -100,7 +101,7 @@ def test_confidence_change_by_hand():
 
 
 def test_an_image_left_over_is_a_batch_of_one():
-    model = models.create("kdfmv5", 2, 32).eval()
+    model = zoo.create("kdfmv5", 2, 32).eval()
     images, maps = torch.rand(4, 3, 32, 32), np.random.default_rng(0).random((4, 32, 32))
     whole = faithfulness.curves(model, images, maps, np.zeros(4, int), 4)
     parts = faithfulness.curves(model, images, maps, np.zeros(4, int), 4, batch_size=15)  # three images a batch
@@ -138,18 +139,18 @@ def test_ties_favour_no_corner():
 
 def test_randomisation_moves_maps_of_methods_that_explain_the_network():
     torch.manual_seed(0)
-    model = models.create("resnet10t", 3, SIZE)
+    model = zoo.create("resnet10t", 3, SIZE)
     images = torch.rand(2, 3, SIZE, SIZE)
-    before = models.checksum(model.network)
+    before = zoo.checksum(model.network)
     for method, moves in (("saliency", True), ("centre", False)):
-        table = faithfulness.sanity(model, lambda m, name=method: explain.explain(m, images, name, targets=0), stages=3)
+        table = faithfulness.sanity(model, lambda m, name=method: registry.explain(m, images, name, targets=0), stages=3)
         assert table["spearman"].iloc[0] == 1 and len(table) == 4
         assert (table["spearman"].iloc[-1] < 0.5) == moves
-    assert models.checksum(model.network) == before
+    assert zoo.checksum(model.network) == before
 
 
 def test_cascading_randomisation_goes_from_head_to_stem():
-    model = models.create("resnet10t", 3, SIZE)
+    model = zoo.create("resnet10t", 3, SIZE)
     stages = faithfulness.randomised(model, stages=3)
     heads = [not torch.equal(broken.network.fc.weight, model.network.fc.weight) for _, broken in stages]
     stems = [not torch.equal(broken.network.conv1[0].weight, model.network.conv1[0].weight) for _, broken in stages]
@@ -159,9 +160,9 @@ def test_cascading_randomisation_goes_from_head_to_stem():
 
 def test_sensitivity_to_noise():
     images = torch.rand(2, 3, SIZE, SIZE)
-    model = models.create("resnet10t", 3, SIZE)
-    still = faithfulness.sensitivity(lambda x: explain.explain(model, x, "centre"), images)
-    moved = faithfulness.sensitivity(lambda x: explain.explain(model, x, "saliency", targets=0), images)
+    model = zoo.create("resnet10t", 3, SIZE)
+    still = faithfulness.sensitivity(lambda x: registry.explain(model, x, "centre"), images)
+    moved = faithfulness.sensitivity(lambda x: registry.explain(model, x, "saliency", targets=0), images)
     assert (still == 0).all() and (moved > 0).all()
 
 
@@ -192,7 +193,7 @@ def test_enlarging_does_not_make_maps_alike():
     """Two independent 3×3 maps, enlarged: pixel by pixel they would seem far more certain than nine cells can be."""
     rng = np.random.default_rng(0)
     small = rng.random((2, 200, 3, 3)).astype(np.float32)
-    large = [explain.enlarge(torch.from_numpy(m), (48, 48)).numpy() for m in small]
+    large = [registry.enlarge(torch.from_numpy(m), (48, 48)).numpy() for m in small]
     found = agreement.likeness(large[0], large[1], (3, 3))["spearman"]
     assert abs(found.mean()) < 0.1
 
@@ -212,14 +213,14 @@ def test_transfer_tells_a_student_that_looks_where_its_teacher_looks():
 
 def test_the_grid_of_a_network():
     assert agreement.grid(wrap(Pooled(), "act")) == (8, 8)
-    assert agreement.grid(models.create("densenet121", 3, 96)) == (6, 6)
+    assert agreement.grid(zoo.create("densenet121", 3, 96)) == (6, 6)
 
 
 def test_localisation_and_sparseness_equal_quantus():
     quantus = pytest.importorskip("quantus", reason="cross-check only (it brings a second OpenCV): pip install --no-deps quantus")
     masks = np.concatenate([planted(count=3), planted(40, 5, 16, count=3)])
     maps = np.random.default_rng(0).random(masks.shape) + masks * np.linspace(0, 1, 6)[:, None, None]
-    model, x, y = models.create("kdfmv5", 2, SIZE), np.zeros((6, 3, SIZE, SIZE), np.float32), np.zeros(6, int)
+    model, x, y = zoo.create("kdfmv5", 2, SIZE), np.zeros((6, 3, SIZE, SIZE), np.float32), np.zeros(6, int)
     settings = {"abs": False, "normalise": False, "disable_warnings": True}
     ours = faithfulness.localisation(maps, masks) | {"sparseness": faithfulness.sparseness(maps)}
     theirs = {"mass": quantus.RelevanceMassAccuracy, "rank": quantus.RelevanceRankAccuracy, "pointing": quantus.PointingGame,

@@ -15,11 +15,14 @@ import torch
 from safetensors.torch import save_file
 from test_models import Evil
 
-from kdnb import checkpoints, data, files, models, onnx_export
+from kdnb import data, files
+from kdnb.deployment import onnx_export
+from kdnb.models import zoo
+from kdnb.training import checkpoints
 
 
 def test_weights_from_other_files_are_not_read(tmp_path):
-    model = models.create("kdfmv5", 3, 32).eval()
+    model = zoo.create("kdfmv5", 3, 32).eval()
     path = onnx_export.export(model, tmp_path / "in" / "honest.onnx", ["a", "b", "c"])
     (tmp_path / "secret.bin").write_bytes(b"\0" * 10_000_000)
     graph = onnx.load(path)

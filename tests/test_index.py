@@ -8,8 +8,9 @@ import pytest
 from conftest import number_of, paint
 from PIL import Image
 
-from kdnb import data, files, index
-from kdnb.catalogue import DATASETS
+from kdnb import data, files
+from kdnb.images import index
+from kdnb.images.catalogue import DATASETS
 
 
 def covid_tree(root):

@@ -15,8 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdnb import audit, data, explain, files, index, leakage, models, pixels, signatures, training
+from kdnb import data, files
+from kdnb.explanations import audit, registry
+from kdnb.images import index, pixels
+from kdnb.leakage import detector, fingerprints
+from kdnb.models import zoo
 from kdnb.study import Study
+from kdnb.training import loop
 
 
 @pytest.fixture
@@ -42,7 +47,7 @@ def _distil(folder, cache) -> None:
     study = Study(dataset="folder", data_root=str(folder), profile="smoke", image_size=32, batch_size=8, teacher="resnet10t",
                   student="kdfmv5", teacher_epochs=6, student_epochs=12)  # fmt: skip
     dataset = study.load_data()
-    training.distil(study, dataset, training.train_teachers(study, dataset))
+    loop.distil(study, dataset, loop.train_teachers(study, dataset))
 
 
 def _runs(cache) -> dict:
@@ -105,7 +110,7 @@ def _pixels(folder, cache) -> None:
 
 def test_a_pixel_cache_goes_on(folder, home, monkeypatch, child):
     monkeypatch.setattr(pixels, "STEP", 10)
-    killed, calls = child(_killed_in, "kdnb.pixels", "read_image", 60, _pixels, folder, home / "cache"), []
+    killed, calls = child(_killed_in, "kdnb.images.pixels", "read_image", 60, _pixels, folder, home / "cache"), []
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
     assert not list((home / "cache" / "pixels").glob("*.npy")), "a half-written cache may not look whole"
@@ -119,27 +124,27 @@ def test_a_pixel_cache_goes_on(folder, home, monkeypatch, child):
 
 
 def _copies(folder, cache) -> None:
-    os.environ["KDNB_CACHE"], signatures.PART = str(cache), 20
-    leakage.find(index.build(data.describe("folder"), folder), "mine")
+    os.environ["KDNB_CACHE"], fingerprints.PART = str(cache), 20
+    detector.find(index.build(data.describe("folder"), folder), "mine")
 
 
 def test_a_search_for_copies_goes_on(folder, home, monkeypatch, child):
     found, calls = index.build(data.describe("folder"), folder), []
-    monkeypatch.setattr(signatures, "PART", 20)
-    wanted = leakage.detect(folder, found.table)[0]
+    monkeypatch.setattr(fingerprints, "PART", 20)
+    wanted = detector.detect(folder, found.table)[0]
     for survives in (3, 5):
-        killed = child(_killed_in, "kdnb.leakage", "register", survives, _copies, folder, home / "cache")
+        killed = child(_killed_in, "kdnb.leakage.detector", "register", survives, _copies, folder, home / "cache")
         killed.join()
         assert killed.exitcode == -signal.SIGKILL
     monkeypatch.setattr(pixels, "decode", _counted(pixels.decode, calls))
-    pd.testing.assert_frame_equal(leakage.find(found, "mine").links, wanted, check_dtype=False)
+    pd.testing.assert_frame_equal(detector.find(found, "mine").links, wanted, check_dtype=False)
     assert not calls, "signatures were known"
     assert not list((home / "cache" / "leakage").glob("*/part-*"))
 
 
 def _network_and_images() -> tuple:
     torch.manual_seed(0)
-    return models.create("kdfmv5", 3, 32), torch.rand(40, 3, 32, 32)
+    return zoo.create("kdfmv5", 3, 32), torch.rand(40, 3, 32, 32)
 
 
 def _maps(cache) -> None:
@@ -148,14 +153,14 @@ def _maps(cache) -> None:
 
 
 def test_a_sweep_of_maps_goes_on(home, monkeypatch, child):
-    killed = child(_killed_in, "kdnb.audit", "explain", 2, _maps, home / "cache")
+    killed = child(_killed_in, "kdnb.explanations.audit", "explain", 2, _maps, home / "cache")
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
     (model, images), targets, calls = _network_and_images(), np.arange(40) % 3, []
-    monkeypatch.setattr(audit, "explain", _counted(explain.explain, calls))
+    monkeypatch.setattr(audit, "explain", _counted(registry.explain, calls))
     found = audit.remembered(model, images, "score_cam", targets, channels=8)
     assert len(calls) == 1 and len(calls[0][1]) == 8  # the third batch alone
-    whole = explain.explain(model, images, "score_cam", targets.tolist(), channels=8)
+    whole = registry.explain(model, images, "score_cam", targets.tolist(), channels=8)
     assert np.allclose(found.maps, whole.maps, atol=1e-5) and found.definition == whole.definition
     assert (found.targets == whole.targets).all() and np.allclose(found.effective_channels, whole.effective_channels, rtol=1e-4)
     audit.remembered(model, images, "score_cam", targets, channels=9)

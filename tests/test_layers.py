@@ -10,18 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
-from kdnb import audit, data, explain, layers, models, pictures
+from kdnb import data, plots
+from kdnb.explanations import audit, layers, registry
+from kdnb.models import zoo
 from kdnb.study import Study
 
 
 def test_every_convolution_of_the_papers_student_is_shown():
-    assert layers.spatial_layers(models.create("kdfmv5", 3, 96)) == [f"acts.{n}" for n in range(5)]
-    assert layers.spatial_layers(models.create("kdfmv8", 3, 96)) == [f"acts.{n}" for n in range(8)]
+    assert layers.spatial_layers(zoo.create("kdfmv5", 3, 96)) == [f"acts.{n}" for n in range(5)]
+    assert layers.spatial_layers(zoo.create("kdfmv8", 3, 96)) == [f"acts.{n}" for n in range(8)]
 
 
 @pytest.mark.parametrize("name", ["ofa595", "densenet121", "visformer_small", "autoformerv2_tiny", "resnet10t"])
 def test_deep_networks_are_shown_block_by_block(name):
-    model = models.create(name, 3, 96).train()
+    model = zoo.create(name, 3, 96).train()
     shown = layers.spatial_layers(model)
     assert model.training and 4 <= len(shown) <= 40
     few = layers.spatial_layers(model, 5)
@@ -33,7 +35,7 @@ def test_deep_networks_are_shown_block_by_block(name):
 
 
 def test_the_average_map_is_the_mean_over_channels():
-    model = models.create("kdfmv5", 3, 64).eval()
+    model = zoo.create("kdfmv5", 3, 64).eval()
     images = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
         first = torch.relu(model.network.convs[0]((images - model.mean) / model.std))
@@ -84,7 +86,7 @@ def png(figure):
 @pytest.fixture
 def audited():
     torch.manual_seed(0)
-    networks = {"teacher resnet10t": models.create("resnet10t", 3, 64), "distilled kdfmv5": models.create("kdfmv5", 3, 64)}
+    networks = {"teacher resnet10t": zoo.create("resnet10t", 3, 64), "distilled kdfmv5": zoo.create("kdfmv5", 3, 64)}
     images = torch.rand(6, 3, 64, 64)
     lesion = np.zeros((6, 64, 64), bool)
     lesion[:4, 20:30, 20:30] = True
@@ -104,7 +106,7 @@ def test_the_audit_measures_every_pair(audited):
 
 
 def test_explanations_are_timed_by_turns(monkeypatch):
-    asked, networks = [], {"teacher x": models.create("kdfmv5", 2, 32), "distilled y": models.create("kdfmv8", 2, 32)}
+    asked, networks = [], {"teacher x": zoo.create("kdfmv5", 2, 32), "distilled y": zoo.create("kdfmv8", 2, 32)}
     monkeypatch.setattr(audit, "explain", lambda model, images, method, *_, **__: asked.append((method, model.name, len(images))))
     found = audit.times(networks, torch.zeros(4, 3, 32, 32), np.zeros(4, int), {"grad_cam": {}, "centre": {}, "shap": {}})
     turns = [(method, network.name, 4) for method in ("grad_cam", "shap") for _ in range(1 + audit.ROUNDS)
@@ -114,10 +116,10 @@ def test_explanations_are_timed_by_turns(monkeypatch):
 
 
 def test_an_empty_map_is_counted_and_takes_no_part(monkeypatch):
-    known = explain.METHODS["centre"]
+    known = registry.METHODS["centre"]
     blank = dataclasses.replace(known, run=lambda job: torch.zeros(len(job.x), 64, 64))
-    monkeypatch.setitem(explain.METHODS, "centre", blank)
-    network, images = {"teacher x": models.create("kdfmv5", 2, 64)}, torch.rand(3, 3, 64, 64)
+    monkeypatch.setitem(registry.METHODS, "centre", blank)
+    network, images = {"teacher x": zoo.create("kdfmv5", 2, 64)}, torch.rand(3, 3, 64, 64)
     found = audit.audit(network, images, np.zeros(3, int), {"centre": {}}, steps=2)
     summary = found.summary().set_index("measure")
     assert summary.loc["empty", "mean"] == 1 and summary.loc["deletion", "n"] == 0
@@ -139,16 +141,16 @@ def test_figures_of_explanations(audited):
     grid = pd.DataFrame(rng.random((3, 4)), index=list("abc"), columns=list("wxyz"))
     probe = pd.DataFrame({"layer": ["a", "b"], "depth": [0.0, 1.0], "balanced_accuracy": [0.4, 0.9]})
     for figure in (
-        pictures.maps_over_images(images[:2], columns, ["a", "b"], titles, masks, ["teacher\nempty"], title="t"),
-        pictures.measures(summary, {"deletion": "deletion", "pointing": "pointing"}, "t"),
-        pictures.shap_values(images[:2], list(rng.normal(size=(3, 2, 64, 64))), ("a", "b", "c"), ["a", "b"], "t"),
-        pictures.removal(audited.curves["teacher resnet10t"], "t"),
-        pictures.sanity({f"method {n}": table for n in range(14)}, "t"),
-        pictures.likeness(alike, title="t"),
-        pictures.times(pd.DataFrame({"method": "a", "model": ["teacher x", "alone y"], "seconds": [0.1, 0.2]}), "t"),
-        pictures.feature_maps(images[:2], {"a": rng.random((2, 8, 8)), "b": rng.random((2, 2, 2))}, "t"),
-        pictures.similarity(grid, "teacher", "student", "t"),
-        pictures.probes({"teacher x": probe, "alone y": probe}, 0.33, "t"),
+        plots.maps_over_images(images[:2], columns, ["a", "b"], titles, masks, ["teacher\nempty"], title="t"),
+        plots.measures(summary, {"deletion": "deletion", "pointing": "pointing"}, "t"),
+        plots.shap_values(images[:2], list(rng.normal(size=(3, 2, 64, 64))), ("a", "b", "c"), ["a", "b"], "t"),
+        plots.removal(audited.curves["teacher resnet10t"], "t"),
+        plots.sanity({f"method {n}": table for n in range(14)}, "t"),
+        plots.likeness(alike, title="t"),
+        plots.times(pd.DataFrame({"method": "a", "model": ["teacher x", "alone y"], "seconds": [0.1, 0.2]}), "t"),
+        plots.feature_maps(images[:2], {"a": rng.random((2, 8, 8)), "b": rng.random((2, 2, 2))}, "t"),
+        plots.similarity(grid, "teacher", "student", "t"),
+        plots.probes({"teacher x": probe, "alone y": probe}, 0.33, "t"),
     ):
         assert png(figure).std() > 1
 

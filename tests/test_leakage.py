@@ -9,8 +9,10 @@ from conftest import number_of, paint
 from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from kdnb import data, index, landmarks, leakage, phantoms, planted, registration, signatures
-from kdnb.catalogue import DATASETS
+from kdnb import data
+from kdnb.images import index, phantoms
+from kdnb.images.catalogue import DATASETS
+from kdnb.leakage import detector, fingerprints, landmarks, registration, synthetic_duplicates
 
 # of each phantom a fifth has copies, in all ways; the rest stand alone and must stay so
 EACH, ALONE = 6, 34
@@ -19,14 +21,14 @@ EACH, ALONE = 6, 34
 def scored(name, root):
     """Recall of planted copies and precision of the links found, with the way each missed copy was made."""
     labels = list(DATASETS[name].classes)
-    planted.plant(name, labels, EACH, root=root)
+    synthetic_duplicates.plant(name, labels, EACH, root=root)
     for count, label in enumerate(labels):
         for number in range(ALONE):
             image = phantoms.draw(name, label, 20_000 + count * ALONE + number).image
             Image.fromarray(np.uint8(np.clip(image, 0, 1) * 255)).save(root / label / f"alone{number}-original.png")
     found = index.build(DATASETS["folder"], root)
-    seen = leakage.find(found, name)
-    origin, group = planted.origins(found.table), seen.groups(found.table)
+    seen = detector.find(found, name)
+    origin, group = synthetic_duplicates.origins(found.table), seen.groups(found.table)
     original = found.table["path"].str.endswith("-original.png")
     home = pd.Series(group[original], index=origin[original])
     copies = found.table[~original]
@@ -39,7 +41,7 @@ def scored(name, root):
 @pytest.mark.parametrize("name", ["phantom_cxr", "phantom_histology"])
 def test_planted_copies_are_found_and_nothing_else(home, name):
     recall, precision, missed, seen = scored(name, home / "data" / "planted")
-    assert len(seen.links) >= EACH * len(planted.WAYS)
+    assert len(seen.links) >= EACH * len(synthetic_duplicates.WAYS)
     assert recall >= 0.98, missed
     assert precision >= 0.98, seen.links
 
@@ -48,9 +50,9 @@ def test_the_search_is_done_once(home, monkeypatch):
     for seed in range(12):
         paint(home / "flat" / "ab"[seed % 2] / f"{seed}.png", seed)
     found = index.build(DATASETS["folder"], home / "flat")
-    first = leakage.find(found, "flat")
-    monkeypatch.setattr(leakage, "detect", lambda *arguments: pytest.fail("looked again"))
-    assert leakage.find(found, "flat").facts == first.facts and first.links.empty
+    first = detector.find(found, "flat")
+    monkeypatch.setattr(detector, "detect", lambda *arguments: pytest.fail("looked again"))
+    assert detector.find(found, "flat").facts == first.facts and first.links.empty
     assert len(set(first.groups(found.table))) == 12
 
 
@@ -59,16 +61,16 @@ def test_blank_and_single_images_are_no_trouble(home):
         Image.new("L", (40, 40), 80 * number).save(paint(home / "flat" / "a" / f"{number}.png", number))
     Image.new("L", (40, 40), 0).save(home / "flat" / "a" / "again.bmp")
     found = index.build(DATASETS["folder"], home / "flat")
-    links, facts = leakage.detect(found.root, found.table)
+    links, facts = detector.detect(found.root, found.table)
     assert links[["kind", "correlation"]].to_numpy().tolist() == [["same pixels", 1.0]]
-    links, _ = leakage.detect(found.root, found.table.head(1))
-    assert links.empty and list(links) == leakage.COLUMNS
+    links, _ = detector.detect(found.root, found.table.head(1))
+    assert links.empty and list(links) == detector.COLUMNS
 
 
 def test_patients_and_copies_of_copies_form_one_group():
     table = pd.DataFrame({"path": list("abcdef"), "group": ["p", "", "p", "", "", ""], "sha256": list("112345"), "label": "x"})
     links = pd.DataFrame({"first": ["c", "gone"], "second": ["d", "a"]})
-    group = leakage.Leakage(links, {}).groups(table)
+    group = detector.Leakage(links, {}).groups(table)
     assert group[0] == group[1] == group[2] == group[3] and len(set(group)) == 3
 
 
@@ -90,7 +92,7 @@ def test_hashes_are_those_of_the_library():
     """All eight orientations, bit for bit; only exact ties at the median may fall either way."""
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (20, 32, 32), dtype=np.uint8)
-    ours = signatures.hash_all(small)
+    ours = fingerprints.hash_all(small)
     for image, views in zip(small, ours, strict=True):
         turned = [view for base in (image, image.T) for view in (base, base[:, ::-1], base[::-1], base[::-1, ::-1])]
         for bits, view in zip(views, turned, strict=True):
@@ -104,17 +106,17 @@ def test_close_hashes_are_all_that_counting_bits_finds():
     bits[30:, 0] = bits[:30, 3] ^ np.uint8(1)  # eight bits apart: too far
     bits[40:, 0, 1:] = bits[10:30, 3, 1:]  # one bit apart in the fourth orientation
     apart = np.bitwise_count(bits[:, None] ^ bits[None, :, :1]).sum(-1).min(2)
-    expected = {tuple(sorted(pair)) for pair in np.argwhere(apart < leakage.HASH_BITS).tolist() if pair[0] != pair[1]}
-    steps = leakage._close_hashes(bits)
+    expected = {tuple(sorted(pair)) for pair in np.argwhere(apart < detector.HASH_BITS).tolist() if pair[0] != pair[1]}
+    steps = detector._close_hashes(bits)
     assert {tuple(pair) for step in steps for pair in step.tolist()} == expected and len(expected) == 20
 
 
 @pytest.mark.parametrize(("copies", "looked_at"), [(False, slice(60, 121)), (True, slice(400, 436))])
 def test_where_all_images_are_alike_only_the_nearest_are_compared(monkeypatch, copies, looked_at):
     """30 images of one hash make 435 pairs: all are looked at only if the first of them were copies."""
-    thumbs = np.zeros((30, signatures.THUMB, signatures.THUMB), np.uint8)
-    known = signatures.Signatures(["x"] * 30, thumbs, thumbs[:, :32, :32], None)
-    steps = leakage._close_hashes(np.zeros((30, 8, 8), np.uint8))
+    thumbs = np.zeros((30, fingerprints.THUMB, fingerprints.THUMB), np.uint8)
+    known = fingerprints.Signatures(["x"] * 30, thumbs, thumbs[:, :32, :32], None)
+    steps = detector._close_hashes(np.zeros((30, 8, 8), np.uint8))
     seen = []
 
     def compare(thumbs, pairs, limits):
@@ -123,16 +125,16 @@ def test_where_all_images_are_alike_only_the_nearest_are_compared(monkeypatch, c
         return {"first": found[:, 0], "second": found[:, 1], "correlation": np.ones(len(found)), "turn": np.zeros(len(found)),
                 "zoom": np.ones(len(found)), "mirrored": np.zeros(len(found), bool)}  # fmt: skip
 
-    monkeypatch.setattr(leakage, "_copies", compare)
-    count, links = leakage.confirm(known, np.zeros((30, 8, 8), np.uint8), [steps], {"limit": 0.9, "doubt": 0.5}, "alike")
+    monkeypatch.setattr(detector, "_copies", compare)
+    count, links = detector.confirm(known, np.zeros((30, 8, 8), np.uint8), [steps], {"limit": 0.9, "doubt": 0.5}, "alike")
     assert count == len(seen) == len({tuple(pair) for pair in seen}) and len(links) == (len(steps) if copies else 0)
     assert looked_at.start <= count < looked_at.stop
 
 
 @pytest.mark.parametrize(("turn", "zoom", "mirrored"), [(0, 1.0, False), (33, 1.0, False), (200, 1.2, True), (120, 0.85, False)])
 def test_registration_recovers_what_was_done(turn, zoom, mirrored):
-    one = Image.fromarray(np.uint8(phantoms.draw("phantom_cxr", "COVID-like", 7).image * 255)).resize((signatures.THUMB,) * 2)
-    half, reach = signatures.THUMB / 2, signatures.THUMB / 2 / zoom
+    one = Image.fromarray(np.uint8(phantoms.draw("phantom_cxr", "COVID-like", 7).image * 255)).resize((fingerprints.THUMB,) * 2)
+    half, reach = fingerprints.THUMB / 2, fingerprints.THUMB / 2 / zoom
     other = one.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if mirrored else one
     other = other.rotate(turn, Image.Resampling.BICUBIC)
     box = (half - reach, half - reach, half + reach, half + reach)
@@ -146,10 +148,10 @@ def test_registration_recovers_what_was_done(turn, zoom, mirrored):
 
 def test_a_stretched_copy_needs_the_second_look():
     image = phantoms.draw("phantom_histology", "benign", 3).image.mean(-1)
-    one = Image.fromarray(np.uint8(image * 255)).resize((signatures.THUMB,) * 2)
-    wide = one.resize((round(1.3 * signatures.THUMB), signatures.THUMB))
-    edge = (wide.width - signatures.THUMB) // 2
-    thumbs = np.stack([np.asarray(one), np.asarray(wide.crop((edge, 0, edge + signatures.THUMB, signatures.THUMB)))])
+    one = Image.fromarray(np.uint8(image * 255)).resize((fingerprints.THUMB,) * 2)
+    wide = one.resize((round(1.3 * fingerprints.THUMB), fingerprints.THUMB))
+    edge = (wide.width - fingerprints.THUMB) // 2
+    thumbs = np.stack([np.asarray(one), np.asarray(wide.crop((edge, 0, edge + fingerprints.THUMB, fingerprints.THUMB)))])
     first = registration.register(thumbs, np.array([[0, 1]]))
     second = registration.refine(thumbs, first, 0.7)
     assert first["correlation"].item() < 0.8 < 0.9 < second["correlation"].item()
@@ -183,7 +185,7 @@ def test_overlapping_photographs_of_an_augmented_set_are_one_family(home):
         for copy, image in enumerate(copies(photo, 14)):
             image.save(paint(home / "set" / "ab"[number % 2] / f"{number}-{copy:02}.png", 0))
     found = index.build(DATASETS["folder"], home / "set")
-    seen = leakage.find(found, "set")
+    seen = detector.find(found, "set")
     photo = found.table["path"].str.extract(r"/(\d)-")[0].astype(int)
     group = pd.Series(seen.groups(found.table))
     assert group.groupby(photo).nunique().eq(1).all()
@@ -195,10 +197,10 @@ def test_overlapping_photographs_of_an_augmented_set_are_one_family(home):
 
 def test_patients_of_an_augmented_set_stay_apart(home):
     """Ribs and lungs agree between any two chests: landmarks alone once joined half of these."""
-    root = planted.plant("phantom_cxr", list(DATASETS["phantom_cxr"].classes), 20, root=home / "data" / "planted")
+    root = synthetic_duplicates.plant("phantom_cxr", list(DATASETS["phantom_cxr"].classes), 20, root=home / "data" / "planted")
     found = index.build(DATASETS["folder"], root)
-    groups = leakage.find(found, "chests").groups(found.table)
-    score = planted.score(planted.origins(found.table), groups, found.table["label"])
+    groups = detector.find(found, "chests").groups(found.table)
+    score = synthetic_duplicates.score(synthetic_duplicates.origins(found.table), groups, found.table["label"])
     assert score["precision"] >= 0.99 and score["recall"] >= 0.98
 
 
@@ -212,13 +214,13 @@ def test_landmarks_of_blank_images_are_no_trouble():
 def test_published_origins_score_the_groups(tmp_path):
     paths = ["set/a/1.png", "set/a/2.png", "set/a/3.png", "set/b/1.png", "set/b/2.png"]
     table = pd.DataFrame({"path": paths, "label": list("aaabb")})
-    assert planted.published(tmp_path, table) is None
+    assert synthetic_duplicates.published(tmp_path, table) is None
     (tmp_path / "groups.csv").write_text("class,file,group\na,1.png,7\na,2.png,7\nb,1.png,7\nb,9.png,7\n")
-    origin = planted.published(tmp_path, table)
+    origin = synthetic_duplicates.published(tmp_path, table)
     assert origin[0] == origin[1] and len(set(origin)) == 4, "one group a class and number; who is not named stands alone"
-    perfect = planted.score(origin, np.array([5, 5, 1, 2, 3]), table["label"])
+    perfect = synthetic_duplicates.score(origin, np.array([5, 5, 1, 2, 3]), table["label"])
     assert perfect["recall"] == perfect["precision"] == perfect["adjusted_rand"] == 1
-    joined = planted.score(origin, np.array([5, 5, 5, 2, 2]), table["label"])
+    joined = synthetic_duplicates.score(origin, np.array([5, 5, 5, 2, 2]), table["label"])
     assert joined["recall"] == 1 and joined["precision"] == 0.25 and joined["adjusted_rand"] < 0.5
     assert set(joined["adjusted_rand_by_class"]) == {"a", "b"}
-    assert planted.score(origin, np.arange(5), table["label"])["recall"] == 0
+    assert synthetic_duplicates.score(origin, np.arange(5), table["label"])["recall"] == 0

@@ -7,8 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdnb import losses
-from kdnb.losses import METHODS, Objective, hard_loss, released_soft_loss, soft_loss, soft_targets
+from kdnb.distillation.soft_targets import METHODS, Objective, average, hard_loss, released_soft_loss, soft_loss, soft_targets
 
 TEACHING = [name for name, method in METHODS.items() if method.soft]
 
@@ -89,8 +88,8 @@ def test_several_teachers_are_averaged_as_probabilities():
     assert torch.allclose(soft_targets(stacked, 1.0).exp(), torch.tensor([[0.625, 0.375]]))
     assert torch.allclose(soft_targets(stacked, 1.0, torch.tensor([3.0, 1.0])).exp(), torch.tensor([[0.6875, 0.3125]]))
     assert torch.allclose(soft_targets(stacked, 1.0, torch.tensor([1.0, 0.0])).exp(), torch.tensor([[0.75, 0.25]]))
-    together = losses.average([one.numpy(), two.numpy()], (3.0, 1.0))
-    assert np.allclose(np.exp(together), [[0.6875, 0.3125]]) and np.allclose(np.exp(losses.average([one.numpy()])), [[0.75, 0.25]])
+    together = average([one.numpy(), two.numpy()], (3.0, 1.0))
+    assert np.allclose(np.exp(together), [[0.6875, 0.3125]]) and np.allclose(np.exp(average([one.numpy()])), [[0.75, 0.25]])
 
 
 def test_alpha_mixes_labels_and_teacher():

@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from kdnb import explain, files, models, ofa, ofa_checkpoints, weights
+from kdnb import files
+from kdnb.explanations import registry
+from kdnb.models import ofa, ofa_checkpoints, weights, zoo
 
 # parameters and MACs at 224 px with 1000 classes, as published or measured from the authors' code
 PUBLISHED = {
@@ -21,20 +23,20 @@ PUBLISHED = {
 def test_parameters_and_macs_are_the_published_ones(name):
     parameters, macs = PUBLISHED[name]
     with torch.device("meta"):
-        assert models.count_parameters(models.ZOO[name].build(1000, 224)) == parameters
-    assert models.count_macs(name) == pytest.approx(macs, rel=0 if name == "ofa595" else 2e-4)
+        assert zoo.count_parameters(zoo.ZOO[name].build(1000, 224)) == parameters
+    assert zoo.count_macs(name) == pytest.approx(macs, rel=0 if name == "ofa595" else 2e-4)
 
 
 @pytest.mark.parametrize(("name", "parameters", "macs"), [("kdfmv8", 9_861_828, 1.1605e9), ("kdfmv5", 14_578_884, 0.9812e9)])
 def test_paper_b_students(name, parameters, macs):
-    assert models.count_parameters(models.ZOO[name].build(4, 224)) == parameters
-    assert models.count_macs(name, num_classes=4) == pytest.approx(macs, rel=1e-4)
+    assert zoo.count_parameters(zoo.ZOO[name].build(4, 224)) == parameters
+    assert zoo.count_macs(name, num_classes=4) == pytest.approx(macs, rel=1e-4)
 
 
 def test_ofa595_in_detail():
-    assert models.count_macs("ofa595", image_size=236) == 595_189_032
+    assert zoo.count_macs("ofa595", image_size=236) == 595_189_032
     for classes in (2, 3, 1000):
-        assert models.count_parameters(ofa.OFA(classes)) == 7_598_928 + 1537 * classes
+        assert zoo.count_parameters(ofa.OFA(classes)) == 7_598_928 + 1537 * classes
     state = ofa.OFA().state_dict()
     assert len(state) == 417
     for name, shape in {
@@ -105,9 +107,9 @@ def test_anything_else_is_refused_with_what_differs(published):
         ofa_checkpoints.from_state_dict(timm.create_model("resnet18").state_dict())
 
 
-@pytest.mark.parametrize("name", models.ZOO)
+@pytest.mark.parametrize("name", zoo.ZOO)
 def test_every_network_answers_and_tells_where_it_is_explained(name):
-    model = models.create(name, num_classes=3, image_size=96).eval()
+    model = zoo.create(name, num_classes=3, image_size=96).eval()
     kept = []
     hook = model.cam_module().register_forward_hook(lambda module, inputs, output: kept.append(output.detach().clone()))
     with torch.inference_mode():
@@ -118,20 +120,20 @@ def test_every_network_answers_and_tells_where_it_is_explained(name):
     assert features.shape[2] == features.shape[3] == 6  # fewer cells point at nothing
 
 
-@pytest.mark.parametrize("name", [*models.ZOO, ofa.SMALLEST.name, ofa.LARGEST.name, "resnet10t", "efficientnet_b0"])
+@pytest.mark.parametrize("name", [*zoo.ZOO, ofa.SMALLEST.name, ofa.LARGEST.name, "resnet10t", "efficientnet_b0"])
 def test_small_images_are_explained_where_cells_are_left(name):
-    model = models.create(name, 3, 64).eval()
+    model = zoo.create(name, 3, 64).eval()
     with torch.inference_mode():
-        assert explain.features(model, torch.rand(1, 3, 64, 64)).shape[2:] == (8, 8)
+        assert registry.features(model, torch.rand(1, 3, 64, 64)).shape[2:] == (8, 8)
 
 
 @pytest.mark.parametrize(("name", "channels"), [("densenet121", 1024), ("visformer_small", 768), ("autoformerv2_tiny", 768),
                                                 ("ofa595", 1152)])  # fmt: skip
 def test_at_the_papers_size_the_last_layer_is_explained(name, channels):
-    model = models.create(name, 3, 224).eval()
-    assert model.cam_layer == models.ZOO[name].cam_layers[0]
+    model = zoo.create(name, 3, 224).eval()
+    assert model.cam_layer == zoo.ZOO[name].cam_layers[0]
     with torch.device("meta"):
-        network = models.ZOO[name].build(3, 224)
+        network = zoo.ZOO[name].build(3, 224)
         kept = []
         network.get_submodule(model.cam_layer).register_forward_hook(lambda module, inputs, output: kept.append(output))
         network(torch.zeros(1, 3, 224, 224))
@@ -139,7 +141,7 @@ def test_at_the_papers_size_the_last_layer_is_explained(name, channels):
 
 
 def test_networks_at_the_papers_size_have_the_papers_maps():
-    model = models.create("vgg19", 3, 224).eval()
+    model = zoo.create("vgg19", 3, 224).eval()
     kept = []
     model.cam_module().register_forward_hook(lambda module, inputs, output: kept.append(output))
     with torch.inference_mode():
@@ -149,15 +151,15 @@ def test_networks_at_the_papers_size_have_the_papers_maps():
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "vit_tiny_patch16_224"])
 def test_any_other_timm_name_works(name):
-    model = models.create(name, num_classes=2, image_size=64)
+    model = zoo.create(name, num_classes=2, image_size=64)
     assert model(torch.rand(2, 3, 64, 64)).shape == (2, 2)
     assert model.cam_module() is not None
 
 
 def test_images_are_normalised_inside():
-    model = models.create("resnet18", 2, 64).eval()
+    model = zoo.create("resnet18", 2, 64).eval()
     images = torch.rand(2, 3, 64, 64)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in models.IMAGENET)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in zoo.IMAGENET)
     with torch.inference_mode():
         assert torch.allclose(model(images), model.network((images - mean) / std), atol=1e-6)
 
@@ -165,9 +167,9 @@ def test_images_are_normalised_inside():
 def test_impossible_requests_are_refused():
     for wrong in ({"num_classes": 1}, {"image_size": 16}, {"name": "densnet121"}):
         with pytest.raises(ValueError):
-            models.create(**{"name": "resnet18", "num_classes": 2, "image_size": 64} | wrong)
+            zoo.create(**{"name": "resnet18", "num_classes": 2, "image_size": 64} | wrong)
     with pytest.raises(files.UnknownName, match="Did you mean 'densenet121'"):
-        models.create("densnet121", 2)
+        zoo.create("densnet121", 2)
 
 
 def refuse(*arguments, **options):
@@ -178,12 +180,12 @@ def refuse(*arguments, **options):
 def test_pretrained_without_a_network_says_what_to_bring_where(home, monkeypatch, name):
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     with pytest.raises(weights.PretrainedMissing) as caught:
-        models.create(name, 3, 224, pretrained=True)
+        zoo.create(name, 3, 224, pretrained=True)
     message = str(caught.value)
     assert "https://" in message and str(home / "weights" / name) in message
     assert "sha256=" in message and "-p pretrained False" in message and "Name or service not known" in message
     with pytest.raises(weights.PretrainedMissing, match="no published weights"):
-        models.create("kdfmv5", 3, 224, pretrained=True)
+        zoo.create("kdfmv5", 3, 224, pretrained=True)
 
 
 def put(home, name, state, suffix=".safetensors"):
@@ -200,13 +202,13 @@ def put(home, name, state, suffix=".safetensors"):
 def test_pretrained_weights_are_the_files(home, name):
     """At 96 px too, where position embeddings and window tables must be resized."""
     torch.manual_seed(1)
-    native = timm.create_model(models.ZOO[name].timm_name, num_classes=1000)
+    native = timm.create_model(zoo.ZOO[name].timm_name, num_classes=1000)
     put(home, name, native.state_dict())
-    model = models.create(name, 3, 224, pretrained=True)
+    model = zoo.create(name, 3, 224, pretrained=True)
     bodies = {key: value for key, value in model.network.state_dict().items() if "head" not in key and "classifier" not in key}
     state = native.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in bodies.items())
-    small = models.create(name, 3, 96, pretrained=True).eval()
+    small = zoo.create(name, 3, 96, pretrained=True).eval()
     with torch.inference_mode():
         assert torch.isfinite(small(torch.rand(1, 3, 96, 96))).all()
     shared = [k for k, v in small.network.state_dict().items() if k in bodies and v.shape == bodies[k].shape]
@@ -223,9 +225,9 @@ def test_position_embeddings_are_interpolated():
 
 def test_a_checksum_is_checked(home, published):
     path = put(home, "ofa595", published.state_dict(), ".pt")
-    assert models.create("ofa595", 3, 96, pretrained=True, sha256=files.file_sha256(path)[:8])
+    assert zoo.create("ofa595", 3, 96, pretrained=True, sha256=files.file_sha256(path)[:8])
     with pytest.raises(ValueError, match="expected deadbeef"):
-        models.create("ofa595", 3, 96, pretrained=True, sha256="deadbeef")
+        zoo.create("ofa595", 3, 96, pretrained=True, sha256="deadbeef")
 
 
 class Evil:
@@ -238,13 +240,13 @@ def test_a_pickle_is_never_executed(home):
     path.parent.mkdir()
     torch.save({"state_dict": Evil()}, path)
     with pytest.raises(pickle.UnpicklingError):
-        models.create("ofa595", 3, 96, pretrained=True)
+        zoo.create("ofa595", 3, 96, pretrained=True)
 
 
 def test_a_weights_file_of_another_network_is_refused(home):
     put(home, "densenet121", timm.create_model("resnet18").state_dict())
     with pytest.raises(RuntimeError, match="Missing key"):
-        models.create("densenet121", 3, 224, pretrained=True)
+        zoo.create("densenet121", 3, 224, pretrained=True)
 
 
 def test_no_code_of_ours_loads_pickles():
@@ -255,9 +257,9 @@ def test_no_code_of_ours_loads_pickles():
 
 
 def test_a_checksum_names_weights_and_buffers():
-    first, second = (models.create("resnet18", 2, 64).network for _ in range(2))
-    assert models.checksum(first) != models.checksum(second)
+    first, second = (zoo.create("resnet18", 2, 64).network for _ in range(2))
+    assert zoo.checksum(first) != zoo.checksum(second)
     second.load_state_dict(first.state_dict())
-    assert models.checksum(first) == models.checksum(second)
+    assert zoo.checksum(first) == zoo.checksum(second)
     second.bn1.running_mean += 1
-    assert models.checksum(first) != models.checksum(second)
+    assert zoo.checksum(first) != zoo.checksum(second)

@@ -9,9 +9,14 @@ import torch
 from PIL import Image
 from test_layers import png
 
-from kdnb import audit, data, evaluation, figures, models, pictures, training
-from kdnb.losses import Objective
+from kdnb import data, plots
+from kdnb.distillation.soft_targets import Objective
+from kdnb.evaluation import metrics
+from kdnb.explanations import audit
+from kdnb.models import zoo
+from kdnb.models.predict import predict
 from kdnb.study import Study
+from kdnb.training import loop
 
 
 @pytest.fixture
@@ -33,10 +38,10 @@ def test_constant_images_train_and_are_scored(constant, method):
     study = Study(dataset="folder", data_root=str(constant), split="official", image_size=32, batch_size=2, teacher="kdfmv5",
                   student="kdfmv5", teacher_epochs=1, student_epochs=2, method=method, seed=1)  # fmt: skip
     dataset = study.load_data()
-    run = training.distil(study, dataset, training.train_teachers(study, dataset))
+    run = loop.distil(study, dataset, loop.train_teachers(study, dataset))
     assert np.isfinite(run.history.select_dtypes("number").to_numpy()).all()
     test = dataset.pixels(32, "test")
-    score = evaluation.evaluate(test.labels[test.rows].numpy(), training.predict(run.model, test), dataset.classes)
+    score = metrics.evaluate(test.labels[test.rows].numpy(), predict(run.model, test), dataset.classes)
     numbers = [value for value in score.values() if isinstance(value, float)]
     assert len(numbers) > 6 and np.isfinite(numbers).all()
 
@@ -52,7 +57,7 @@ def test_half_precision_logits_with_a_gap_of_500_and_a_class_that_no_label_has()
 
 def test_maps_of_nothing_are_counted_and_drawn(home):
     """A network that answers the same whatever it sees: every map is empty or flat, every measure a number or left out."""
-    model = models.create("kdfmv5", 2, 32).eval()
+    model = zoo.create("kdfmv5", 2, 32).eval()
     for parameter in model.parameters():
         parameter.data.zero_()
     images, targets = torch.full((4, 3, 32, 32), 0.5), np.zeros(4, int)
@@ -67,15 +72,15 @@ def test_maps_of_nothing_are_counted_and_drawn(home):
         kept = summary[summary["n"] > 0]
         assert np.isfinite(kept[["mean", "low", "high"]].to_numpy(float)).all()
         shown = {m: label for m, label in audit.MEASURES.items() if m in set(kept["measure"])}
-        png(pictures.measures(summary, shown, "nothing"))
+        png(plots.measures(summary, shown, "nothing"))
         titles = {method: ["a"] * 4 for method in maps}
-        png(pictures.maps_over_images(np.full((4, 32, 32), 127, np.uint8), maps, ["a"] * 4, titles))
+        png(plots.maps_over_images(np.full((4, 32, 32), 127, np.uint8), maps, ["a"] * 4, titles))
 
 
 def test_one_image_and_one_class_in_the_test_set():
-    score = evaluation.evaluate(np.array([1]), np.array([[0.0, 0.0, 0.0]]), ["a", "b", "c"])
+    score = metrics.evaluate(np.array([1]), np.array([[0.0, 0.0, 0.0]]), ["a", "b", "c"])
     assert score["n"] == 1 and score["macro_auc"] is None and np.isfinite([score["ece"], score["brier"], score["macro_f1"]]).all()
-    png(figures.confusion({"one": score["confusion"]}, ["a", "b", "c"]))
+    png(plots.confusion({"one": score["confusion"]}, ["a", "b", "c"]))
     assert not pd.DataFrame(score["per_class"])["f1"].dropna().isna().any()
 
 

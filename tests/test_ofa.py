@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from kdnb import losses, models, ofa, ofa_checkpoints
-from kdnb.losses import Objective
-from kdnb.ofa import LARGEST, OFA595_CHOICE, SMALLEST, Choice, Supernet
+from kdnb.distillation import soft_targets
+from kdnb.distillation.soft_targets import Objective
+from kdnb.models import ofa, ofa_checkpoints, zoo
+from kdnb.models.ofa import LARGEST, OFA595_CHOICE, SMALLEST, Choice, Supernet
 
 CHOICES = [SMALLEST, LARGEST, OFA595_CHOICE, *ofa.random_choices(3, seed=3)]
 
@@ -30,11 +31,11 @@ def trained():
 
 def test_counts_are_the_published_ones():
     supernet = Supernet(1000)
-    assert models.count_parameters(supernet) == 10_715_752
-    assert models.count_parameters(supernet.whole) == 10_701_632
-    assert models.count_parameters(supernet.extract(SMALLEST)) == 4_602_456
-    assert models.count_parameters(supernet.extract(OFA595_CHOICE)) == 9_135_928
-    assert models.count_macs(OFA595_CHOICE.name) == models.count_macs("ofa595") == 512_861_680
+    assert zoo.count_parameters(supernet) == 10_715_752
+    assert zoo.count_parameters(supernet.whole) == 10_701_632
+    assert zoo.count_parameters(supernet.extract(SMALLEST)) == 4_602_456
+    assert zoo.count_parameters(supernet.extract(OFA595_CHOICE)) == 9_135_928
+    assert zoo.count_macs(OFA595_CHOICE.name) == zoo.count_macs("ofa595") == 512_861_680
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.name)
@@ -83,31 +84,31 @@ def test_the_sandwich_loss_by_hand():
     torch.manual_seed(0)
     logits, labels, told = torch.randn(8, 3, requires_grad=True), torch.tensor([0, 2]), torch.randn(1, 2, 3)
     hybrid = Objective("hybrid")
-    taught = losses.sandwich(hybrid, logits, labels, told)["loss"]
+    taught = soft_targets.sandwich(hybrid, logits, labels, told)["loss"]
     assert torch.isclose(taught, sum(hybrid(part, labels, told)["loss"] for part in logits.split(2)) / 4)
-    alone = losses.sandwich(Objective("hard"), logits, labels)["loss"]
+    alone = soft_targets.sandwich(Objective("hard"), logits, labels)["loss"]
     first, *rest = logits.split(2)
     byhand = Objective("hard")(first, labels)["loss"] + sum(hybrid(part, labels, first.detach()[None])["loss"] for part in rest)
     assert torch.isclose(alone, byhand / 4)
     (pull,) = torch.autograd.grad(alone, logits)
     (own,) = torch.autograd.grad(Objective("hard")(first, labels)["loss"] / 4, logits)
     assert torch.allclose(pull[:2], own[:2])  # the largest learns from labels alone: its pupils do not pull at it
-    one = losses.sandwich(hybrid, logits[:2], labels, told)
+    one = soft_targets.sandwich(hybrid, logits[:2], labels, told)
     assert torch.equal(one["loss"], hybrid(logits[:2], labels, told)["loss"])
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.name)
 def test_names_spell_subnets_and_build_students(choice):
     assert Choice.parse(choice.name) == choice
-    model = models.create(choice.name, 3, 64)
-    assert models.count_parameters(model.network) == models.count_parameters(ofa.OFA(3, blocks=choice.blocks()))
+    model = zoo.create(choice.name, 3, 64)
+    assert zoo.count_parameters(model.network) == zoo.count_parameters(ofa.OFA(3, blocks=choice.blocks()))
     assert model.cam_layer in dict(model.network.named_modules())
 
 
 @pytest.mark.parametrize("name", ["ofa-33", "ofa-335433-54543653-76563354-36567634-363", "ofa-9999-3333-3333-3333-3333", "ofa-x"])
 def test_bad_names_tell_how_they_are_spelt(name):
     with pytest.raises(ValueError, match="stage|subnet"):
-        models.create(name, 3, 64)
+        zoo.create(name, 3, 64)
 
 
 def published_names(supernet):

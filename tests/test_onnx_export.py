@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from kdnb import models, ofa, onnx_export
+from kdnb.deployment import onnx_export
+from kdnb.models import ofa, zoo
 
 CLASSES = ("a", "b", "<c>")
 SIZE = 64
@@ -19,7 +20,7 @@ SIZE = 64
 def lively(name):
     """A network with batch statistics and a head that lets logits differ: a constant answer would prove nothing."""
     torch.manual_seed(0)
-    model = models.create(name, 3, SIZE)
+    model = zoo.create(name, 3, SIZE)
     head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     with torch.no_grad():
         for module in model.modules():
@@ -42,10 +43,10 @@ def small(tmp_path_factory):
 
 
 # vgg19 is vgg19_bn without its norms, and half a gigabyte to write
-@pytest.mark.parametrize("name", [*(name for name in models.ZOO if name != "vgg19"), ofa.SMALLEST.name])
+@pytest.mark.parametrize("name", [*(name for name in zoo.ZOO if name != "vgg19"), ofa.SMALLEST.name])
 def test_answers_equal_pytorch(name, tmp_path):
     model = lively(name)
-    before = models.checksum(model.network)
+    before = zoo.checksum(model.network)
     deployed = onnx_export.open(onnx_export.export(model, tmp_path / "x.onnx", CLASSES))
     images = torch.rand(3, 3, SIZE, SIZE)
     with torch.inference_mode():
@@ -53,7 +54,7 @@ def test_answers_equal_pytorch(name, tmp_path):
     assert expected.std() > 0.05
     assert np.abs(deployed(images.numpy()) - expected).max() < 1e-4 * max(1.0, np.abs(expected).max())
     assert deployed(images[:1].numpy()).shape == (1, 3)
-    assert models.checksum(model.network) == before and not model.training
+    assert zoo.checksum(model.network) == before and not model.training
 
 
 def test_the_file_says_all_that_using_it_needs(small):
@@ -61,7 +62,7 @@ def test_the_file_says_all_that_using_it_needs(small):
     deployed = onnx_export.open(path)
     assert deployed.classes == CLASSES and deployed.image_size == SIZE
     about = deployed.metadata
-    assert about["model"] == "resnet10t" and about["data"] == "made" and about["weights"] == models.checksum(model.network)
+    assert about["model"] == "resnet10t" and about["data"] == "made" and about["weights"] == zoo.checksum(model.network)
     assert json.loads(about["classes"]) == list(CLASSES) and "licence" in about and "255" in about["input"]
     assert not list(path.parent.glob("*.data"))  # one file, nothing beside it
 
@@ -125,6 +126,6 @@ def test_other_files_are_refused(small, tmp_path):
 
 def test_a_training_model_is_left_training(tmp_path):
     model = lively("resnet10t").train()
-    before = models.checksum(model.network)
+    before = zoo.checksum(model.network)
     onnx_export.export(model, tmp_path / "x.onnx", CLASSES)
-    assert model.training and models.checksum(model.network) == before
+    assert model.training and zoo.checksum(model.network) == before

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from kdnb import phantoms
-from kdnb.catalogue import DATASETS
+from kdnb.images import phantoms
+from kdnb.images.catalogue import DATASETS
 
 NAMES = sorted(phantoms.DRAWINGS)
 

@@ -8,7 +8,8 @@ import torch
 from conftest import paint
 from PIL import Image
 
-from kdnb import data, files, pixels
+from kdnb import data, files
+from kdnb.images import pixels
 
 
 def test_the_cache_holds_every_image_in_order(folder):

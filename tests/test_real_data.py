@@ -2,9 +2,12 @@
 
 import pytest
 
-from kdnb import data, planted, splits, training
-from kdnb.losses import Objective
+from kdnb import data
+from kdnb.distillation.soft_targets import Objective
+from kdnb.images import splits
+from kdnb.leakage import synthetic_duplicates
 from kdnb.study import Study
+from kdnb.training import loop
 
 KNOWN = {
     # usable images, classes, problems that are in the public files themselves
@@ -51,8 +54,8 @@ def test_lc25000s_groups_are_the_published_ones(real):
     if not (real / "lc25000" / "groups.csv").exists():
         pytest.skip("lc25000 with its groups.csv is not in KDNB_DATA")
     dataset = data.load("lc25000")
-    origin = planted.published(dataset.index.root, dataset.table)
-    score = planted.score(origin, dataset.table["family"].to_numpy(), dataset.table["label"])
+    origin = synthetic_duplicates.published(dataset.index.root, dataset.table)
+    score = synthetic_duplicates.score(origin, dataset.table["family"].to_numpy(), dataset.table["label"])
     assert score["adjusted_rand"] >= 0.95 and min(score["adjusted_rand_by_class"].values()) >= 0.95, score
     assert len(splits.leaking(dataset.table, origin)) <= 0.01 * (dataset.table["split"] == "test").sum()
 
@@ -62,5 +65,5 @@ def test_a_student_learns_on_real_images(real):
         pytest.skip("brain_tumor is not in KDNB_DATA")
     study = Study(dataset="brain_tumor", image_size=32, batch_size=32)
     dataset = data.load("brain_tumor", per_class=150)
-    run = training.fit(study, dataset, "kdfmv5", Objective("hard"), 6)
+    run = loop.fit(study, dataset, "kdfmv5", Objective("hard"), 6)
     assert run.record["best_val_balanced_accuracy"] > 0.5  # chance is 0.25

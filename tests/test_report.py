@@ -10,14 +10,16 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from kdnb import data, figures, files, provenance, report, results, training
+from kdnb import data, files, plots, provenance
+from kdnb.report import pages, results
 from kdnb.study import Study
+from kdnb.training import loop
 
 
 def page(home, *cells):
     executed = home / "executed.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=list(cells)), executed)
-    return report.render(executed, home / "page.html").read_text()
+    return pages.render(executed, home / "page.html").read_text()
 
 
 def png():
@@ -48,7 +50,7 @@ def test_figures_in_pages_are_small_pngs(home):
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
-    slim = base64.b64decode(report._slim(base64.b64encode(buffer.getvalue()).decode()))
+    slim = base64.b64decode(pages._slim(base64.b64encode(buffer.getvalue()).decode()))
     assert len(slim) < 0.5 * len(buffer.getvalue())
     assert Image.open(io.BytesIO(slim)).size == (200, 200)
 
@@ -56,11 +58,11 @@ def test_figures_in_pages_are_small_pngs(home):
 def test_a_result_file_holds_what_it_rests_on(folder, home):
     study = Study(dataset="folder", data_root=str(folder), seed=3)
     dataset = data.load("folder", folder)
-    path = report.save(study, dataset, "x", {"accuracy": 0.5})
+    path = pages.save(study, dataset, "x", {"accuracy": 0.5})
     stored = files.read_json(path)
     assert path == home / "outputs" / "folder" / "x.json"
     assert stored["results"] == {"accuracy": 0.5} and stored["config"]["seed"] == 3
-    assert stored["config"] == study.config() and stored["training"] == training.VERSION in results.BATCH_STATISTICS
+    assert stored["config"] == study.config() and stored["training"] == loop.VERSION in results.BATCH_STATISTICS
     assert stored["data"]["checksum"] == dataset.checksum and stored["wall_seconds"] >= 0
     found = stored["provenance"]
     assert re.fullmatch(r"[0-9a-f]{12}(\+changes)?|unknown", found["commit"])
@@ -84,14 +86,14 @@ def test_figures_are_drawn_without_warnings(recwarn):
     gain = {"difference": 0.1, "low": -0.1, "high": 0.2, "p_mcnemar": 0.5, "n": 10}
     bins = pd.DataFrame({"confidence": [0.9], "accuracy": [0.8], "count": [10]})
     drawn = [
-        figures.samples(images, [names[0]] * 3 + ["b"] * 3, masks, "t"),
-        figures.samples(np.stack([images] * 3, -1), ["b"] * 6),
-        figures.class_balance(pd.DataFrame({"train": [5, 1, 0], "val": [1, 1, 1], "test": [1, 1, 1]}, index=names), "t"),
-        figures.problems(pd.DataFrame({"problem": ["label conflict"], "files": [3], "example": ["x"]}), "t"),
-        figures.learning_curves({"teacher x": history, "distilled y": history, "alone y": history}, "t"),
-        figures.confusion({"teacher x": [[1, 0, 0], [0, 0, 0], [0, 2, 3]]}, names, "t"),
-        figures.reliability({"alone y": bins}, {"alone y": 0.1}, "t"),
-        figures.gains(pd.DataFrame([{"label": "distilled − alone"} | gain]), "t"),
+        plots.samples(images, [names[0]] * 3 + ["b"] * 3, masks, "t"),
+        plots.samples(np.stack([images] * 3, -1), ["b"] * 6),
+        plots.class_balance(pd.DataFrame({"train": [5, 1, 0], "val": [1, 1, 1], "test": [1, 1, 1]}, index=names), "t"),
+        plots.problems(pd.DataFrame({"problem": ["label conflict"], "files": [3], "example": ["x"]}), "t"),
+        plots.learning_curves({"teacher x": history, "distilled y": history, "alone y": history}, "t"),
+        plots.confusion({"teacher x": [[1, 0, 0], [0, 0, 0], [0, 2, 3]]}, names, "t"),
+        plots.reliability({"alone y": bins}, {"alone y": 0.1}, "t"),
+        plots.gains(pd.DataFrame([{"label": "distilled − alone"} | gain]), "t"),
     ]
     for figure in drawn:
         buffer = io.BytesIO()

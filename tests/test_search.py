@@ -12,10 +12,13 @@ import torch
 from test_layers import png
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdnb import data, efficiency, latency, models, ofa, search, tradeoffs, training
-from kdnb.losses import Objective
-from kdnb.ofa import LARGEST, OFA595_CHOICE, SMALLEST, Choice
+from kdnb import data, plots
+from kdnb.deployment import efficiency, latency, search
+from kdnb.distillation.soft_targets import Objective
+from kdnb.models import ofa, zoo
+from kdnb.models.ofa import LARGEST, OFA595_CHOICE, SMALLEST, Choice
 from kdnb.study import Study
+from kdnb.training import loop
 
 
 @pytest.mark.parametrize("choice", [SMALLEST, LARGEST, OFA595_CHOICE, *ofa.random_choices(4)], ids=lambda choice: choice.name)
@@ -139,32 +142,32 @@ def test_timing_is_that_of_efficiency(monkeypatch):
 def test_a_supernet_is_trained_searched_and_its_student_tuned(home, folder):
     study = Study(dataset="folder", data_root=str(folder), profile="smoke", image_size=64, supernet_epochs=2)
     mine = data.load("folder", folder)
-    run = training.fit(study, mine, models.SUPERNET, Objective("hard"), 2)
-    assert len(run.history) == 2 and run.record["key"]["model"] == models.SUPERNET
+    run = loop.fit(study, mine, zoo.SUPERNET, Objective("hard"), 2)
+    assert len(run.history) == 2 and run.record["key"]["model"] == zoo.SUPERNET
     judge = search.Judge(run.model, mine)
-    before = models.checksum(run.model.network)
-    assert 0 <= judge(SMALLEST) <= 1 and models.checksum(run.model.network) == before
+    before = zoo.checksum(run.model.network)
+    assert 0 <= judge(SMALLEST) <= 1 and zoo.checksum(run.model.network) == before
     again = search.Judge(run.model, mine)
     again.model = None  # a search that goes on asks nothing twice
     assert again(SMALLEST) == judge(SMALLEST)
     student = search.extract(run.model, SMALLEST, judge.calibration)
     assert student.name == SMALLEST.name and not student.training
-    tuned = training.fit(study, mine, SMALLEST.name, Objective("hard"), 1, start=student.network)
-    assert tuned.record["key"]["start"] == models.checksum(student.network) != tuned.checksum
+    tuned = loop.fit(study, mine, SMALLEST.name, Objective("hard"), 1, start=student.network)
+    assert tuned.record["key"]["start"] == zoo.checksum(student.network) != tuned.checksum
     assert np.isclose(tuned.record["key"]["settings"]["lr"], 1e-4)
 
 
 @pytest.fixture
 def judge(folder, monkeypatch):
     """Makes judges that know every answer at once and count who is asked; what is tested is what they keep."""
-    asked, mine, model = [], data.load("folder", folder), models.create("kdfmv5", 3, 32)
+    asked, mine, model = [], data.load("folder", folder), zoo.create("kdfmv5", 3, 32)
 
     def predict(choice, pixels):
         asked.append(choice.name)
         return np.random.default_rng(zlib.crc32(choice.name.encode())).random((len(pixels), 3))
 
     monkeypatch.setattr(search, "extract", lambda model, choice, calibration: choice)
-    monkeypatch.setattr(training, "predict", predict)
+    monkeypatch.setattr(loop, "predict", predict)
     return lambda: search.Judge(model, mine), asked
 
 
@@ -184,7 +187,7 @@ def test_a_search_that_is_killed_goes_on(judge, monkeypatch, tmp_path):
     whole = search.evolve(make(), size, population=8, generations=4)
     wanted = set(asked)
     monkeypatch.setenv("KDNB_CACHE", str(tmp_path / "killed"))
-    doomed, predict = make(), training.predict
+    doomed, predict = make(), loop.predict
 
     def dies(choice, pixels):
         if len(asked) == 20:
@@ -193,7 +196,7 @@ def test_a_search_that_is_killed_goes_on(judge, monkeypatch, tmp_path):
 
     def search_and_die():
         asked.clear()
-        training.predict = dies
+        loop.predict = dies
         search.evolve(doomed, size, population=8, generations=4)
 
     assert os.waitstatus_to_exitcode(os.waitpid(_child(search_and_die), 0)[1]) == -signal.SIGKILL
@@ -245,7 +248,7 @@ def test_a_latency_table_that_is_killed_goes_on(home, monkeypatch, calls, left):
 
 def test_figures():
     looked = search.front_of({SMALLEST.name: (0.7, 3.0), LARGEST.name: (0.9, 9.0), OFA595_CHOICE.name: (0.6, 5.0)})
-    for figure in (tradeoffs.predictor([1, 2, 3], [1.1, 2.0, 2.9], "t"), tradeoffs.front(looked, {"kdfmv5": (4, 0.8)}, "ms", "t")):
+    for figure in (plots.predictor([1, 2, 3], [1.1, 2.0, 2.9], "t"), plots.front(looked, {"kdfmv5": (4, 0.8)}, "ms", "t")):
         assert png(figure).std() > 1
 
 

@@ -10,7 +10,9 @@ from conftest import paint
 from PIL import Image
 from test_layers import png
 
-from kdnb import data, figures, models, shortcuts
+from kdnb import data, plots
+from kdnb.evaluation import shortcuts
+from kdnb.models import zoo
 
 
 def test_views_keep_what_they_say():
@@ -81,8 +83,8 @@ def test_networks_are_asked_about_every_view(framed):
             corner = x[:, :, :3, :3].mean((1, 2, 3))
             return torch.stack([-corner, corner], 1) * 10
 
-    entry = dataclasses.replace(models.resolve("kdfmv5"))
-    network = models.Classifier("corner", Frame(), 2, 64, entry)
+    entry = dataclasses.replace(zoo.resolve("kdfmv5"))
+    network = zoo.Classifier("corner", Frame(), 2, 64, entry)
     table = shortcuts.networks({"teacher corner": network}, framed).set_index("view")
     assert table.loc["whole image", "balanced_accuracy"] == table.loc["border only", "balanced_accuracy"] == 1
     assert table.loc["centre only", "balanced_accuracy"] < 0.8
@@ -102,5 +104,5 @@ def test_figures(tmp_path):
     runs = pd.DataFrame([row | {"split": split, "seed": seed} for split in ("random", "group") for seed in range(3)])
     seen = pd.DataFrame([row | {"view": view, "model": model} for view in ("whole image", "border only")
                          for model in ("teacher x", "distilled y")])  # fmt: skip
-    for figure in (figures.gallery(tmp_path, links, "t"), figures.accuracies(runs, "t"), figures.views(seen, 0.5, "t")):
+    for figure in (plots.gallery(tmp_path, links, "t"), plots.accuracies(runs, "t"), plots.views(seen, 0.5, "t")):
         assert png(figure).std() > 1

@@ -12,7 +12,8 @@ from bs4 import BeautifulSoup
 from test_claims import distillation
 from test_report import png
 
-from kdnb import files, ledger, report, results, site
+from kdnb import files
+from kdnb.report import ledger, pages, results, site
 from kdnb.study import Study
 
 EVIL = "<script>window.planted=1</script>"
@@ -124,12 +125,12 @@ def test_a_page_whose_image_is_elsewhere_is_refused(tmp_path):
 def test_alternative_texts_come_from_the_argument():
     images = '<img src="a"><img alt="kept" src="b"><img alt="figure" src="c">'
     html = f"<h2>Curves <a>¶</a></h2><p>First &lt;b&gt;.</p><p>Second.</p>{images}"
-    alts = re.findall(r'alt="([^"]*)"', report.describe(html))
+    alts = re.findall(r'alt="([^"]*)"', pages.describe(html))
     assert alts == ["Figure 1 of: Curves. First &lt;b&gt;.", "kept", "Figure 3 of: Curves. First &lt;b&gt;."]
-    named = report.describe(html, "COVID-QU-Ex (stand-in)")
+    named = pages.describe(html, "COVID-QU-Ex (stand-in)")
     assert named.count('<img alt="COVID-QU-Ex (stand-in): ') == 3 == named.count(">COVID-QU-Ex (stand-in)</small>")
-    assert report.describe(named, "COVID-QU-Ex (stand-in)") == named == report.describe(named)  # once is enough
-    long = report.describe(f'<h2>T</h2><p>{"word " * 200}</p><img src="a">')
+    assert pages.describe(named, "COVID-QU-Ex (stand-in)") == named == pages.describe(named)  # once is enough
+    long = pages.describe(f'<h2>T</h2><p>{"word " * 200}</p><img src="a">')
     assert 150 < len(re.search(r'alt="([^"]*)"', long)[1]) <= 240
 
 
@@ -242,7 +243,7 @@ def test_the_ledger_to_attach_is_readable_at_phone_width(tmp_path):
 def test_committed_pages_fit_and_every_figure_names_its_images():
     outputs = files.ROOT / "outputs"
     assert sum(path.stat().st_size for path in outputs.rglob("*") if path.is_file()) < 25 * 2**20
-    titles = {Path(result.file).parent: report.short(result.title) for result in results.load(outputs) if "data" in result.stored}
+    titles = {Path(result.file).parent: pages.short(result.title) for result in results.load(outputs) if "data" in result.stored}
     seen = 0
     for page in outputs.rglob("[0-9][0-9]_*.html"):
         about = titles.get(page.parent.relative_to(files.ROOT), "")

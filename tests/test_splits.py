@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdnb import index, splits
-from kdnb.catalogue import DATASETS
+from kdnb.images import index, splits
+from kdnb.images.catalogue import DATASETS
 from kdnb.study import Study
 
 FOLDER = DATASETS["folder"]

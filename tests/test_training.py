@@ -15,10 +15,13 @@ import torch
 from conftest import number_of, paint
 from safetensors import SafetensorError
 
-from kdnb import checkpoints, data, files, models, training
-from kdnb.losses import Objective
-from kdnb.pixels import Augment
+from kdnb import data, files
+from kdnb.distillation.soft_targets import Objective
+from kdnb.images.pixels import Augment
+from kdnb.models import zoo
+from kdnb.models.predict import predict
 from kdnb.study import Study
+from kdnb.training import checkpoints, loop
 
 
 @pytest.fixture
@@ -33,22 +36,22 @@ def study(**changes):
 
 def test_it_learns(mine):
     """Grey levels tell these classes apart: a few epochs must be enough, on images the loop never saw."""
-    run = training.fit(study(lr=0.003), mine, "resnet10t", Objective("hard"), 8)
+    run = loop.fit(study(lr=0.003), mine, "resnet10t", Objective("hard"), 8)
     test = mine.pixels(32, "test")
-    right = training.predict(run.model, test).argmax(1) == test.labels[test.rows].numpy()
+    right = predict(run.model, test).argmax(1) == test.labels[test.rows].numpy()
     assert right.mean() > 0.9
     assert run.history["hard_loss"].iloc[-1] < run.history["hard_loss"].iloc[0]
 
 
 def test_a_run_is_recorded_and_found_again(mine, monkeypatch, capsys):
-    runs = training.train_teachers(study(), mine)
+    runs = loop.train_teachers(study(), mine)
     record = runs[0].record
     assert record["key"]["data"] == mine.checksum and record["epochs_run"] == 2
-    assert record["weights"] == models.checksum(runs[0].model.network)
+    assert record["weights"] == zoo.checksum(runs[0].model.network)
     assert {"commit", "packages", "hardware"} <= record["provenance"].keys()
     assert not list(runs[0].folder.glob("last*"))
-    monkeypatch.setattr(training, "_train", lambda *_: pytest.fail("trained what was trained before"))
-    again = training.train_teachers(study(), mine)
+    monkeypatch.setattr(loop, "_train", lambda *_: pytest.fail("trained what was trained before"))
+    again = loop.train_teachers(study(), mine)
     assert again[0].checksum == runs[0].checksum and "loaded from" in capsys.readouterr().out
 
 
@@ -59,39 +62,39 @@ def test_whatever_changes_the_weights_changes_the_folder(mine, monkeypatch):
         wanted.append(folder)
         raise InterruptedError
 
-    monkeypatch.setattr(training, "_train", note)
+    monkeypatch.setattr(loop, "_train", note)
     for changes in ({}, {"seed": 1}, {"lr": 0.1}, {"augment": False}, {"image_size": 64}, {"batch_size": 8}, {"teacher_epochs": 3}):
         with pytest.raises(InterruptedError):
-            training.train_teachers(study(**changes), mine)
+            loop.train_teachers(study(**changes), mine)
     assert len(set(wanted)) == 7
 
 
 def killed_after(epochs, monkeypatch):
     """The loop dies right after an epoch was written down."""
-    keep = training.checkpoints.keep
+    keep = loop.checkpoints.keep
 
     def keep_then_die(folder, model, optimizer, state, improved):
         keep(folder, model, optimizer, state, improved)
         if state.epoch == epochs:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.checkpoints, "keep", keep_then_die)
+    monkeypatch.setattr(loop.checkpoints, "keep", keep_then_die)
 
 
 @pytest.mark.parametrize("distilled", [False, True])
 def test_a_resumed_run_equals_an_uninterrupted_one(mine, home, monkeypatch, distilled, capsys):
     """Same schedule, sampler, augmentation and moments: the weights agree to the last bit. Dropout included (kdfmv8)."""
     wanted = study(student="kdfmv8", student_epochs=4, image_size=64)
-    teachers = training.train_teachers(wanted, mine) if distilled else []
+    teachers = loop.train_teachers(wanted, mine) if distilled else []
     objective = wanted.objective() if distilled else Objective("hard")
-    whole = training.fit(wanted, mine, "kdfmv8", objective, 4, teachers)
+    whole = loop.fit(wanted, mine, "kdfmv8", objective, 4, teachers)
     shutil.rmtree(whole.folder)
     with monkeypatch.context() as patch:
         killed_after(2, patch)
         with pytest.raises(KeyboardInterrupt):
-            training.fit(wanted, mine, "kdfmv8", objective, 4, teachers)
+            loop.fit(wanted, mine, "kdfmv8", objective, 4, teachers)
     assert not (whole.folder / "run.json").exists()
-    resumed = training.fit(wanted, mine, "kdfmv8", objective, 4, teachers)
+    resumed = loop.fit(wanted, mine, "kdfmv8", objective, 4, teachers)
     assert "resumes after epoch 2" in capsys.readouterr().out
     assert resumed.record["resumed_after_epoch"] == 2
     assert resumed.checksum == whole.checksum
@@ -109,17 +112,17 @@ def test_a_run_killed_before_its_last_row_is_written_has_it_in_the_end(mine, mon
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoints, "_write_history", dies)
-        training.fit(study(), mine, "resnet10t", Objective("hard"), 3)
-    assert training.fit(study(), mine, "resnet10t", Objective("hard"), 3).history["epoch"].tolist() == [1, 2, 3]
+        loop.fit(study(), mine, "resnet10t", Objective("hard"), 3)
+    assert loop.fit(study(), mine, "resnet10t", Objective("hard"), 3).history["epoch"].tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("augment", [True, False])
 def test_the_teacher_stays_as_it_is(mine, augment):
     wanted = study(augment=augment)
-    teachers = training.train_teachers(wanted, mine)
-    before = models.checksum(teachers[0].model.network)
-    distilled = training.distil(wanted, mine, teachers)
-    assert models.checksum(teachers[0].model.network) == before  # batch-norm statistics too
+    teachers = loop.train_teachers(wanted, mine)
+    before = zoo.checksum(teachers[0].model.network)
+    distilled = loop.distil(wanted, mine, teachers)
+    assert zoo.checksum(teachers[0].model.network) == before  # batch-norm statistics too
     assert not teachers[0].model.training and all(p.grad is None for p in teachers[0].model.parameters())
     assert not any(module._forward_hooks for module in teachers[0].model.modules())
     assert {"hard_loss", "soft_loss"} <= set(distilled.history.columns)
@@ -129,28 +132,28 @@ def test_the_teacher_stays_as_it_is(mine, augment):
 @pytest.mark.parametrize("name", ["vgg19_bn", "visformer_small", "autoformerv2_tiny", "densenet121"])
 def test_a_frozen_teacher_gives_the_same_answers(name):
     """To the last bit, and the teacher itself stays float32."""
-    teacher, images = models.create(name, 3, 64).eval(), torch.rand(3, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    teacher, images = zoo.create(name, 3, 64).eval(), torch.rand(3, 3, 64, 64).contiguous(memory_format=torch.channels_last)
     teacher.to(memory_format=torch.channels_last)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=models.precision() == "bf16"):
-        assert torch.equal(training._frozen(teacher)(images).float(), teacher(images).float())
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=zoo.precision() == "bf16"):
+        assert torch.equal(loop._frozen(teacher)(images).float(), teacher(images).float())
     assert {p.dtype for p in teacher.parameters()} == {torch.float32}
 
 
 def test_teacher_and_student_see_the_same_view(mine, monkeypatch):
     wanted = study(student_epochs=1)
-    teachers = training.train_teachers(wanted, mine)
+    teachers = loop.train_teachers(wanted, mine)
     asked, shown = [], []
-    ask, forward = training._ask, models.KDFMV.forward
-    monkeypatch.setattr(training, "_ask", lambda t, images, a: asked.append(images.clone()) or ask(t, images, a))
+    ask, forward = loop._ask, zoo.KDFMV.forward
+    monkeypatch.setattr(loop, "_ask", lambda t, images, a: asked.append(images.clone()) or ask(t, images, a))
 
     def look(network, x):
         if network.training:
             shown.append(x.clone())
         return forward(network, x)
 
-    monkeypatch.setattr(models.KDFMV, "forward", look)
-    training.distil(wanted, mine, teachers)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in models.IMAGENET)
+    monkeypatch.setattr(zoo.KDFMV, "forward", look)
+    loop.distil(wanted, mine, teachers)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in zoo.IMAGENET)
     assert len(asked) == len(shown) == 5
     for teacher_view, student_view in zip(asked, shown, strict=True):
         assert torch.allclose((teacher_view - mean) / std, student_view, atol=1e-5)
@@ -158,18 +161,18 @@ def test_teacher_and_student_see_the_same_view(mine, monkeypatch):
 
 def test_fixed_views_ask_the_teacher_once(mine, home, monkeypatch):
     wanted = study(augment=False, student_epochs=3)
-    teachers = training.train_teachers(wanted, mine)
-    monkeypatch.setattr(training, "_ask", lambda *_: pytest.fail("asked a teacher batch by batch"))
-    calls, predict = [], training.predict
-    monkeypatch.setattr(training, "predict", lambda model, *a: calls.append(model.name) or predict(model, *a))
-    training.distil(wanted, mine, teachers)
+    teachers = loop.train_teachers(wanted, mine)
+    monkeypatch.setattr(loop, "_ask", lambda *_: pytest.fail("asked a teacher batch by batch"))
+    calls, predict = [], loop.predict
+    monkeypatch.setattr(loop, "predict", lambda model, *a: calls.append(model.name) or predict(model, *a))
+    loop.distil(wanted, mine, teachers)
     assert calls.count("resnet10t") == 1
     assert len(list((home / "cache" / "soft-targets").glob("*.safetensors"))) == 1
 
 
 def test_cached_soft_targets_are_the_teachers_answers_row_by_row(mine):
-    teachers = [run.model for run in training.train_teachers(study(), mine)]
-    table = training.soft_target_table(teachers, mine, 32)
+    teachers = [run.model for run in loop.train_teachers(study(), mine)]
+    table = loop.soft_target_table(teachers, mine, 32)
     assert table.shape == (1, len(mine.table), 3)
     images = mine.pixels(32)[[0, 5, 99]][0]
     with torch.inference_mode():
@@ -177,10 +180,10 @@ def test_cached_soft_targets_are_the_teachers_answers_row_by_row(mine):
 
 
 def test_soft_targets_of_another_teacher_size_or_split_are_another_file(mine, folder, home):
-    first, second = (models.create("resnet10t", 3, 32) for _ in range(2))
+    first, second = (zoo.create("resnet10t", 3, 32) for _ in range(2))
     for teachers, dataset, size in (([first], mine, 32), ([second], mine, 32), ([first, second], mine, 32), ([first], mine, 48),
                                     ([first], data.load("folder", folder, split="group"), 32), ([first], mine, 32)):  # fmt: skip
-        training.soft_target_table(teachers, dataset, size)
+        loop.soft_target_table(teachers, dataset, size)
     assert len(list((home / "cache" / "soft-targets").glob("*.safetensors"))) == 5
 
 
@@ -188,12 +191,12 @@ def test_distilled_and_lone_student_start_from_the_same_weights_and_order(mine, 
     starts = []
 
     def note(model, dataset, settings, *rest):
-        starts.append((models.checksum(model.network), dataclasses.astuple(settings)))
+        starts.append((zoo.checksum(model.network), dataclasses.astuple(settings)))
         raise InterruptedError
 
-    teachers = training.train_teachers(study(), mine)
-    monkeypatch.setattr(training, "_train", note)
-    for job in (lambda: training.distil(study(), mine, teachers), lambda: training.train_alone(study(), mine)):
+    teachers = loop.train_teachers(study(), mine)
+    monkeypatch.setattr(loop, "_train", note)
+    for job in (lambda: loop.distil(study(), mine, teachers), lambda: loop.train_alone(study(), mine)):
         with pytest.raises(InterruptedError):
             job()
     assert starts[0] == starts[1]
@@ -201,8 +204,8 @@ def test_distilled_and_lone_student_start_from_the_same_weights_and_order(mine, 
 
 def test_several_teachers(mine):
     wanted = study(teacher="resnet10t+kdfmv8", teacher_weights=[3, 1], teacher_epochs=1, student_epochs=1, image_size=64)
-    teachers = training.train_teachers(wanted, mine)
-    run = training.distil(wanted, mine, teachers)
+    teachers = loop.train_teachers(wanted, mine)
+    run = loop.distil(wanted, mine, teachers)
     assert run.record["key"]["teachers"] == [teacher.checksum for teacher in teachers]
     assert run.record["key"]["objective"]["teacher_weights"] == [3.0, 1.0]
 
@@ -214,7 +217,7 @@ def test_two_classes_and_a_last_batch_of_one(home, method):
             paint(home / "two" / split / "ab"[number % 2] / f"{number}.png", number_of(split, number))
     two = data.load("folder", home / "two")
     wanted = study(method=method, teacher_epochs=1, student_epochs=1)
-    run = training.distil(wanted, two, training.train_teachers(wanted, two))
+    run = loop.distil(wanted, two, loop.train_teachers(wanted, two))
     assert run.history["loss"].notna().all() and run.model.num_classes == 2
 
 
@@ -228,42 +231,42 @@ def test_validation_and_test_images_are_never_augmented_and_test_is_never_touche
         return original(self, image_size, split, column)
 
     monkeypatch.setattr(data.Dataset, "pixels", pixels)
-    training.fit(study(), mine, "resnet10t", Objective("hard"), 1)
+    loop.fit(study(), mine, "resnet10t", Objective("hard"), 1)
     assert sum(seen) == 72 and set(got) == {"train", "val"}
 
 
 def test_it_stops_early_and_keeps_the_best(mine, monkeypatch):
     scores = iter([0.5, 0.9] + [0.1] * 50)
-    monkeypatch.setattr(training, "_validate", lambda *_: {"val_loss": 1.0, "val_accuracy": 0.0,
+    monkeypatch.setattr(loop, "_validate", lambda *_: {"val_loss": 1.0, "val_accuracy": 0.0,
                                                            "val_balanced_accuracy": next(scores)})  # fmt: skip
-    run = training.fit(study(), mine, "kdfmv5", Objective("hard"), 40)
-    assert run.record["best_epoch"] == 2 and run.record["epochs_run"] == 2 + training.Settings(1, 1, 1, 0).patience
+    run = loop.fit(study(), mine, "kdfmv5", Objective("hard"), 40)
+    assert run.record["best_epoch"] == 2 and run.record["epochs_run"] == 2 + loop.Settings(1, 1, 1, 0).patience
 
 
 def test_a_diverging_run_says_what_to_try(mine, monkeypatch):
-    monkeypatch.setattr(training, "learning_rate", lambda *_: 1e30)
+    monkeypatch.setattr(loop, "learning_rate", lambda *_: 1e30)
     with pytest.raises(FloatingPointError, match="-p lr"):
-        training.fit(study(), mine, "kdfmv5", Objective("hard"), 3)
+        loop.fit(study(), mine, "kdfmv5", Objective("hard"), 3)
 
 
 def test_the_schedule_warms_up_and_ends_at_nothing():
-    settings = training.Settings(epochs=10, batch_size=1, lr=1.0, seed=0)
-    rates = [training.learning_rate(step, 100, settings) for step in range(101)]
+    settings = loop.Settings(epochs=10, batch_size=1, lr=1.0, seed=0)
+    rates = [loop.learning_rate(step, 100, settings) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1.0 and rates[55] == pytest.approx(0.5)
     assert rates[100] == pytest.approx(0, abs=1e-12) and all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
 
 
 def test_rare_classes_weigh_more():
-    weights = training.class_weights(torch.tensor([0, 0, 0, 1]), 2)
+    weights = loop.class_weights(torch.tensor([0, 0, 0, 1]), 2)
     assert weights.tolist() == pytest.approx([4 / 6, 2])
-    assert training.class_weights(torch.tensor([0, 0]), 3)[2] > 0  # no image: no division by zero
+    assert loop.class_weights(torch.tensor([0, 0]), 3)[2] > 0  # no image: no division by zero
 
 
 def test_predictions_come_in_order_and_leave_the_mode_alone(mine):
-    model = models.create("resnet10t", 3, 32).train()
-    together = training.predict(model, mine.pixels(32, "test"), batch_size=64)
+    model = zoo.create("resnet10t", 3, 32).train()
+    together = predict(model, mine.pixels(32, "test"), batch_size=64)
     assert model.training
-    by_one = training.predict(model, mine.pixels(32, "test"), batch_size=1)  # a batch of one keeps its batch axis
+    by_one = predict(model, mine.pixels(32, "test"), batch_size=1)  # a batch of one keeps its batch axis
     assert together.shape == by_one.shape == (27, 3)
     assert abs(together - by_one).max() < 0.05
 
@@ -271,19 +274,19 @@ def test_predictions_come_in_order_and_leave_the_mode_alone(mine):
 @pytest.mark.parametrize(("size", "parts", "left_out"), [(80, 1, 0), (81, 1, 1), (82, 1, 0), (1, 1, 0), (80, 2, 0), (83, 2, 3),
                                                          (84, 2, 0), (87, 2, 1), (87, 4, 7), (95, 4, 3), (6, 2, 0)])  # fmt: skip
 def test_processes_part_every_batch_equally_and_take_an_image_once(size, parts, left_out):
-    settings = training.Settings(epochs=1, batch_size=16, lr=1.0, seed=3)
+    settings = loop.Settings(epochs=1, batch_size=16, lr=1.0, seed=3)
     order = torch.randperm(size, generator=torch.Generator().manual_seed(3 * 100_003)).tolist()
-    each = [list(training._Batches(size, settings, part, parts)) for part in range(parts)]
+    each = [list(loop._Batches(size, settings, part, parts)) for part in range(parts)]
     batches = [sum(pieces, []) for pieces in zip(*each, strict=True)]
     assert sum(batches, []) == order[: size - left_out] and all(len(batch) == 16 for batch in batches[:-1])
     assert all(len(piece) * parts == len(batch) for pieces in each for piece, batch in zip(pieces, batches, strict=True))
-    assert len(training._Batches(size, settings, 0, parts)) == len(batches) and (size == 1 or len(each[0][-1]) >= 2)
+    assert len(loop._Batches(size, settings, 0, parts)) == len(batches) and (size == 1 or len(each[0][-1]) >= 2)
 
 
 @pytest.mark.parametrize(("size", "batch", "parts"), [(80, 15, 2), (80, 4, 4), (3, 16, 2)])
 def test_a_batch_that_does_not_part_equally_is_refused(size, batch, parts):
     with pytest.raises(ValueError, match=f"do not part among {parts} processes.*batch_size that is a multiple of {parts}"):
-        training._Batches(size, training.Settings(epochs=1, batch_size=batch, lr=1.0, seed=0), 0, parts)
+        loop._Batches(size, loop.Settings(epochs=1, batch_size=batch, lr=1.0, seed=0), 0, parts)
 
 
 LAUNCHED = """
@@ -293,8 +296,8 @@ import sys
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from kdnb import files, models, training
-from kdnb.losses import Objective
-from kdnb.pixels import Pixels
+from kdnb.distillation.soft_targets import Objective
+from kdnb.images.pixels import Pixels
 from kdnb.study import Study
 
 models.precision = lambda: "no"  # rounding to bfloat16 would hide what the tolerance is to show
@@ -359,7 +362,7 @@ def test_a_full_disk_while_weights_are_saved_loses_one_epoch(mine, monkeypatch):
                     keep(folder, model, optimizer, state, improved)
 
             patch.setattr(checkpoints, "keep", kept)
-            training.fit(study(), mine, "kdfmv5", Objective("hard"), 3)
+            loop.fit(study(), mine, "kdfmv5", Objective("hard"), 3)
 
     @contextmanager
     def told():
@@ -379,11 +382,11 @@ def test_a_full_disk_while_weights_are_saved_loses_one_epoch(mine, monkeypatch):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
-    whole = training.fit(study(), mine, "kdfmv5", Objective("hard"), 3)
+    whole = loop.fit(study(), mine, "kdfmv5", Objective("hard"), 3)
     shutil.rmtree(whole.folder)
     for full in (told, met):
         second_epoch(full)
         assert {path.suffix for path in whole.folder.iterdir()} == {".safetensors", ".csv"}
         assert pd.read_csv(whole.folder / "history.csv")["epoch"].tolist() == [1]
-    resumed = training.fit(study(), mine, "kdfmv5", Objective("hard"), 3)
+    resumed = loop.fit(study(), mine, "kdfmv5", Objective("hard"), 3)
     assert resumed.record["resumed_after_epoch"] == 1 and resumed.checksum == whole.checksum

@@ -1,0 +1,7 @@
+"""Images on disk: the catalogue, phantoms, the index of a tree, pixels, splits."""
+
+from kdnb.images.catalogue import DATASETS
+from kdnb.images.phantoms import draw
+from kdnb.images.pixels import Augment, Pixels
+
+__all__ = ["Augment", "DATASETS", "Pixels", "draw"]

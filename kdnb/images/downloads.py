@@ -1,0 +1,137 @@
+"""Where a dataset lies on this machine, and how it comes there when it does not."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+from kdnb import checks, files
+from kdnb.images import phantoms
+from kdnb.images.catalogue import PARTS, DatasetSpec
+
+LARGER = 3  # a download this many times the size that the catalogue tells is not what it tells
+
+
+class DatasetMissing(FileNotFoundError):
+    """The images are not on this machine; the message tells what to get from where and where to put it."""
+
+
+def locate(spec: DatasetSpec, data_root: str | Path | None = None, download: bool = False) -> Path:
+    """The folder that holds a dataset's images; phantoms and MedMNIST sets are laid out there first."""
+    if spec.synthetic:
+        return phantoms.ensure(spec.name, list(spec.classes), files.cache_dir() / spec.name)
+    if spec.name.startswith("medmnist:"):
+        return _unpack_medmnist(spec, Path(data_root) if data_root else files.data_dir() / "medmnist", download)
+    if spec.name == "folder" and not data_root:
+        raise DatasetMissing("dataset 'folder' needs data_root, the folder that holds your classes: -p data_root /path/to/images\n"
+                             f"Expected layout: {spec.layout}")  # fmt: skip
+    root = Path(data_root).expanduser() if data_root else files.data_dir() / spec.slug
+    if not root.is_absolute():
+        root = next((base / root for base in (Path.cwd(), files.ROOT) if (base / root).is_dir()), root.resolve())
+    if not root.is_dir():
+        if download:
+            return fetch(spec, root)
+        raise DatasetMissing(_how_to_get(spec, root, f"{spec.name} is not at {root}."))
+    return root
+
+
+def fetch(spec: DatasetSpec, root: str | Path | None = None) -> Path:
+    """Download a public dataset from Kaggle with a progress bar, and return its folder; see :func:`kdnb.data.fetch`."""
+    if not spec.kaggle:
+        raise ValueError(f"{spec.name} is not a download: {spec.source}.")
+    root = Path(root) if root else files.data_dir() / spec.slug
+    whole = root.resolve()  # the folder may be a link to a larger disk
+    part = whole.with_name(whole.name + ".part")
+    with files.lock(root):
+        if not root.is_dir() or not any(root.iterdir()):  # else another process was first
+            try:
+                _bring(spec, part)
+                files.put_in_place(part, whole)
+            except Exception as error:  # no network, no such host, refused, quota: kagglehub raises many kinds
+                reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+                raise DatasetMissing(_how_to_get(spec, root, f"{spec.name} could not be downloaded ({reason}).")) from None
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+    return root
+
+
+def _bring(spec: DatasetSpec, folder: Path) -> None:
+    """Download and unpack into ``folder``; raises ``ValueError`` for what is much larger than published, or holds links.
+
+    kagglehub unpacks whatever came: zeros until the disk is full, and a tar, in which links lead past the filter of Python below
+    3.11.13 (CVE-2025-4517), where Kaggle sends zip. So an archive is looked at before kagglehub's extractor gets it.
+    """
+    import kagglehub
+    from kagglehub import http_resolver
+
+    extract, limit = http_resolver._extract_archive, LARGER * spec.size_gb * 1e9
+
+    def small(sizes):
+        if (size := sum(sizes)) > limit:
+            raise ValueError(f"it holds {size / 1e9:.3g} GB, where {spec.size_gb:g} GB are published")
+
+    def checked(archive, out):
+        if tarfile.is_tarfile(archive) or not zipfile.is_zipfile(archive):
+            raise ValueError("what came is no zip archive")
+        with zipfile.ZipFile(archive) as opened:
+            small(entry.file_size for entry in opened.infolist())  # no more is written of any, whatever its data say
+        extract(archive, out)
+
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed process; kagglehub goes on in no folder
+    http_resolver._extract_archive = checked
+    try:
+        kagglehub.dataset_download(spec.kaggle, output_dir=str(folder))
+    finally:
+        http_resolver._extract_archive = extract
+    facts = {path: path.lstat() for path in folder.rglob("*")}
+    for path, fact in facts.items():
+        if path.is_symlink() or (path.is_file() and fact.st_nlink > 1):
+            raise ValueError(f"{path.relative_to(folder)} is a link: it may lead anywhere")
+    small(fact.st_size for fact in facts.values())
+
+
+def _how_to_get(spec: DatasetSpec, root: Path, reason: str) -> str:
+    if not spec.kaggle:
+        return f"{reason} {spec.source}; expected layout: {spec.layout}"
+    return (
+        f"{reason}\n  download:  {spec.source}  (about {spec.size_gb:g} GB; {spec.total:,} images; licence: {spec.licence})\n"
+        f"  unpack to: {root}  (or set KDNB_DATA to the folder that holds {spec.slug}/)\n"
+        f"  so that it looks like:  {spec.layout.splitlines()[0]}\n"
+        "  with a network, this does it:  -p download True   or   kdnb.data.fetch"
+        f'("{spec.name}")'
+    )
+
+
+def _unpack_medmnist(spec: DatasetSpec, folder: Path, download: bool) -> Path:
+    """Lay a MedMNIST file out as the ``<split>/<class>/*.png`` tree that every dataset here is read from."""
+    import medmnist
+    from PIL import Image
+    from tqdm.auto import tqdm
+
+    flag = spec.name.removeprefix("medmnist:")
+    root = files.cache_dir() / spec.slug
+    builder = getattr(medmnist, medmnist.INFO[flag]["python_class"])
+    with files.lock(root):
+        if (root / "complete").exists():
+            return root
+        folder.mkdir(parents=True, exist_ok=True)
+        for split in PARTS:
+            try:
+                data = builder(split=split, root=str(folder), download=download)
+            except Exception as error:  # not there, not reachable, damaged, or pickled objects, which numpy may not open
+                path = folder / f"{flag}.npz"
+                reason = f"cannot be read from {path} ({error}); delete it first" if path.exists() else f"is not at {path}"
+                raise DatasetMissing(
+                    f"{spec.name} {reason}.\n  download:  {spec.source}\n"
+                    f"  put it to: {folder}\n  with a network, this does it:  -p download True"
+                ) from error
+            numbers = data.labels.reshape(-1).astype(int)
+            checks.labels(numbers, len(spec.classes), f"labels of {flag}")
+            for row, (array, label) in enumerate(zip(tqdm(data.imgs, desc=f"{flag} {split}", leave=False), numbers, strict=True)):
+                path = root / split / list(spec.classes)[label] / f"{row:06d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(path)
+        files.write_text(root / "complete", "")
+    return root

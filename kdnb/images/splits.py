@@ -1,0 +1,147 @@
+"""Which images are learnt from and which are tested on: official, by image, or by group; the same for every network and seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from kdnb import files
+from kdnb.images.catalogue import PARTS, DatasetSpec
+from kdnb.images.index import Index
+
+SEED = 0  # one split for all runs: a seed changes the training, never the test images
+SHARE = 0.15  # of validation, and of test
+MODES = ("auto", "official", "random", "group")
+
+
+class SplitError(ValueError):
+    """The images cannot be split as asked; the message names the class and the way out."""
+
+
+def resolve(spec: DatasetSpec, found: Index, mode: str = "auto") -> str:
+    """What ``auto`` means here: official where there is one and nothing is known against it, else group."""
+    files.lookup(mode, MODES, "split")
+    official = {"train", "test"} <= set(found.table["split"])
+    if mode == "official" and not official:
+        raise SplitError(f"{spec.name} has no official train and test folders here; use -p split group (or random)")
+    if mode != "auto":
+        return mode
+    return "official" if official and not spec.distrust else "group"
+
+
+def published(spec: DatasetSpec, found: Index) -> str:
+    """The split behind published numbers: official where there is one and papers kept to it, else random."""
+    official = {"train", "test"} <= set(found.table["split"])
+    return "official" if official and not (spec.pooled or spec.synthetic) else "random"
+
+
+def needs_groups(found: Index, mode: str) -> bool:
+    """Whether a split has to know which images are copies of each other: it cuts by group somewhere."""
+    return mode == "group" or (mode == "official" and "val" not in set(found.table["split"]))
+
+
+def assign(spec: DatasetSpec, table: pd.DataFrame, mode: str, family: np.ndarray) -> tuple[pd.DataFrame, str]:
+    """The index table with every row in train, val or test and its ``family``, and a sentence on how that came about.
+
+    ``mode`` as :func:`resolve` returns it, ``family`` ``(N,)`` the number of each row's group. ``random`` is stratified 70/15/15
+    by image and pays no heed to families, as the papers did; ``group`` never parts one. A missing validation set is cut from
+    train, never from test. Raises :class:`SplitError` when a class has too few images or groups.
+    """
+    table = table.assign(family=family)
+    if mode == "official":
+        used = f"official ({spec.official_split})"
+        table.loc[table["split"] == "", "split"] = "train"
+        if "val" not in set(table["split"]):
+            used += ", validation cut from train"
+            table = _carve(table, "train", "val", SHARE)
+    elif mode == "random":
+        used = "random: all images re-split 70/15/15 by class, copies and patients not kept together"
+        table = _by_image(spec, table)
+    else:
+        used = "group: all images re-split 70/15/15 by class, copies and patients kept together"
+        _enough_groups(spec, table)
+        table = _carve(table.assign(split="train"), "train", "test", SHARE)
+        table = _carve(table, "train", "val", SHARE / (1 - SHARE))
+    needed = ("train", "test") if mode == "official" else PARTS
+    counts = pd.crosstab(table["label"], table["split"]).reindex(columns=list(PARTS), fill_value=0)
+    empty = [f"{label!r} has no {part} image" for part in needed for label in counts.index[counts[part] == 0]]
+    if empty:
+        way_out = "re-split all images together: -p split group" if mode == "official" else "add images of that class"
+        raise SplitError(f"{spec.name}: class {'; class '.join(empty)} (split {used}). The way out: {way_out}.")
+    return table, used
+
+
+def publish(table: pd.DataFrame, path: Path) -> Path:
+    """Write a split as a sorted CSV with the columns path (relative to the dataset's root), label, group, part."""
+    columns = {"family": "group", "split": "part"}
+    rows = table[["path", "label", "family", "split"]].rename(columns=columns).sort_values("path")
+    # numbers by first appearance: the file does not change with the order in which groups were found
+    with files.atomic(path) as temporary:
+        rows.assign(group=pd.factorize(rows["group"])[0]).to_csv(temporary, index=False)
+    return Path(path)
+
+
+def leaking(table: pd.DataFrame, family: np.ndarray) -> pd.DataFrame:
+    """Rows of test that have a relative in train or validation."""
+    family = pd.Series(family, index=table.index)
+    return table[(table["split"] == "test") & family.isin(family[table["split"] != "test"])]
+
+
+def _by_image(spec: DatasetSpec, table: pd.DataFrame) -> pd.DataFrame:
+    counts = table["label"].value_counts()
+    if counts.min() < 3:
+        raise SplitError(f"{spec.name}: class {counts.idxmin()!r} has {counts.min()} images, a split needs at least 3")
+    parts, rng = pd.Series("train", index=table.index), np.random.default_rng(SEED)
+    for _, rows in table.groupby("label", sort=True).groups.items():
+        # by class and never none: stratified splitting of a library may leave a small class out of a part
+        order, size = rng.permutation(rows), max(1, round(SHARE * len(rows)))
+        parts[order[:size]], parts[order[size : 2 * size]] = "test", "val"
+    return table.assign(split=parts)
+
+
+def _enough_groups(spec: DatasetSpec, table: pd.DataFrame) -> None:
+    groups = table.groupby("label")["family"].nunique()
+    few = [f"{label!r} has {count}" for label, count in groups.items() if count < len(PARTS)]
+    if few:
+        raise SplitError(f"{spec.name}: every class needs 3 groups of related images, one each for train, val and test; "
+                         f"{', '.join(few)}. Add images of other patients, or use -p split random, which leaks.")  # fmt: skip
+
+
+def _carve(table: pd.DataFrame, source: str, part: str, share: float) -> pd.DataFrame:
+    """Move about ``share`` of the rows of ``source`` to ``part``: the same share of every class, whole families only."""
+    rest = table[table["split"] == source]
+    folds = min(max(2, round(1 / share)), rest["family"].nunique(), max(2, len(rest)))
+    if folds < 2:
+        return table
+    codes = pd.factorize(rest["label"])[0]
+    folds = max(2, min(folds, int(pd.Series(codes).value_counts().min())))
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=SEED)
+    moved = set(rest["family"].iloc[next(splitter.split(codes, codes, rest["family"]))[1]])
+    moved = _with_every_class(rest, moved)
+    return table.assign(split=table["split"].where(~((table["split"] == source) & table["family"].isin(moved)), part))
+
+
+def _with_every_class(rest: pd.DataFrame, moved: set) -> set:
+    """Exchange families until every class stands on both sides; on the source's side with two families, where it has three.
+
+    The fold of a class with few families may hold none of them, or too many.
+    """
+    sizes = rest["family"].value_counts()
+    for label, here in rest.groupby("label")["family"].unique().items():
+        small_first = sorted(here, key=lambda family: (sizes[family], family))
+        keep = 2 if len(here) > 2 else 1
+        inside = [family for family in small_first if family in moved]
+        if not inside and len(here) > 1:
+            moved = moved | {next((f for f in small_first if _spares(rest, moved | {f}, label)), small_first[0])}
+        while len(here) - len(inside) < keep and len(inside) > 1:
+            moved = moved - {inside.pop(0)}
+    return moved
+
+
+def _spares(rest: pd.DataFrame, moved: set, label: str) -> bool:
+    """Whether every other class would keep a family on the source's side."""
+    left = rest[~rest["family"].isin(moved)]
+    return set(left["label"]) >= set(rest["label"]) - {label}

@@ -1,7 +1,9 @@
-"""What batch statistics of clean training images are worth against those of augmented views, on networks of the ``cpu`` study.
+"""What batch statistics of clean training images are worth against those of augmented views, on
+networks of the ``cpu`` study.
 
-``KDNB_DATA=... python -m benchmarks.batch_statistics``. Networks that the study left in the cache are loaded, others are trained
-(hours). Statistics of augmented views are what the training loop left before its second version.
+``KDNB_DATA=... python -m benchmarks.batch_statistics``. Networks that the study left in the cache
+are loaded, others are trained (hours). Statistics of augmented views are what the training loop
+left before its second version.
 """
 
 from __future__ import annotations
@@ -18,9 +20,23 @@ from kdnb.study import Study
 from kdnb.training import batch_norm, loop
 
 SHARED = {"profile": "quick", "image_size": 64}
-STAND_IN = SHARED | {"dataset": "covid_qu_ex", "split": "official", "student": "ofa595", "teacher_epochs": 10, "student_epochs": 12}
-BRAIN = SHARED | {"dataset": "brain_tumor", "split": "official", "teacher": "densenet121", "teacher_epochs": 6}
-STUDIES = [*(Study(**BRAIN, seed=seed) for seed in range(3)), Study(**STAND_IN, teacher="vgg19_bn+visformer_small")]
+STAND_IN = SHARED | {
+    "dataset": "covid_qu_ex",
+    "split": "official",
+    "student": "ofa595",
+    "teacher_epochs": 10,
+    "student_epochs": 12,
+}
+BRAIN = SHARED | {
+    "dataset": "brain_tumor",
+    "split": "official",
+    "teacher": "densenet121",
+    "teacher_epochs": 6,
+}
+STUDIES = [
+    *(Study(**BRAIN, seed=seed) for seed in range(3)),
+    Study(**STAND_IN, teacher="vgg19_bn+visformer_small"),
+]
 
 
 def views(dataset: Dataset, image_size: int) -> torch.Tensor:
@@ -30,16 +46,30 @@ def views(dataset: Dataset, image_size: int) -> torch.Tensor:
 
 
 def compare(dataset: Dataset, model: Classifier) -> dict:
-    """Test accuracy of one network with either statistics, and the paired difference, clean minus augmented."""
+    """Test accuracy of one network with either statistics, and the paired difference, clean minus
+    augmented."""
     test = dataset.pixels(model.image_size, "test")
     labels, families = test.labels[test.rows].numpy(), dataset.families("test")
-    sources = {"clean images": batch_norm.calibration_images(dataset, model.image_size),
-               "augmented views": views(dataset, model.image_size)}  # fmt: skip
-    logits = {name: predict(batch_norm.recalibrate(model, images), test) for name, images in sources.items()}
+    sources = {
+        "clean images": batch_norm.calibration_images(dataset, model.image_size),
+        "augmented views": views(dataset, model.image_size),
+    }
+    logits = {
+        name: predict(batch_norm.recalibrate(model, images), test)
+        for name, images in sources.items()
+    }
     balanced = {name: metrics.balanced_accuracy(labels, z.argmax(1)) for name, z in logits.items()}
-    difference = metrics.compare(labels, logits["clean images"], logits["augmented views"], families)
-    return {"dataset": dataset.title, "split": dataset.split_name, "network": model.name, "image_size": model.image_size,
-            "balanced_accuracy": balanced, "accuracy_clean_minus_augmented": difference}  # fmt: skip
+    difference = metrics.compare(
+        labels, logits["clean images"], logits["augmented views"], families
+    )
+    return {
+        "dataset": dataset.title,
+        "split": dataset.split_name,
+        "network": model.name,
+        "image_size": model.image_size,
+        "balanced_accuracy": balanced,
+        "accuracy_clean_minus_augmented": difference,
+    }
 
 
 def main() -> None:

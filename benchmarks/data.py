@@ -1,6 +1,7 @@
 """Speed of the pixel cache and of augmentation, and the memory they take: ``make bench``.
 
-Absolute numbers depend on the machine; the ratios against the obvious way, measured in the same run, hardly do.
+Absolute numbers depend on the machine; the ratios against the obvious way, measured in the same
+run, hardly do.
 """
 
 from __future__ import annotations
@@ -20,15 +21,23 @@ from kdnb import files, provenance
 from kdnb.images.pixels import Augment, Pixels
 
 IMAGES, SIZE, BATCH = 34_000, 96, 64  # as many as COVID-QU-Ex has
-GOALS = {"loader_images_per_second": 50_000, "augmented_images_per_second": 5_000, "own_memory_mb": 1_000}
+GOALS = {
+    "loader_images_per_second": 50_000,
+    "augmented_images_per_second": 5_000,
+    "own_memory_mb": 1_000,
+}
 
 
 def make(path: Path, channels: int) -> np.ndarray:
     """A pixel cache of noise, as :func:`kdnb.images.pixels.cache` leaves it on disk."""
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(IMAGES, channels, SIZE, SIZE))
+    array = np.lib.format.open_memmap(
+        path, mode="w+", dtype=np.uint8, shape=(IMAGES, channels, SIZE, SIZE)
+    )
     rng = np.random.default_rng(0)
     for start in range(0, IMAGES, 2_000):
-        array[start : start + 2_000] = rng.integers(0, 256, array[start : start + 2_000].shape, dtype=np.uint8)
+        array[start : start + 2_000] = rng.integers(
+            0, 256, array[start : start + 2_000].shape, dtype=np.uint8
+        )
     array.flush()
     return np.load(path, mmap_mode="c")
 
@@ -60,11 +69,16 @@ def rate(batches: Callable[[], Iterable], most: int = IMAGES, repeats: int = 3) 
 
 
 def own_memory_mb() -> float:
-    """Memory that belongs to this process alone; pages of the cache file are the system's, which may drop them."""
+    """Memory that belongs to this process alone; pages of the cache file are the system's, which
+    may drop them."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith("RssAnon"))
+    return next(
+        int(line.split()[1]) / 1024
+        for line in status.read_text().splitlines()
+        if line.startswith("RssAnon")
+    )
 
 
 def measure(channels: int) -> dict[str, float]:
@@ -76,15 +90,31 @@ def measure(channels: int) -> dict[str, float]:
         found = {"loader_images_per_second": rate(lambda: pixels.batches(BATCH, shuffle=True))}
         found["own_memory_mb"] = own_memory_mb()
         found["augmented_images_per_second"] = rate(
-            lambda: ((augment(images, views),) for images, *_ in pixels.batches(BATCH, shuffle=True)), most=8_000
+            lambda: (
+                (augment(images, views),) for images, *_ in pixels.batches(BATCH, shuffle=True)
+            ),
+            most=8_000,
         )
         plain = rate(lambda: DataLoader(OneByOne(array), BATCH, shuffle=True), 8_000, 1)
-        transform = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomAffine(10, (0.05, 0.05), (0.9, 1.1)),
-                                v2.ColorJitter(0.1, 0.1)])  # fmt: skip
-        singly = rate(lambda: ((torch.stack([transform(image) for image in images]),)
-                               for images, *_ in pixels.batches(BATCH)), 2_000, 1)  # fmt: skip
-    found |= {"loader_times_per_image_way": found["loader_images_per_second"] / plain,
-              "augment_times_per_image_way": found["augmented_images_per_second"] / singly}  # fmt: skip
+        transform = v2.Compose(
+            [
+                v2.RandomHorizontalFlip(),
+                v2.RandomAffine(10, (0.05, 0.05), (0.9, 1.1)),
+                v2.ColorJitter(0.1, 0.1),
+            ]
+        )
+        singly = rate(
+            lambda: (
+                (torch.stack([transform(image) for image in images]),)
+                for images, *_ in pixels.batches(BATCH)
+            ),
+            2_000,
+            1,
+        )
+    found |= {
+        "loader_times_per_image_way": found["loader_images_per_second"] / plain,
+        "augment_times_per_image_way": found["augmented_images_per_second"] / singly,
+    }
     return {name: round(value, 1) for name, value in found.items()}
 
 
@@ -94,9 +124,17 @@ def main() -> None:
     print(f"{IMAGES:,} images of {SIZE} px, batches of {BATCH}, {torch.get_num_threads()} threads")
     print(f"{'':32}{'goal':>10}{'grey':>10}{'colour':>10}")
     for name in results["grey"]:
-        print(f"{name:32}{GOALS.get(name, ''):>10}{results['grey'][name]:>10,}{results['colour'][name]:>10,}")
-    stored = {"images": IMAGES, "image_size": SIZE, "batch_size": BATCH, "goals": GOALS, "results": results,
-              "provenance": provenance.collect()}  # fmt: skip
+        print(
+            f"{name:32}{GOALS.get(name, ''):>10}{results['grey'][name]:>10,}{results['colour'][name]:>10,}"
+        )
+    stored = {
+        "images": IMAGES,
+        "image_size": SIZE,
+        "batch_size": BATCH,
+        "goals": GOALS,
+        "results": results,
+        "provenance": provenance.collect(),
+    }
     print("wrote", files.write_json(files.outputs_dir() / "benchmarks" / "data.json", stored))
 
 

@@ -1,7 +1,9 @@
-"""The way of an image from disk into a batch, against torchvision's ``ImageFolder`` and ``DataLoader``: ``make bench``.
+"""The way of an image from disk into a batch, against torchvision's ``ImageFolder`` and
+``DataLoader``: ``make bench``.
 
-Same files (phantom radiographs of 128 px), same batches at 96 px, one epoch after the caches of the system are warm. Ours reads the
-pixel cache that the first epoch left behind; what building it costs stands beside the rows.
+Same files (phantom radiographs of 128 px), same batches at 96 px, one epoch after the caches of the
+system are warm. Ours reads the pixel cache that the first epoch left behind; what building it costs
+stands beside the rows.
 """
 
 from __future__ import annotations
@@ -51,15 +53,34 @@ def main() -> None:
     root = dataset.index.root / "Train"
     pixels, built = dataset.pixels(SIZE, "train"), cost_of_cache(dataset)
     augment, views = dataset.augment(), torch.Generator().manual_seed(0)
-    plain = [v2.Grayscale(3), v2.Resize((SIZE, SIZE)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
-    same = [v2.RandomAffine(augment.degrees, (augment.translate,) * 2, (1 - augment.scale, 1 + augment.scale)),
-            v2.ColorJitter(augment.brightness, augment.contrast)]  # fmt: skip
+    plain = [
+        v2.Grayscale(3),
+        v2.Resize((SIZE, SIZE)),
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+    ]
+    same = [
+        v2.RandomAffine(
+            augment.degrees, (augment.translate,) * 2, (1 - augment.scale, 1 + augment.scale)
+        ),
+        v2.ColorJitter(augment.brightness, augment.contrast),
+    ]
     rows = []
     for title, transforms in (("plain", plain), ("augmented", [*plain, *same])):
         for workers in (0, os.cpu_count() or 1):
-            folder = ImageFolder(root, v2.Compose(transforms), is_valid_file=lambda path: "/images/" in path)
-            took, seen = seconds(lambda: DataLoader(folder, BATCH, shuffle=True, num_workers=workers))  # noqa: B023
-            rows.append({"way": f"ImageFolder, {workers} workers", "views": title, "images_per_second": seen / took})
+            folder = ImageFolder(
+                root, v2.Compose(transforms), is_valid_file=lambda path: "/images/" in path
+            )
+            took, seen = seconds(
+                lambda: DataLoader(folder, BATCH, shuffle=True, num_workers=workers)
+            )  # noqa: B023
+            rows.append(
+                {
+                    "way": f"ImageFolder, {workers} workers",
+                    "views": title,
+                    "images_per_second": seen / took,
+                }
+            )
 
         def ours(title: str = title) -> Iterable:
             for images, *_ in pixels.batches(BATCH, shuffle=True):
@@ -67,13 +88,26 @@ def main() -> None:
 
         took, seen = seconds(ours)
         best = max(row["images_per_second"] for row in rows if row["views"] == title)
-        rows.append({"way": "kdnb", "views": title, "images_per_second": seen / took, "times_image_folder": seen / took / best})
+        rows.append(
+            {
+                "way": "kdnb",
+                "views": title,
+                "images_per_second": seen / took,
+                "times_image_folder": seen / took / best,
+            }
+        )
     table = pd.DataFrame(rows)
     print(table.round(1).to_string(index=False))
-    stored = {"goals": GOALS, "images": len(pixels), "image_size": SIZE, "batch_size": BATCH, "file_size": phantoms.SIZE,
-              "cache": {"images": len(dataset.table), "seconds_to_build": built},
-              "results": table.astype(object).where(table.notna(), None).to_dict("records"),
-              "provenance": provenance.collect()}  # fmt: skip
+    stored = {
+        "goals": GOALS,
+        "images": len(pixels),
+        "image_size": SIZE,
+        "batch_size": BATCH,
+        "file_size": phantoms.SIZE,
+        "cache": {"images": len(dataset.table), "seconds_to_build": built},
+        "results": table.astype(object).where(table.notna(), None).to_dict("records"),
+        "provenance": provenance.collect(),
+    }
     folder = files.outputs_dir() / "benchmarks"
     print("wrote", files.write_json(folder / "data_path.json", stored))
     drawn, axes = plots._start(size=(5.6, 2.8))
@@ -81,7 +115,9 @@ def main() -> None:
     axes[0, 0].set(xscale="log", xlabel="images a second (logarithmic)", ylabel="")
     sns.despine(drawn)
     with files.atomic(folder / "data_path.png") as picture:
-        plots._done(drawn, f"From disk to batches of {BATCH} at {SIZE} px").savefig(picture, dpi=110, bbox_inches="tight")
+        plots._done(drawn, f"From disk to batches of {BATCH} at {SIZE} px").savefig(
+            picture, dpi=110, bbox_inches="tight"
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Images a second of distilling, against torchdistill and against the student's own bare step: ``make bench``.
+"""Images a second of distilling, against torchdistill and against the student's own bare step:
+``make bench``.
 
-All rows come from one run with the same networks, images, batch size and optimiser. torchdistill runs as its examples do: image
-files, float32, contiguous memory, AdamW not fused; the student's depthwise convolutions are torch's own there, as its users have
-them, and ours (:mod:`kdnb.models.depthwise`) in a row of their own.
+All rows come from one run with the same networks, images, batch size and optimiser. torchdistill
+runs as its examples do: image files, float32, contiguous memory, AdamW not fused; the student's
+depthwise convolutions are torch's own there, as its users have them, and ours
+(:mod:`kdnb.models.depthwise`) in a row of their own.
 """
 
 from __future__ import annotations
@@ -36,8 +38,11 @@ from kdnb.training import loop
 
 TEACHER, STUDENT, SIZE, BATCH, CLASSES = "vgg19_bn", "ofa595", 96, 32, 3
 TRAIN, VAL, ALPHA, TEMPERATURE = 1920, 24, 0.5, 4.0  # an epoch of about the stand-in's length
-GOALS = {"teacher in the loop": "2 times torchdistill", "cached soft targets": "4 times torchdistill",
-         "share of the bare step": "0.85 with cached soft targets"}  # fmt: skip
+GOALS = {
+    "teacher in the loop": "2 times torchdistill",
+    "cached soft targets": "4 times torchdistill",
+    "share of the bare step": "0.85 with cached soft targets",
+}
 
 
 def tree(root: Path) -> Path:
@@ -53,7 +58,8 @@ def tree(root: Path) -> Path:
 
 
 def rate(step: Callable[[], int], seconds: float = 20.0) -> float:
-    """Images a second of calling ``step``, which returns how many it took; the first two calls warm up."""
+    """Images a second of calling ``step``, which returns how many it took; the first two calls warm
+    up."""
     step(), step()
     seen, begun = 0, time.perf_counter()
     while time.perf_counter() - begun < seconds:
@@ -79,20 +85,51 @@ def torchdistill(root: Path, layers: Callable[[nn.Module], nn.Module]) -> float:
     logging.disable(logging.INFO)
     from torchdistill.core.distillation import get_distillation_box
 
-    transform = v2.Compose([v2.Grayscale(3), v2.Resize((SIZE, SIZE)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    transform = v2.Compose(
+        [
+            v2.Grayscale(3),
+            v2.Resize((SIZE, SIZE)),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
+    )
     files_ = ImageFolder(root / "train", transform)
     both = [layers(zoo.create(name, CLASSES, SIZE)) for name in (TEACHER, STUDENT)]
-    loss = {"key": "KDLoss", "kwargs": {
-        "student_module_path": ".", "student_module_io": "output", "teacher_module_path": ".", "teacher_module_io": "output",
-        "temperature": TEMPERATURE, "alpha": ALPHA, "reduction": "batchmean"}}  # fmt: skip
-    box = get_distillation_box(*both, {"train": files_}, {
-        "num_epochs": 1, "train_data_loader": {"dataset_id": "train", "sampler": {"class_or_func": RandomSampler, "kwargs": {}},
-                                               "kwargs": {"batch_size": BATCH, "num_workers": 0, "drop_last": True}},
-        "teacher": {"requires_grad": False, "forward_proc": "forward_batch_only"},
-        "student": {"requires_grad": True, "forward_proc": "forward_batch_only"},
-        "optimizer": {"key": "AdamW", "kwargs": {"lr": 1e-4}},
-        "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": {"kd": {"criterion": loss, "weight": 1.0}}}},
-    }, torch.device("cpu"), [], False, 1)  # fmt: skip
+    loss = {
+        "key": "KDLoss",
+        "kwargs": {
+            "student_module_path": ".",
+            "student_module_io": "output",
+            "teacher_module_path": ".",
+            "teacher_module_io": "output",
+            "temperature": TEMPERATURE,
+            "alpha": ALPHA,
+            "reduction": "batchmean",
+        },
+    }
+    box = get_distillation_box(
+        *both,
+        {"train": files_},
+        {
+            "num_epochs": 1,
+            "train_data_loader": {
+                "dataset_id": "train",
+                "sampler": {"class_or_func": RandomSampler, "kwargs": {}},
+                "kwargs": {"batch_size": BATCH, "num_workers": 0, "drop_last": True},
+            },
+            "teacher": {"requires_grad": False, "forward_proc": "forward_batch_only"},
+            "student": {"requires_grad": True, "forward_proc": "forward_batch_only"},
+            "optimizer": {"key": "AdamW", "kwargs": {"lr": 1e-4}},
+            "criterion": {
+                "key": "WeightedSumLoss",
+                "kwargs": {"sub_terms": {"kd": {"criterion": loss, "weight": 1.0}}},
+            },
+        },
+        torch.device("cpu"),
+        [],
+        False,
+        1,
+    )
     box.teacher_model.eval(), box.student_model.train()
     batches = itertools.chain.from_iterable(itertools.repeat(box.train_data_loader))
 
@@ -105,23 +142,47 @@ def torchdistill(root: Path, layers: Callable[[nn.Module], nn.Module]) -> float:
 
 
 def ours(dataset: data.Dataset) -> dict[str, float]:
-    """The training loop as notebook 03 runs it, whole epochs; batch statistics and validation on a few images are in the time."""
-    study = Study(dataset="folder", data_root=str(dataset.index.root), split="official", image_size=SIZE, batch_size=BATCH,
-                  teacher=TEACHER, student=STUDENT)  # fmt: skip
+    """The training loop as notebook 03 runs it, whole epochs; batch statistics and validation on a
+    few images are in the time."""
+    study = Study(
+        dataset="folder",
+        data_root=str(dataset.index.root),
+        split="official",
+        image_size=SIZE,
+        batch_size=BATCH,
+        teacher=TEACHER,
+        student=STUDENT,
+    )
     few = data.load("folder", dataset.index.root, "official", per_class=BATCH)
-    teacher, found = loop.fit(study, few, TEACHER, Objective("hard"), 1), {}  # what it knows does not matter here
-    for name, augment in (("kdnb, teacher in the loop", True), ("kdnb, cached soft targets", False)):
-        views, objective = dataclasses.replace(study, augment=augment), Objective("hybrid", ALPHA, TEMPERATURE)
+    teacher, found = (
+        loop.fit(study, few, TEACHER, Objective("hard"), 1),
+        {},
+    )  # what it knows does not matter here
+    for name, augment in (
+        ("kdnb, teacher in the loop", True),
+        ("kdnb, cached soft targets", False),
+    ):
+        views, objective = (
+            dataclasses.replace(study, augment=augment),
+            Objective("hybrid", ALPHA, TEMPERATURE),
+        )
         run = loop.fit(views, dataset, STUDENT, objective, 3, [teacher])
         found[name] = TRAIN / float(np.median(run.history["seconds"][1:]))
     return found
 
 
 def bare(layers: Callable[[nn.Module], nn.Module]) -> float:
-    """The student alone on random tensors that are there already: forward, backward, AdamW; nothing can be faster."""
+    """The student alone on random tensors that are there already: forward, backward, AdamW; nothing
+    can be faster."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = layers(zoo.create(STUDENT, CLASSES, SIZE)).to(device, memory_format=torch.channels_last).train()
-    images = torch.rand(BATCH, 3, SIZE, SIZE, device=device).contiguous(memory_format=torch.channels_last)
+    model = (
+        layers(zoo.create(STUDENT, CLASSES, SIZE))
+        .to(device, memory_format=torch.channels_last)
+        .train()
+    )
+    images = torch.rand(BATCH, 3, SIZE, SIZE, device=device).contiguous(
+        memory_format=torch.channels_last
+    )
     targets = torch.randint(0, CLASSES, (BATCH,), device=device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)  # as training has it
 
@@ -139,32 +200,60 @@ def bare(layers: Callable[[nn.Module], nn.Module]) -> float:
 def main() -> None:
     """Measure and write ``outputs/benchmarks/distillation.json`` and its figure."""
     with TemporaryDirectory() as folder:
-        os.environ["KDNB_CACHE"] = str(Path(folder, "cache"))  # a run that is only loaded tells the seconds of another day
+        os.environ["KDNB_CACHE"] = str(
+            Path(folder, "cache")
+        )  # a run that is only loaded tells the seconds of another day
         root = tree(Path(folder, "images"))
         dataset = data.load("folder", root, "official")
-        found = {"torchdistill, teacher in the loop": torchdistill(root, with_torchs_layers),
-                 "torchdistill with our depthwise layers": torchdistill(root, as_it_is),
-                 **ours(dataset),
-                 "bare step of the student": bare(as_it_is),
-                 "bare step with torch's depthwise layers": bare(with_torchs_layers)}  # fmt: skip
+        found = {
+            "torchdistill, teacher in the loop": torchdistill(root, with_torchs_layers),
+            "torchdistill with our depthwise layers": torchdistill(root, as_it_is),
+            **ours(dataset),
+            "bare step of the student": bare(as_it_is),
+            "bare step with torch's depthwise layers": bare(with_torchs_layers),
+        }
     reference, limit = found["torchdistill, teacher in the loop"], found["bare step of the student"]
-    rows = [{"what": name, "images_per_second": value, "times_torchdistill": value / reference, "share_of_bare_step": value / limit,
-             "precision": "float32" if name.startswith("torchdistill") or zoo.precision() == "no" else zoo.precision()}
-            for name, value in found.items()]  # fmt: skip
-    facts = {"teacher": TEACHER, "student": STUDENT, "image_size": SIZE, "batch_size": BATCH, "data": "phantom radiographs",
-             "hardware": provenance.hardware(), "commit": provenance.collect()["commit"]}  # fmt: skip
+    rows = [
+        {
+            "what": name,
+            "images_per_second": value,
+            "times_torchdistill": value / reference,
+            "share_of_bare_step": value / limit,
+            "precision": "float32"
+            if name.startswith("torchdistill") or zoo.precision() == "no"
+            else zoo.precision(),
+        }
+        for name, value in found.items()
+    ]
+    facts = {
+        "teacher": TEACHER,
+        "student": STUDENT,
+        "image_size": SIZE,
+        "batch_size": BATCH,
+        "data": "phantom radiographs",
+        "hardware": provenance.hardware(),
+        "commit": provenance.collect()["commit"],
+    }
     print(pd.DataFrame(rows).round(2).to_string(index=False))
     folder = files.outputs_dir() / "benchmarks"
-    print("wrote", files.write_json(folder / "distillation.json", {"goals": GOALS, "results": [row | facts for row in rows]}))
+    print(
+        "wrote",
+        files.write_json(
+            folder / "distillation.json", {"goals": GOALS, "results": [row | facts for row in rows]}
+        ),
+    )
     drawn, axes = plots._start(size=(6.4, 3.2))
     sns.barplot(pd.DataFrame(rows), y="what", x="images_per_second", ax=axes[0, 0], color="C0")
-    axes[0, 0].bar_label(axes[0, 0].containers[0], [f"{row['times_torchdistill']:.1f}×" for row in rows], padding=3)
+    axes[0, 0].bar_label(
+        axes[0, 0].containers[0], [f"{row['times_torchdistill']:.1f}×" for row in rows], padding=3
+    )
     axes[0, 0].set(ylabel="", xlabel="images a second (times torchdistill)")
     axes[0, 0].margins(x=0.12)  # room for the labels
     sns.despine(drawn)
     with files.atomic(folder / "distillation.png") as picture:
-        plots._done(drawn, f"{TEACHER} teaches {STUDENT}, {SIZE} px, batches of {BATCH}").savefig(picture, dpi=110,
-                                                                                                   bbox_inches="tight")  # fmt: skip
+        plots._done(drawn, f"{TEACHER} teaches {STUDENT}, {SIZE} px, batches of {BATCH}").savefig(
+            picture, dpi=110, bbox_inches="tight"
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Speed and likeness of the fast Score-CAM and of SHAP to their reference implementations: ``make bench``.
+"""Speed and likeness of the fast Score-CAM and of SHAP to their reference implementations: ``make
+bench``.
 
-Every row comes from one run: the same images, the same network, one after the other. With ``KDNB_DATA`` set the images are real
-(brain_tumor), else phantoms. Networks are trained for a minute first: random weights have other dead channels and logits.
+Every row comes from one run: the same images, the same network, one after the other. With
+``KDNB_DATA`` set the images are real (brain_tumor), else phantoms. Networks are trained for a
+minute first: random weights have other dead channels and logits.
 """
 
 from __future__ import annotations
@@ -68,18 +70,22 @@ def warm(work) -> float:
 
 
 def score_cam(name: str, model: Classifier, images: torch.Tensor) -> dict:
-    """One row: seconds an image of the reference and of our three modes, and how close their maps are.
+    """One row: seconds an image of the reference and of our three modes, and how close their maps
+    are.
 
     ``topk`` asks the fewest channels that are enough here; ``curve`` has them all.
     """
     targets = torch.from_numpy(predict(model, _pixels(images))).argmax(1).tolist()
 
     def reference() -> np.ndarray:
-        # as a user runs it: contiguous float32, batches of 16; one image at a time, as its memory grows with images × channels
+        # as a user runs it: contiguous float32, batches of 16; one image at a time, as its memory
+        # grows with images × channels
         plain, maps = model.to(memory_format=torch.contiguous_format), []
         with registry.untouched(plain), contextlib.redirect_stderr(io.StringIO()):
             for image, target in zip((images - model.mean) / model.std, targets, strict=True):
-                cam = pytorch_grad_cam.ScoreCAM(model.network, [model.cam_module()], model.cam_reshape)
+                cam = pytorch_grad_cam.ScoreCAM(
+                    model.network, [model.cam_module()], model.cam_reshape
+                )
                 maps.append(cam(image[None], [ClassifierOutputTarget(target)])[0])
                 cam.activations_and_grads.release()
         return np.stack(maps)
@@ -96,16 +102,30 @@ def score_cam(name: str, model: Classifier, images: torch.Tensor) -> dict:
         curve.append({"asked": asked, "seconds": seconds, "spearman": _mean(some, slow)})
     enough = next((point for point in curve if point["spearman"] >= ALIKE), curve[-1])
     return {
-        "model": name, "images": IMAGES, "size": SIZE, "channels": int(registry.features(model, images[:1]).shape[1]),
-        "asked": enough["asked"], "reference_s": reference_s, "exact_s": exact_s, "fast_s": fast_s, "topk_s": enough["seconds"],
-        "exact_speedup": reference_s / exact_s, "fast_speedup": reference_s / fast_s,
-        "topk_speedup": reference_s / enough["seconds"], "max_abs_diff_exact": float(np.abs(exact - slow).max()),
-        "spearman_exact": _mean(exact, slow), "spearman_fast": _mean(fast, slow),
-        "spearman_topk": enough["spearman"], "curve": curve, "empty_maps": int((slow.max((1, 2)) == 0).sum()),
-    }  # fmt: skip
+        "model": name,
+        "images": IMAGES,
+        "size": SIZE,
+        "channels": int(registry.features(model, images[:1]).shape[1]),
+        "asked": enough["asked"],
+        "reference_s": reference_s,
+        "exact_s": exact_s,
+        "fast_s": fast_s,
+        "topk_s": enough["seconds"],
+        "exact_speedup": reference_s / exact_s,
+        "fast_speedup": reference_s / fast_s,
+        "topk_speedup": reference_s / enough["seconds"],
+        "max_abs_diff_exact": float(np.abs(exact - slow).max()),
+        "spearman_exact": _mean(exact, slow),
+        "spearman_fast": _mean(fast, slow),
+        "spearman_topk": enough["spearman"],
+        "curve": curve,
+        "empty_maps": int((slow.max((1, 2)) == 0).sum()),
+    }
 
 
-def shap_row(name: str, model: Classifier, images: torch.Tensor, background: torch.Tensor, samples: int = 32) -> dict:
+def shap_row(
+    name: str, model: Classifier, images: torch.Tensor, background: torch.Tensor, samples: int = 32
+) -> dict:
     """One row: the library's values of all classes against ours of one class, same samples."""
     few = images[:4]
     x, base = ((some - model.mean) / model.std for some in (few, background))
@@ -114,16 +134,33 @@ def shap_row(name: str, model: Classifier, images: torch.Tensor, background: tor
     with registry.untouched(model):
         theirs = shap.GradientExplainer(model.network, base)
         reference_s = warm(lambda: theirs.shap_values(x, nsamples=samples, rseed=0)) / len(few)
-        model.to(memory_format=torch.channels_last)  # as training leaves it and kdnb.explanations.registry finds it
-        ours_s = warm(lambda: shapley.gradient_shap(model.network, x, targets, base, samples)) / len(few)
-        # agreement in float64: in float32 a unit whose input is nearly 0 may fall on either side of its kink, whoever computes
+        model.to(
+            memory_format=torch.channels_last
+        )  # as training leaves it and kdnb.explanations.registry finds it
+        ours_s = warm(
+            lambda: shapley.gradient_shap(model.network, x, targets, base, samples)
+        ) / len(few)
+        # agreement in float64: in float32 a unit whose input is nearly 0 may fall on either side of
+        # its kink, whoever computes
         double = torch.nn.Sequential(Double(), copy.deepcopy(model.network).double())
-        theirs = shap.GradientExplainer(double, base).shap_values(x[:2], nsamples=8, rseed=0)[..., 1]
+        theirs = shap.GradientExplainer(double, base).shap_values(x[:2], nsamples=8, rseed=0)[
+            ..., 1
+        ]
         ours = shapley.gradient_shap(double, x[:2], targets[:2], base, 8).numpy()
-    return {"model": name, "images": len(few), "size": SIZE, "samples": samples, "background": len(base), "batch": 64,
-            "classes_reference": model.num_classes, "classes_ours": 1, "reference_s": reference_s, "ours_s": ours_s,
-            "share_of_reference": ours_s / reference_s,
-            "max_diff_of_scale": float(np.abs(ours - theirs).max() / np.abs(theirs).max())}  # fmt: skip
+    return {
+        "model": name,
+        "images": len(few),
+        "size": SIZE,
+        "samples": samples,
+        "background": len(base),
+        "batch": 64,
+        "classes_reference": model.num_classes,
+        "classes_ours": 1,
+        "reference_s": reference_s,
+        "ours_s": ours_s,
+        "share_of_reference": ours_s / reference_s,
+        "max_diff_of_scale": float(np.abs(ours - theirs).max() / np.abs(theirs).max()),
+    }
 
 
 def _mean(maps: np.ndarray, reference: np.ndarray) -> float:
@@ -136,49 +173,107 @@ def _pixels(images: torch.Tensor) -> pixels.Pixels:
 
 def main() -> None:
     """Measure and write ``outputs/benchmarks/score_cam.json`` and ``shap.json``."""
-    dataset = data.load("brain_tumor" if os.environ.get("KDNB_DATA") else "phantom_cxr", per_class=150)
+    dataset = data.load(
+        "brain_tumor" if os.environ.get("KDNB_DATA") else "phantom_cxr", per_class=150
+    )
     cached = dataset.pixels(SIZE)
-    images, background = cached.floats(dataset.sample("test", IMAGES)).contiguous(), cached.floats(dataset.sample("train", 12))
+    images, background = (
+        cached.floats(dataset.sample("test", IMAGES)).contiguous(),
+        cached.floats(dataset.sample("train", 12)),
+    )
     cams, shaps = [], []
     for name in tqdm(MODELS, desc="explanations", unit="model"):
         model = network(name, dataset)
         cams.append(score_cam(name, model, images[:IMAGES]))
         shaps.append(shap_row(name, model, images, background))
-        print({key: round(value, 4) if isinstance(value, float) else value for key, value in (cams[-1] | shaps[-1]).items()})
-    facts = {"data": dataset.title, "hardware": provenance.hardware(), "commit": provenance.collect()["commit"]}
+        print(
+            {
+                key: round(value, 4) if isinstance(value, float) else value
+                for key, value in (cams[-1] | shaps[-1]).items()
+            }
+        )
+    facts = {
+        "data": dataset.title,
+        "hardware": provenance.hardware(),
+        "commit": provenance.collect()["commit"],
+    }
     folder = files.outputs_dir() / "benchmarks"
     for name, rows in (("score_cam", cams), ("shap", shaps)):
         print("wrote", files.write_json(folder / f"{name}.json", [row | facts for row in rows]))
         with files.atomic(folder / f"{name}.csv") as table:
-            pd.DataFrame(rows).drop(columns="curve", errors="ignore").round(5).to_csv(table, index=False)
+            pd.DataFrame(rows).drop(columns="curve", errors="ignore").round(5).to_csv(
+                table, index=False
+            )
     with files.atomic(folder / "explanations.png") as picture:
-        figure(pd.DataFrame(cams), pd.DataFrame(shaps), dataset.title).savefig(picture, dpi=110, bbox_inches="tight")
+        figure(pd.DataFrame(cams), pd.DataFrame(shaps), dataset.title).savefig(
+            picture, dpi=110, bbox_inches="tight"
+        )
 
 
 def figure(cams: pd.DataFrame, shaps: pd.DataFrame, title: str) -> Figure:
-    """Left how many times faster each mode is than its library, right how alike the maps are by how many channels are asked."""
-    modes = {"exact": "Score-CAM, exact", "fast": "Score-CAM, bf16, half of the channels asked",
-             "topk": f"Score-CAM, bf16, fewest channels with {ALIKE} or more"}  # fmt: skip
-    rows = [{"model": row["model"], "mode": label, "speed": row[f"{mode}_speedup"], "alike": row[f"spearman_{mode}"]}
-            for row in cams.to_dict("records") for mode, label in modes.items()]  # fmt: skip
-    rows += [{"model": row["model"], "mode": "SHAP of one class", "speed": 1 / row["share_of_reference"],
-              "alike": 1 - row["max_diff_of_scale"]} for row in shaps.to_dict("records")]  # fmt: skip
+    """Left how many times faster each mode is than its library, right how alike the maps are by how
+    many channels are asked."""
+    modes = {
+        "exact": "Score-CAM, exact",
+        "fast": "Score-CAM, bf16, half of the channels asked",
+        "topk": f"Score-CAM, bf16, fewest channels with {ALIKE} or more",
+    }
+    rows = [
+        {
+            "model": row["model"],
+            "mode": label,
+            "speed": row[f"{mode}_speedup"],
+            "alike": row[f"spearman_{mode}"],
+        }
+        for row in cams.to_dict("records")
+        for mode, label in modes.items()
+    ]
+    rows += [
+        {
+            "model": row["model"],
+            "mode": "SHAP of one class",
+            "speed": 1 / row["share_of_reference"],
+            "alike": 1 - row["max_diff_of_scale"],
+        }
+        for row in shaps.to_dict("records")
+    ]
     table, (drawn, axes) = pd.DataFrame(rows), plots._start(1, 2, size=(5.3, 4.6))
     speed, likeness = axes[0]
     sns.barplot(table, x="model", y="speed", hue="mode", ax=speed)
     for bars, (_, part) in zip(speed.containers, table.groupby("mode", sort=False), strict=True):
-        speed.bar_label(bars, [f"{v:.3f}" for v in part["alike"]], fontsize="xx-small", rotation=90, padding=3)
+        speed.bar_label(
+            bars, [f"{v:.3f}" for v in part["alike"]], fontsize="xx-small", rotation=90, padding=3
+        )
     speed.axhline(1, color="0.5", linewidth=1)
-    speed.set(yscale="log", ylabel="times faster than the library (logarithmic)", xlabel="", ylim=(0.7, None))
+    speed.set(
+        yscale="log",
+        ylabel="times faster than the library (logarithmic)",
+        xlabel="",
+        ylim=(0.7, None),
+    )
     speed.tick_params(axis="x", rotation=20)
-    sns.move_legend(speed, "upper center", bbox_to_anchor=(0.5, -0.2), frameon=False, fontsize="small", title_fontsize="small",
-                    title="above bars: rank correlation of the maps with the library's\n"
-                          "(SHAP: 1 − largest difference, as a share of the scale)")  # fmt: skip
-    points = [{"model": f"{row['model']} ({row['channels']:,} channels)"} | point
-              for row in cams.to_dict("records") for point in row["curve"]]  # fmt: skip
-    sns.lineplot(pd.DataFrame(points), x="asked", y="spearman", hue="model", marker="o", ax=likeness)
+    sns.move_legend(
+        speed,
+        "upper center",
+        bbox_to_anchor=(0.5, -0.2),
+        frameon=False,
+        fontsize="small",
+        title_fontsize="small",
+        title="above bars: rank correlation of the maps with the library's\n"
+        "(SHAP: 1 − largest difference, as a share of the scale)",
+    )
+    points = [
+        {"model": f"{row['model']} ({row['channels']:,} channels)"} | point
+        for row in cams.to_dict("records")
+        for point in row["curve"]
+    ]
+    sns.lineplot(
+        pd.DataFrame(points), x="asked", y="spearman", hue="model", marker="o", ax=likeness
+    )
     likeness.axhline(ALIKE, color="0.5", linewidth=1)
-    likeness.set(xlabel="channels asked", ylabel="rank correlation with the library's map", xticks=ASKED)
+    likeness.set(
+        xlabel="channels asked", ylabel="rank correlation with the library's map", xticks=ASKED
+    )
     likeness.legend(frameon=False)
     sns.despine(drawn)
     return plots._done(drawn, f"{title}, {IMAGES} images of {SIZE} px, two cores")

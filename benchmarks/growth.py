@@ -1,8 +1,10 @@
-"""How time and memory grow with the number of images: index, pixel cache, search for copies, one pass over the pixels.
+"""How time and memory grow with the number of images: index, pixel cache, search for copies, one
+pass over the pixels.
 
-``python -m benchmarks.growth 1000 10000`` for some sizes; the default goes to 100,000 and takes long.
-Every size runs in a process of its own, on phantom radiographs of 64 px drawn once. An epoch is one pass of the loader, without a
-network; memory is the process's own, without the page cache in which pixels and thumbnails lie.
+``python -m benchmarks.growth 1000 10000`` for some sizes; the default goes to 100,000 and takes
+long. Every size runs in a process of its own, on phantom radiographs of 64 px drawn once. An epoch
+is one pass of the loader, without a network; memory is the process's own, without the page cache in
+which pixels and thumbnails lie.
 """
 
 from __future__ import annotations
@@ -51,13 +53,19 @@ def tree(count: int) -> Path:
         if not path.exists():
             jobs.append((str(path), number, labels[number % len(labels)]))
     with multiprocessing.Pool() as pool:
-        for _ in tqdm(pool.imap_unordered(_draw, jobs, chunksize=50), total=len(jobs), desc=f"drawing {count:,}", unit="img"):
+        for _ in tqdm(
+            pool.imap_unordered(_draw, jobs, chunksize=50),
+            total=len(jobs),
+            desc=f"drawing {count:,}",
+            unit="img",
+        ):
             pass
     return root
 
 
 def measure(root: Path, count: int) -> dict:
-    """One row: seconds of each step for a tree of so many images, and the most memory that this process had for itself."""
+    """One row: seconds of each step for a tree of so many images, and the most memory that this
+    process had for itself."""
     highest, done = [0.0], threading.Event()
 
     def watch() -> None:
@@ -86,47 +94,90 @@ def main() -> None:
     """Measure and write ``outputs/benchmarks/growth.json`` and its figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sizes", nargs="*", type=int, default=list(SIZES))
-    parser.add_argument("--tree", type=Path, help="measure this one in this process and print one line of JSON")
+    parser.add_argument(
+        "--tree", type=Path, help="measure this one in this process and print one line of JSON"
+    )
     asked = parser.parse_args()
     if asked.tree:
         print(json.dumps(measure(asked.tree, asked.sizes[0])))
         return
     rows = []
     for count in asked.sizes:
-        command = [sys.executable, "-m", "benchmarks.growth", str(count), "--tree", str(tree(count))]
-        with TemporaryDirectory(dir=files.cache_dir()) as fresh:  # index, pixels and links are made anew each time
-            told = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, env=os.environ | {"KDNB_CACHE": fresh})
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.growth",
+            str(count),
+            "--tree",
+            str(tree(count)),
+        ]
+        with TemporaryDirectory(
+            dir=files.cache_dir()
+        ) as fresh:  # index, pixels and links are made anew each time
+            told = subprocess.run(
+                command,
+                check=True,
+                text=True,
+                stdout=subprocess.PIPE,
+                env=os.environ | {"KDNB_CACHE": fresh},
+            )
         rows.append(json.loads(told.stdout.splitlines()[-1]))
         print({name: round(value, 1) for name, value in rows[-1].items()}, flush=True)
     rows = compared(rows)
     folder = files.outputs_dir() / "benchmarks"
-    stored = {"goals": GOALS, "image_side": SIDE, "pixels": PIXELS, "results": rows, "provenance": provenance.collect()}
+    stored = {
+        "goals": GOALS,
+        "image_side": SIDE,
+        "pixels": PIXELS,
+        "results": rows,
+        "provenance": provenance.collect(),
+    }
     print("wrote", files.write_json(folder / "growth.json", stored))
     draw(rows, folder / "growth.png")
 
 
 def compared(rows: list[dict]) -> list[dict]:
-    """Each row with its steps' times as multiples of n log n: from the first size on, and from the size before it."""
+    """Each row with its steps' times as multiples of n log n: from the first size on, and from the
+    size before it."""
+
     def grown(row, since, step):
-        expected = row["images"] * math.log(row["images"]) / (since["images"] * math.log(since["images"]))
+        expected = (
+            row["images"] * math.log(row["images"]) / (since["images"] * math.log(since["images"]))
+        )
         return row[f"{step}_s"] / since[f"{step}_s"] / expected
 
-    return [row | {f"{step}_of_n_log_n": grown(row, rows[0], step) for step in STEPS}
-            | {f"{step}_of_n_log_n_since_the_size_before": grown(row, rows[max(0, number - 1)], step) for step in STEPS}
-            for number, row in enumerate(rows)]  # fmt: skip
+    return [
+        row
+        | {f"{step}_of_n_log_n": grown(row, rows[0], step) for step in STEPS}
+        | {
+            f"{step}_of_n_log_n_since_the_size_before": grown(row, rows[max(0, number - 1)], step)
+            for step in STEPS
+        }
+        for number, row in enumerate(rows)
+    ]
 
 
 def draw(rows: list[dict], path: Path) -> None:
     """Seconds of each step against the number of images, both logarithmic."""
     long = pd.DataFrame(rows).melt("images", [f"{step}_s" for step in STEPS], "step", "seconds")
     drawn, axes = plots._start(size=(5.6, 3.6))
-    sns.lineplot(long.assign(step=long["step"].str.removesuffix("_s")), x="images", y="seconds", hue="step", marker="o",
-                 ax=axes[0, 0])  # fmt: skip
-    axes[0, 0].set(xscale="log", yscale="log", xlabel="images (logarithmic)", ylabel="seconds (logarithmic)")
+    sns.lineplot(
+        long.assign(step=long["step"].str.removesuffix("_s")),
+        x="images",
+        y="seconds",
+        hue="step",
+        marker="o",
+        ax=axes[0, 0],
+    )
+    axes[0, 0].set(
+        xscale="log", yscale="log", xlabel="images (logarithmic)", ylabel="seconds (logarithmic)"
+    )
     sns.move_legend(axes[0, 0], "upper left", bbox_to_anchor=(1, 1), frameon=False)
     sns.despine(drawn)
     with files.atomic(path) as picture:
-        plots._done(drawn, "Phantoms: time against the number of images").savefig(picture, dpi=110, bbox_inches="tight")
+        plots._done(drawn, "Phantoms: time against the number of images").savefig(
+            picture, dpi=110, bbox_inches="tight"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Are the phantoms hard enough, and not too hard: a linear model on pixels against a small CNN, on whole sets: ``make bench``."""
+"""Are the phantoms hard enough, and not too hard: a linear model on pixels against a small CNN, on
+whole sets: ``make bench``."""
 
 from __future__ import annotations
 
@@ -17,11 +18,15 @@ GOALS = {"linear": "below 0.75", "cnn": "0.95 or more"}
 
 
 def linear(dataset: data.Dataset, side: int) -> float:
-    """Test accuracy of the best of three strengths of regularisation (chosen on the test set: an upper bound)."""
+    """Test accuracy of the best of three strengths of regularisation (chosen on the test set: an
+    upper bound)."""
     flat = {}
     for split in ("train", "test"):
         pixels = dataset.pixels(side, split)
-        flat[split] = pixels.images[pixels.rows].flatten(1).numpy() / 255 - 0.5, pixels.labels[pixels.rows].numpy()
+        flat[split] = (
+            pixels.images[pixels.rows].flatten(1).numpy() / 255 - 0.5,
+            pixels.labels[pixels.rows].numpy(),
+        )
     models = (LogisticRegression(C=c, max_iter=300).fit(*flat["train"]) for c in (1e-4, 1e-3, 1e-2))
     return max(model.score(*flat["test"]) for model in models)
 
@@ -39,12 +44,25 @@ def main() -> None:
     rows = []
     for name in tqdm(phantoms.DRAWINGS, desc="phantoms", unit="set"):
         dataset = data.load(name)
-        rows.append({"dataset": name, "test_images": int((dataset.table["split"] == "test").sum()),
-                     **{f"linear_{side}px": float(np.round(linear(dataset, side), 4)) for side in (32, 64)},
-                     "cnn": round(cnn(dataset), 4)})  # fmt: skip
+        rows.append(
+            {
+                "dataset": name,
+                "test_images": int((dataset.table["split"] == "test").sum()),
+                **{
+                    f"linear_{side}px": float(np.round(linear(dataset, side), 4))
+                    for side in (32, 64)
+                },
+                "cnn": round(cnn(dataset), 4),
+            }
+        )
         print(rows[-1])
     path = files.outputs_dir() / "benchmarks" / "phantoms.json"
-    print("wrote", files.write_json(path, {"goals": GOALS, "results": rows, "provenance": provenance.collect()}))
+    print(
+        "wrote",
+        files.write_json(
+            path, {"goals": GOALS, "results": rows, "provenance": provenance.collect()}
+        ),
+    )
 
 
 if __name__ == "__main__":

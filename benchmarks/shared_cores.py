@@ -1,7 +1,9 @@
-"""What the short spin of :mod:`kdnb` costs alone and saves beside other work: ``python -m benchmarks.shared_cores``, on Linux.
+"""What the short spin of :mod:`kdnb` costs alone and saves beside other work: ``python -m
+benchmarks.shared_cores``, on Linux.
 
-Torch's threads (libgomp) wait for one another by spinning, 300,000 turns where nothing else is said. Each setting trains in a
-process of its own, in turns, alone and beside as many busy processes as there are cores.
+Torch's threads (libgomp) wait for one another by spinning, 300,000 turns where nothing else is
+said. Each setting trains in a process of its own, in turns, alone and beside as many busy processes
+as there are cores.
 """
 
 from __future__ import annotations
@@ -51,31 +53,60 @@ def busy(count: int):
 def timings(rounds: int = ROUNDS) -> pd.DataFrame:
     """Columns round, beside, setting and milliseconds of each network."""
     rows = []
-    turns = [(turn, beside, setting) for turn in range(rounds) for beside in (0, os.cpu_count()) for setting in SPINS]
+    turns = [
+        (turn, beside, setting)
+        for turn in range(rounds)
+        for beside in (0, os.cpu_count())
+        for setting in SPINS
+    ]
     for turn, beside, setting in tqdm(turns, desc="training"):
         with busy(beside):
-            told = subprocess.run([sys.executable, "-m", "benchmarks.shared_cores", *NETWORKS], capture_output=True, text=True,
-                                  check=True, env=os.environ | {"GOMP_SPINCOUNT": SPINS[setting]})  # fmt: skip
+            told = subprocess.run(
+                [sys.executable, "-m", "benchmarks.shared_cores", *NETWORKS],
+                capture_output=True,
+                text=True,
+                check=True,
+                env=os.environ | {"GOMP_SPINCOUNT": SPINS[setting]},
+            )
         rows.append([turn, beside, setting, *map(float, told.stdout.split())])
     return pd.DataFrame(rows, columns=["round", "beside", "setting", *NETWORKS])
 
 
 def compared(table: pd.DataFrame) -> list[dict]:
-    """How many times as fast the short spin is, a row a network and number of busy processes: median of the rounds, their range."""
-    took, found = table.pivot(index="round", columns=["beside", "setting"], values=list(NETWORKS)), []
-    for name, beside in ((name, beside) for name in NETWORKS for beside in table["beside"].unique()):
+    """How many times as fast the short spin is, a row a network and number of busy processes:
+    median of the rounds, their range."""
+    took, found = (
+        table.pivot(index="round", columns=["beside", "setting"], values=list(NETWORKS)),
+        [],
+    )
+    for name, beside in (
+        (name, beside) for name in NETWORKS for beside in table["beside"].unique()
+    ):
         ratios = took[name, beside, "library"] / took[name, beside, "kdnb"]
-        found.append({"network": name, "beside": int(beside), "times_as_fast": float(ratios.median()), "low": float(ratios.min()),
-                      "high": float(ratios.max())})  # fmt: skip
+        found.append(
+            {
+                "network": name,
+                "beside": int(beside),
+                "times_as_fast": float(ratios.median()),
+                "low": float(ratios.min()),
+                "high": float(ratios.max()),
+            }
+        )
     return found
 
 
 def main() -> None:
-    """Measure and write ``outputs/benchmarks/shared_cores.json``; with names of networks, print their milliseconds and no more."""
+    """Measure and write ``outputs/benchmarks/shared_cores.json``; with names of networks, print
+    their milliseconds and no more."""
     if names := sys.argv[1:]:
         print(*(milliseconds(name) for name in names))
         return
-    results = {"compared": compared(timings()), "image_size": SIZE, "batch_size": BATCH, "hardware": efficiency.hardware()}
+    results = {
+        "compared": compared(timings()),
+        "image_size": SIZE,
+        "batch_size": BATCH,
+        "hardware": efficiency.hardware(),
+    }
     print(pd.DataFrame(results["compared"]).round(2).to_string(index=False))
     kept = {"results": results, "provenance": provenance.collect()}
     print("wrote", files.write_json(files.outputs_dir() / "benchmarks" / "shared_cores.json", kept))

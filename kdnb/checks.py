@@ -1,4 +1,5 @@
-"""What a function may be given: shapes and ranges, refused in words that name the parameter. (Types: see ``kdnb/__init__``.)"""
+"""What a function may be given: shapes and ranges, refused in words that name the parameter.
+(Types: see ``kdnb/__init__``.)"""
 
 from __future__ import annotations
 
@@ -8,9 +9,11 @@ import numpy as np
 
 
 def shapes(**named: tuple[object, str]) -> None:
-    """Compare shapes with letters: ``shapes(labels=(labels, "N"), logits=(logits, "N K"))``; the same letter is the same size.
+    """Compare shapes with letters: ``shapes(labels=(labels, "N"), logits=(logits, "N K"))``; the
+    same letter is the same size.
 
-    An array that is None is passed over. Raises ``ValueError`` naming the parameter, what it must be and what it is.
+    An array that is None is passed over. Raises ``ValueError`` naming the parameter, what it must
+    be and what it is.
     """
     sizes: dict[str, tuple[int, str]] = {}
     for name, (array, letters) in named.items():
@@ -22,14 +25,19 @@ def shapes(**named: tuple[object, str]) -> None:
         for letter, size in zip(wanted, shape, strict=True):
             known, first = sizes.setdefault(letter, (size, name))
             if size != known:
-                raise ValueError(f"{name} must be ({', '.join(wanted)}) with {letter} = {known} as in {first}, got shape {shape}")
+                raise ValueError(
+                    f"{name} must be ({', '.join(wanted)}) with {letter} = {known} as in {first}, got shape {shape}"
+                )
 
 
 def within(low: float, high: float, **named: float | None) -> None:
-    """Each number must lie between ``low`` and ``high``, both allowed; None is passed over. Raises ``ValueError``."""
+    """Each number must lie between ``low`` and ``high``, both allowed; None is passed over. Raises
+    ``ValueError``."""
     for name, value in named.items():
         if value is not None and not low <= value <= high:
-            limit = f"be at least {low:g}" if math.isinf(high) else f"lie between {low:g} and {high:g}"
+            limit = (
+                f"be at least {low:g}" if math.isinf(high) else f"lie between {low:g} and {high:g}"
+            )
             raise ValueError(f"{name} must {limit}, got {value}")
 
 
@@ -46,4 +54,6 @@ def labels(values: np.ndarray, num_classes: int, name: str = "labels") -> None:
     if not np.issubdtype(values.dtype, np.integer):
         raise ValueError(f"{name} must be whole numbers, got {values.dtype}")
     if len(values) and not 0 <= values.min() <= values.max() < num_classes:
-        raise ValueError(f"{name} must lie between 0 and {num_classes - 1}, got {values.min()} to {values.max()}")
+        raise ValueError(
+            f"{name} must lie between 0 and {num_classes - 1}, got {values.min()} to {values.max()}"
+        )

@@ -27,8 +27,8 @@ SEEDS = 2**32 - 1  # the largest seed that pandas and numpy take
 class Dataset:
     """Images with labels and splits: an index table and what can be read off it.
 
-    ``table`` has the index's columns and ``family``, the number of the group that an image belongs to; ``split`` says how the
-    parts came about.
+    ``table`` has the index's columns and ``family``, the number of the group that an image belongs
+    to; ``split`` says how the parts came about.
     """
 
     spec: DatasetSpec
@@ -60,16 +60,22 @@ class Dataset:
 
     @cached_property
     def leakage(self) -> detector.Leakage:
-        """Copies that the detector finds among these images, looked for once (minutes for a large set)."""
+        """Copies that the detector finds among these images, looked for once (minutes for a large
+        set)."""
         return detector.find(self.index, self.spec.slug)
 
     @property
     def caveat(self) -> str:
-        """What keeps these files from being the published set, in a few words; empty if nothing does."""
+        """What keeps these files from being the published set, in a few words; empty if nothing
+        does."""
         if self.spec.synthetic:
             return "synthetic"
         found, published = len(self.table), self.spec.total
-        few = f", {len(self.classes)} of {len(self.spec.classes)} classes" if len(self.classes) < len(self.spec.classes) else ""
+        few = (
+            f", {len(self.classes)} of {len(self.spec.classes)} classes"
+            if len(self.classes) < len(self.spec.classes)
+            else ""
+        )
         size = tuple(self.table[["width", "height"]].mode().iloc[0])
         if self.spec.native_size and size != self.spec.native_size:
             native = "×".join(map(str, self.spec.native_size))
@@ -89,7 +95,8 @@ class Dataset:
         return self.table["label"].map({name: i for i, name in enumerate(self.classes)}).to_numpy()
 
     def families(self, split: str) -> np.ndarray:
-        """Group numbers of one split's images, ``(n,)`` in the order of :meth:`pixels`: intervals draw a group as one."""
+        """Group numbers of one split's images, ``(n,)`` in the order of :meth:`pixels`: intervals
+        draw a group as one."""
         files.lookup(split, splits.PARTS, "split")
         return self.table.loc[self.table["split"] == split, "family"].to_numpy()
 
@@ -99,7 +106,8 @@ class Dataset:
         return table.reindex(index=list(self.classes), columns=list(splits.PARTS), fill_value=0)
 
     def pixels(self, image_size: int, split: str | None = None, column: str = "path") -> Pixels:
-        """Rows of one split (all by default) from the pixel cache; ``column`` may be ``mask`` or ``organ_mask``."""
+        """Rows of one split (all by default) from the pixel cache; ``column`` may be ``mask`` or
+        ``organ_mask``."""
         checks.within(1, math.inf, image_size=image_size)
         if split is not None:
             files.lookup(split, splits.PARTS, "split")
@@ -109,17 +117,21 @@ class Dataset:
         return Pixels(array, self.labels, rows)
 
     def sample(self, split: str, count: int, seed: int = 0) -> np.ndarray:
-        """About ``count`` rows of a split, as many of each class as there are, in label order; the same for a seed."""
+        """About ``count`` rows of a split, as many of each class as there are, in label order; the
+        same for a seed."""
         files.lookup(split, splits.PARTS, "split")
         checks.within(1, math.inf, count=count)
         checks.within(0, SEEDS, seed=seed)
         each = max(1, round(count / len(self.classes)))
         rows = self.table[self.table["split"] == split].groupby("label", sort=False)
-        chosen = np.concatenate([part.sample(min(each, len(part)), random_state=seed).index for _, part in rows])
+        chosen = np.concatenate(
+            [part.sample(min(each, len(part)), random_state=seed).index for _, part in rows]
+        )
         return chosen[np.argsort(self.labels[chosen], kind="stable")]
 
     def masks(self, image_size: int, column: str, rows: np.ndarray) -> np.ndarray | None:
-        """Boolean masks ``(n, S, S)`` of chosen rows, ``column`` ``mask`` (lesion) or ``organ_mask``; None if none has one."""
+        """Boolean masks ``(n, S, S)`` of chosen rows, ``column`` ``mask`` (lesion) or
+        ``organ_mask``; None if none has one."""
         checks.within(1, math.inf, image_size=image_size)
         files.lookup(column, MASKS, "column")
         checks.labels(rows, len(self.table), "rows")
@@ -128,13 +140,21 @@ class Dataset:
         return self.pixels(image_size, column=column).pictures(rows) > 127
 
     def shuffled(self, seed: int = 0) -> Dataset:
-        """The same images and splits with labels out of a hat: what a network learns from these is no evidence."""
+        """The same images and splits with labels out of a hat: what a network learns from these is
+        no evidence."""
         checks.within(0, SEEDS, seed=seed)
         labels = self.table.groupby("split", sort=False)["label"].transform(
-            lambda part: np.random.default_rng(seed).permutation(part.to_numpy()))  # fmt: skip
-        renamed = self.index.table.set_index("path")["label"].to_dict() | dict(zip(self.table["path"], labels, strict=True))
+            lambda part: np.random.default_rng(seed).permutation(part.to_numpy())
+        )
+        renamed = self.index.table.set_index("path")["label"].to_dict() | dict(
+            zip(self.table["path"], labels, strict=True)
+        )
         table = self.index.table.assign(label=self.index.table["path"].map(renamed))
-        return dataclasses.replace(self, table=self.table.assign(label=labels), index=dataclasses.replace(self.index, table=table))
+        return dataclasses.replace(
+            self,
+            table=self.table.assign(label=labels),
+            index=dataclasses.replace(self.index, table=table),
+        )
 
     def augment(self) -> Augment:
         """The augmentation that keeps this modality plausible."""
@@ -144,14 +164,20 @@ class Dataset:
         return f"{self.title}: {len(self.table):,} images, {self.spec.modality}\nsplit: {self.split}\n{self.counts().to_string()}"
 
 
-def load(name: str, data_root: str | Path | None = None, split: str = "auto", download: bool = False,
-         per_class: int | None = None) -> Dataset:  # fmt: skip
+def load(
+    name: str,
+    data_root: str | Path | None = None,
+    split: str = "auto",
+    download: bool = False,
+    per_class: int | None = None,
+) -> Dataset:
     """Load a dataset of the catalogue, ``medmnist:<name>``, or ``folder`` with ``data_root``.
 
-    ``split``: ``official`` as published, ``random`` re-split by image as papers do, ``group`` re-split with copies and patients
-    kept together, ``auto`` official where nothing is known against it, else group. ``per_class`` keeps at most so many images of
-    a class in each split (for trying things out).
-    Raises ``UnknownName``, ``DatasetMissing`` or ``SplitError``, each telling what to do next.
+    ``split``: ``official`` as published, ``random`` re-split by image as papers do, ``group``
+    re-split with copies and patients kept together, ``auto`` official where nothing is known
+    against it, else group. ``per_class`` keeps at most so many images of a class in each split (for
+    trying things out). Raises ``UnknownName``, ``DatasetMissing`` or ``SplitError``, each telling
+    what to do next.
     """
     files.lookup(split, splits.MODES, "split")
     checks.within(1, math.inf, per_class=per_class)
@@ -162,9 +188,12 @@ def load(name: str, data_root: str | Path | None = None, split: str = "auto", do
     table, family = found.table, index.families(found.table)
     if splits.needs_groups(found, mode) and not spec.synthetic:  # every phantom is drawn alone
         seen = detector.find(found, spec.slug)
-        # same pixels, two labels: neither learnt from nor tested on, as byte-identical ones in the index
+        # same pixels, two labels: neither learnt from nor tested on, as byte-identical ones in the
+        # index
         conflicts = seen.conflicts(table)
-        found = dataclasses.replace(found, problems=pd.concat([found.problems, conflicts], ignore_index=True))
+        found = dataclasses.replace(
+            found, problems=pd.concat([found.problems, conflicts], ignore_index=True)
+        )
         table = table[~table["path"].isin(conflicts["path"])].reset_index(drop=True)
         family = seen.groups(table)
     table, used = splits.assign(spec, table, mode, family)
@@ -179,17 +208,29 @@ def describe(name: str) -> DatasetSpec:
         return DATASETS[files.lookup(name, [*DATASETS, "medmnist:<name>"], "dataset")]
     from medmnist import INFO  # imported here: it takes seconds and few runs need it
 
-    known = {key: info for key, info in INFO.items() if "3d" not in key and info["task"] != "multi-label, binary-class"}
-    flag = files.lookup(name.removeprefix("medmnist:"), sorted(known), "single-label 2-D MedMNIST set")
+    known = {
+        key: info
+        for key, info in INFO.items()
+        if "3d" not in key and info["task"] != "multi-label, binary-class"
+    }
+    flag = files.lookup(
+        name.removeprefix("medmnist:"), sorted(known), "single-label 2-D MedMNIST set"
+    )
     info = known[flag]
     titles = [_short(text) for text in info["label"].values()]
     return DatasetSpec(
-        name=name, title=info["python_class"], modality=info["description"].split(".")[0][:80], licence=info["license"],
+        name=name,
+        title=info["python_class"],
+        modality=info["description"].split(".")[0][:80],
+        licence=info["license"],
         classes={title: () for title in titles},
         citation="Yang et al. (2023), MedMNIST v2, Scientific Data 10:41, doi:10.1038/s41597-022-01721-8",
-        source=info["url"], layout=f"medmnist/{flag}.npz", official_split="train / val / test",
-        group_key="none told", color="L" if info["n_channels"] == 1 else "RGB",
-    )  # fmt: skip
+        source=info["url"],
+        layout=f"medmnist/{flag}.npz",
+        official_split="train / val / test",
+        group_key="none told",
+        color="L" if info["n_channels"] == 1 else "RGB",
+    )
 
 
 def _short(text: str) -> str:
@@ -198,7 +239,8 @@ def _short(text: str) -> str:
 
 
 def fetch(name: str, root: str | Path | None = None) -> Path:
-    """Download a public dataset from Kaggle with a progress bar, check the number of images, and return its folder.
+    """Download a public dataset from Kaggle with a progress bar, check the number of images, and
+    return its folder.
 
     Raises :class:`DatasetMissing` with what to download from where when it cannot be reached.
     """
@@ -208,5 +250,7 @@ def fetch(name: str, root: str | Path | None = None) -> Path:
     root = downloads.fetch(spec, root)
     found = index.build(spec, root)
     if len(found.table) < 0.99 * spec.total:
-        print(f"warning: {len(found.table):,} usable images came, {spec.total:,} are published; see the data report in 01")
+        print(
+            f"warning: {len(found.table):,} usable images came, {spec.total:,} are published; see the data report in 01"
+        )
     return root

@@ -32,7 +32,9 @@ def lookup(name: str, known: Iterable[str], what: str) -> str:
     if name in known:
         return name
     text = str(name).lower()
-    cut = [option for option in known if len(option) > 2 and text.startswith(option)]  # "validation" is not near "val" by letters
+    cut = [
+        option for option in known if len(option) > 2 and text.startswith(option)
+    ]  # "validation" is not near "val" by letters
     near = difflib.get_close_matches(text, known, n=1, cutoff=0.5) or cut
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise UnknownName(f"unknown {what} {name!r}.{hint} Allowed: {', '.join(known)}.")
@@ -47,8 +49,13 @@ def _folder(variable: str, default: str) -> Path:
     chosen = Path(os.environ.get(variable) or default).expanduser()
     if chosen.is_absolute():
         return chosen
-    # Relative paths mean the repository's root, as typed there; a reader inside notebooks/ may mean that folder.
-    return (Path.cwd() / chosen).resolve() if not (ROOT / chosen).exists() and chosen.exists() else (ROOT / chosen).resolve()
+    # Relative paths mean the repository's root, as typed there; a reader inside notebooks/ may mean
+    # that folder.
+    return (
+        (Path.cwd() / chosen).resolve()
+        if not (ROOT / chosen).exists() and chosen.exists()
+        else (ROOT / chosen).resolve()
+    )
 
 
 def data_dir() -> Path:
@@ -57,7 +64,8 @@ def data_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """Where what can be made again lies (indexes, pixels, checkpoints): ``KDNB_CACHE``, else ``cache/``."""
+    """Where what can be made again lies (indexes, pixels, checkpoints): ``KDNB_CACHE``, else
+    ``cache/``."""
     return _folder("KDNB_CACHE", "cache")
 
 
@@ -72,7 +80,8 @@ def outputs_dir() -> Path:
 
 
 def shown(path: Path) -> str:
-    """A path as a page may print it: from the repository's, the cache's or the outputs' folder on, not where that lies."""
+    """A path as a page may print it: from the repository's, the cache's or the outputs' folder on,
+    not where that lies."""
     for base, name in ((ROOT, ""), (cache_dir(), "cache"), (outputs_dir(), "outputs")):
         if Path(path).is_relative_to(base):
             return str(Path(name, Path(path).relative_to(base)))
@@ -80,7 +89,8 @@ def shown(path: Path) -> str:
 
 
 class DiskFull(OSError):
-    """No space is left for a file; earlier files are as they were. The message says where and what to do."""
+    """No space is left for a file; earlier files are as they were. The message says where and what
+    to do."""
 
 
 @contextmanager
@@ -89,36 +99,51 @@ def told_when_full(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        told = re.search(r"os error (\d+)", str(error))  # safetensors hides the system's number in its text
+        told = re.search(
+            r"os error (\d+)", str(error)
+        )  # safetensors hides the system's number in its text
         number = int(told[1]) if told else getattr(error, "errno", None)
-        if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # the last: this disk or user may have no file so large
+        if number not in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EFBIG,
+        ):  # the last: this disk or user may have no file so large
             raise
-        raise DiskFull(number, f"no space left to write {shown(path)}; nothing that was there is lost. Free some, or set "
-                       "KDNB_CACHE (or KDNB_OUTPUTS) to a folder on another disk, and run the same again") from None  # fmt: skip
+        raise DiskFull(
+            number,
+            f"no space left to write {shown(path)}; nothing that was there is lost. Free some, or set "
+            "KDNB_CACHE (or KDNB_OUTPUTS) to a folder on another disk, and run the same again",
+        ) from None
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that replaces it only when the block ends without an error.
+    """Yield a temporary path beside ``path`` that replaces it only when the block ends without an
+    error.
 
     The file is on the disk, not only in memory, when the block is left. Raises :class:`DiskFull`.
     """
     path = Path(path)
     with told_when_full(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:60]}.", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.stem[:60]}.", suffix=path.suffix
+        )
         temporary = Path(name)
         try:
             os.close(handle)
             yield temporary
-            os.chmod(temporary, 0o644)  # mkstemp is private; results are for everyone who may read the folder
+            os.chmod(
+                temporary, 0o644
+            )  # mkstemp is private; results are for everyone who may read the folder
             put_in_place(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 def put_in_place(finished: Path, path: Path) -> None:
-    """Give a finished file its final name, once its bytes are on the disk; the name is there too when this returns."""
+    """Give a finished file its final name, once its bytes are on the disk; the name is there too
+    when this returns."""
     _sync(finished)
     os.replace(finished, path)
     _sync(path.parent)
@@ -150,7 +175,8 @@ def read_json(path: Path) -> dict | list:
 
 
 def remembered(path: Path, work: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays that ``work()`` gives: computed once, then read from ``path`` (``.npz``, never with pickle).
+    """The arrays that ``work()`` gives: computed once, then read from ``path`` (``.npz``, never
+    with pickle).
 
     What takes minutes is cut into such parts, so that a killed process loses one of them.
     """
@@ -164,10 +190,11 @@ def remembered(path: Path, work: Callable[[], dict[str, np.ndarray]]) -> dict[st
 
 
 def scratch(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An empty array in a nameless file of the cache, for what need not stay in memory; it is gone with the process.
+    """An empty array in a nameless file of the cache, for what need not stay in memory; it is gone
+    with the process.
 
-    Every block is taken now: a disk that is full later kills the process that writes into a mapped file. Raises
-    :class:`DiskFull`.
+    Every block is taken now: a disk that is full later kills the process that writes into a mapped
+    file. Raises :class:`DiskFull`.
     """
     folder = cache_dir()
     folder.mkdir(parents=True, exist_ok=True)
@@ -190,7 +217,8 @@ def file_sha256(path: Path) -> str:
 
 
 def lock(path: Path) -> FileLock:
-    """A lock between processes on ``path``: whoever comes second waits and then finds the work done."""
+    """A lock between processes on ``path``: whoever comes second waits and then finds the work
+    done."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path.with_name(path.name + ".lock"))

@@ -14,22 +14,44 @@ import torch
 
 from kdnb import files
 
-PACKAGES = ("kdnb", "torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "scikit-learn", "safetensors", "pillow")
+PACKAGES = (
+    "kdnb",
+    "torch",
+    "torchvision",
+    "timm",
+    "accelerate",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "safetensors",
+    "pillow",
+)
 
 
 def collect() -> dict[str, object]:
     """Commit, package versions, hardware and the time, JSON-ready."""
-    return {"commit": _commit(), "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "python": platform.python_version(), "packages": {name: metadata.version(name) for name in PACKAGES},
-            "hardware": hardware()}  # fmt: skip
+    return {
+        "commit": _commit(),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "hardware": hardware(),
+    }
 
 
 def hardware() -> dict[str, object]:
-    """Processor, cores that this process may use, threads of torch, memory in GB, GPU if there is one."""
+    """Processor, cores that this process may use, threads of torch, memory in GB, GPU if there is
+    one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found: dict[str, object] = {"cpu": _processor(), "cores": cores, "torch_threads": torch.get_num_threads()}
+    found: dict[str, object] = {
+        "cpu": _processor(),
+        "cores": cores,
+        "torch_threads": torch.get_num_threads(),
+    }
     if hasattr(os, "sysconf"):
-        found["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+        found["memory_gb"] = round(
+            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
+        )
     if torch.cuda.is_available():
         found["gpu"] = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
     return found
@@ -46,10 +68,18 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit this code is at; ``+changes`` when tracked code differs from it, ``unknown`` outside a repository."""
+    """The commit this code is at; ``+changes`` when tracked code differs from it, ``unknown``
+    outside a repository."""
 
     def git(*arguments):
-        run = subprocess.run(["git", *arguments], cwd=files.ROOT, capture_output=True, text=True, check=True, timeout=20)
+        run = subprocess.run(
+            ["git", *arguments],
+            cwd=files.ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=20,
+        )
         return run.stdout.strip()
 
     try:

@@ -1,4 +1,5 @@
-"""Run the notebooks in order and render them: ``python -m kdnb.run [notebook ...] [-p name value ...]``."""
+"""Run the notebooks in order and render them: ``python -m kdnb.run [notebook ...] [-p name value
+...]``."""
 
 from __future__ import annotations
 
@@ -32,14 +33,24 @@ def notebooks(chosen: list[str] | None = None) -> list[Path]:
 def declared(notebook: nbformat.NotebookNode) -> set[str]:
     """Names that a notebook's parameters cell sets."""
     cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    return {target.id for node in ast.parse(cell.source).body if isinstance(node, ast.Assign) for target in node.targets}
+    return {
+        target.id
+        for node in ast.parse(cell.source).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Execute, render and time each notebook; the first failure stops the series with exit status 1."""
+    """Execute, render and time each notebook; the first failure stops the series with exit status
+    1."""
     parser = argparse.ArgumentParser(prog="python -m kdnb.run", description=__doc__)
-    parser.add_argument("notebook", nargs="*", help="number or name, for example 03; all by default")
-    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    parser.add_argument(
+        "notebook", nargs="*", help="number or name, for example 03; all by default"
+    )
+    parser.add_argument(
+        "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE")
+    )
     options = parser.parse_args(arguments)
     try:
         parameters = {name: _literal(value) for name, value in options.parameters}
@@ -53,25 +64,45 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     for number, path in enumerate(paths, 1):
         left = _clock(sum(timings.expected(later) for later in paths[number - 1 :]))
-        print(f"[{number}/{len(paths)}] {path.stem} on {study.dataset}, profile {study.profile}: about {left} left", flush=True)
+        print(
+            f"[{number}/{len(paths)}] {path.stem} on {study.dataset}, profile {study.profile}: about {left} left",
+            flush=True,
+        )
         begun = time.monotonic()
         executed = files.cache_dir() / "executed" / study.outputs().name / path.name
         executed.parent.mkdir(parents=True, exist_ok=True)
         known = declared(nbformat.read(path, as_version=4))
         try:
-            # the kernel's progress bars come to this terminal as they move; its advice on encrypting localhost does not
-            papermill.execute_notebook(path, executed, {k: v for k, v in parameters.items() if k in known}, cwd=path.parent,
-                                       kernel_name="python3", progress_bar=False, stderr_file=sys.stderr,
-                                       extra_arguments=["--IPKernelApp.log_level=CRITICAL"])  # fmt: skip
+            # the kernel's progress bars come to this terminal as they move; its advice on
+            # encrypting localhost does not
+            papermill.execute_notebook(
+                path,
+                executed,
+                {k: v for k, v in parameters.items() if k in known},
+                cwd=path.parent,
+                kernel_name="python3",
+                progress_bar=False,
+                stderr_file=sys.stderr,
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+            )
         except PapermillExecutionError as error:
-            print(f"\n{path.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-                  f"the executed notebook with the traceback: {files.shown(executed)}", file=sys.stderr)  # fmt: skip
+            print(
+                f"\n{path.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+                f"the executed notebook with the traceback: {files.shown(executed)}",
+                file=sys.stderr,
+            )
             return 1
         # 00 and 09 read no images: their pages are about all datasets
-        folder, about = (study.outputs(), _about(study.outputs())) if "data_root" in known else (study.outputs().parent, "")
+        folder, about = (
+            (study.outputs(), _about(study.outputs()))
+            if "data_root" in known
+            else (study.outputs().parent, "")
+        )
         pages.written(pages.render(executed, folder / f"{path.stem}.html", about))
         timings.note(path, time.monotonic() - begun)
-    print(f"{len(paths)} notebooks in {_clock(time.monotonic() - started)}; pages in {files.shown(study.outputs().parent)}")
+    print(
+        f"{len(paths)} notebooks in {_clock(time.monotonic() - started)}; pages in {files.shown(study.outputs().parent)}"
+    )
     return 0
 
 
@@ -82,11 +113,14 @@ def _about(folder: Path) -> str:
 
 
 class _Timings:
-    """How long each notebook took last time on this machine, or what its metadata says of two cores."""
+    """How long each notebook took last time on this machine, or what its metadata says of two
+    cores."""
 
     def __init__(self, study: Study):
         self.path = files.cache_dir() / "timings.json"
-        self.prefix = f"{study.dataset} {study.profile} {study.teacher} {study.student} {study.image_size}"
+        self.prefix = (
+            f"{study.dataset} {study.profile} {study.teacher} {study.student} {study.image_size}"
+        )
         self.known = files.read_json(self.path) if self.path.exists() else {}
 
     def expected(self, path: Path) -> float:

@@ -1,4 +1,5 @@
-"""How Sphinx builds the report. `make site` fills a copy of this folder with pages and calls it; no network is needed."""
+"""How Sphinx builds the report. `make site` fills a copy of this folder with pages and calls it; no
+network is needed."""
 
 project = "kdnb"
 author = "the authors of kdnb"
@@ -7,7 +8,8 @@ copyright = "research use only, no medical advice"
 extensions = ["myst_nb", "sphinxcontrib.bibtex"]
 bibtex_bibfiles = ["references.bib"]
 
-# Pages are made from notebooks that ran already; an executed notebook laid beside them is shown as it is.
+# Pages are made from notebooks that ran already; an executed notebook laid beside them is shown as
+# it is.
 nb_execution_mode = "off"
 nb_merge_streams = True
 nb_output_stderr = "remove"

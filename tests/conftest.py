@@ -42,7 +42,8 @@ def number_of(*parts: object) -> int:
 
 
 def paint(path: Path, seed: int, level: int | None = None, size: int = 40, mode: str = "L") -> Path:
-    """A noise image that no other seed gives; ``level`` sets its mean grey, so that classes can be told apart."""
+    """A noise image that no other seed gives; ``level`` sets its mean grey, so that classes can be
+    told apart."""
     rng = np.random.default_rng(seed)
     shape = (size, size) if mode == "L" else (size, size, 3)
     values = rng.integers(0, 60, shape) + (rng.integers(0, 190) if level is None else level)
@@ -53,7 +54,8 @@ def paint(path: Path, seed: int, level: int | None = None, size: int = 40, mode:
 
 @pytest.fixture
 def folder(home) -> Path:
-    """A ``<split>/<class>/*`` tree of three classes that grey level tells apart; 24 / 9 / 9 images a class."""
+    """A ``<split>/<class>/*`` tree of three classes that grey level tells apart; 24 / 9 / 9 images
+    a class."""
     root, seed = home / "data" / "mine", 0
     for split, count in (("train", 24), ("val", 9), ("test", 9)):
         for label, level in (("dark", 10), ("grey", 90), ("light", 180)):

@@ -14,7 +14,11 @@ from kdnb.training import batch_norm, loop
 
 
 def statistics(model):
-    return {name: value for name, value in model.named_buffers() if name.rsplit(".", 1)[-1].startswith("running")}
+    return {
+        name: value
+        for name, value in model.named_buffers()
+        if name.rsplit(".", 1)[-1].startswith("running")
+    }
 
 
 def test_statistics_are_those_of_the_images_and_weights_stay():
@@ -31,7 +35,10 @@ def test_statistics_are_those_of_the_images_and_weights_stay():
     torch.testing.assert_close(stem.bn.running_mean, seen.mean((0, 2, 3)), rtol=0.05, atol=0.02)
     assert stem.bn.momentum == 0.1
     once = copy.deepcopy(statistics(student))
-    assert all(torch.equal(value, once[name]) for name, value in statistics(batch_norm.recalibrate(student, images)).items())
+    assert all(
+        torch.equal(value, once[name])
+        for name, value in statistics(batch_norm.recalibrate(student, images)).items()
+    )
 
 
 def test_one_image_more_than_a_batch_counts_as_one_image():
@@ -59,17 +66,22 @@ def test_a_supernet_answers_for_its_largest_alone():
     largest = zoo.create(ofa.LARGEST.name, 3, 32)
     largest.network.load_state_dict(supernet.network.whole.state_dict())
     found = list(statistics(batch_norm.recalibrate(supernet, images)).values())
-    assert all(map(torch.equal, found, statistics(batch_norm.recalibrate(largest, images)).values()))
+    assert all(
+        map(torch.equal, found, statistics(batch_norm.recalibrate(largest, images)).values())
+    )
 
 
 def test_images_are_of_training_unaugmented_and_mixed(folder):
     mine = data.load("folder", folder)
     images = batch_norm.calibration_images(mine, 32)
-    assert torch.equal(images, batch_norm.calibration_images(mine, 32)) and len(images) == 72  # all there are
+    assert (
+        torch.equal(images, batch_norm.calibration_images(mine, 32)) and len(images) == 72
+    )  # all there are
     train = mine.pixels(32, "train").batches(72)
     (all_, _, _), *_ = train
     assert torch.equal(images.flatten(1).sum(1).sort().values, all_.flatten(1).sum(1).sort().values)
-    # grey level tells the classes apart: in the order of labels the first batch of 24 would be all dark
+    # grey level tells the classes apart: in the order of labels the first batch of 24 would be all
+    # dark
     assert images[:24].mean((1, 2, 3)).std() > 0.1
 
 

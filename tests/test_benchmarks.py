@@ -1,4 +1,5 @@
-"""What ``make bench`` measured and committed meets the goals that are named beside it; no test measures time itself."""
+"""What ``make bench`` measured and committed meets the goals that are named beside it; no test
+measures time itself."""
 
 import os
 import subprocess
@@ -20,12 +21,17 @@ def test_growth_keeps_to_n_log_n_and_to_its_memory():
     for row in rows:
         assert max(row[f"{step}_of_n_log_n"] for step in growth.STEPS) <= 1, row["images"]
         assert row["own_memory_mb"] < growth.GOALS["own_memory_mb"]
-    assert next(row for row in rows if row["images"] == 34_000)["copies_s"] < growth.GOALS["copies_of_34000_s"]
+    assert (
+        next(row for row in rows if row["images"] == 34_000)["copies_s"]
+        < growth.GOALS["copies_of_34000_s"]
+    )
 
 
 def test_growth_is_compared_with_the_first_size_and_the_one_before():
-    rows = [{"images": count} | {f"{step}_s": seconds for step in growth.STEPS}
-            for count, seconds in ((10, 1), (100, 20), (1000, 90))]  # fmt: skip
+    rows = [
+        {"images": count} | {f"{step}_s": seconds for step in growth.STEPS}
+        for count, seconds in ((10, 1), (100, 20), (1000, 90))
+    ]
     last = growth.compared(rows)[-1]
     assert last["copies_of_n_log_n"] == pytest.approx(90 / 300)
     assert last["copies_of_n_log_n_since_the_size_before"] == pytest.approx(90 / 20 / 15)
@@ -33,8 +39,10 @@ def test_growth_is_compared_with_the_first_size_and_the_one_before():
 
 def test_distillation_is_as_fast_as_was_asked():
     rows = {row["what"]: row for row in files.read_json(FOLDER / "distillation.json")["results"]}
-    assert (rows["kdnb, teacher in the loop"]["teacher"], rows["kdnb, teacher in the loop"]["image_size"]) == (
-        distillation.TEACHER, distillation.SIZE)
+    assert (
+        rows["kdnb, teacher in the loop"]["teacher"],
+        rows["kdnb, teacher in the loop"]["image_size"],
+    ) == (distillation.TEACHER, distillation.SIZE)
     assert rows["kdnb, teacher in the loop"]["times_torchdistill"] >= 2
     assert rows["kdnb, cached soft targets"]["times_torchdistill"] >= 4
     assert rows["kdnb, cached soft targets"]["share_of_bare_step"] >= 0.85
@@ -42,7 +50,9 @@ def test_distillation_is_as_fast_as_was_asked():
 
 def test_the_data_path_is_five_times_image_folder():
     ways = files.read_json(FOLDER / "data_path.json")["results"]
-    ours = {row["views"]: row["times_image_folder"] for row in ways if row["way"].startswith("kdnb")}
+    ours = {
+        row["views"]: row["times_image_folder"] for row in ways if row["way"].startswith("kdnb")
+    }
     assert ours.keys() == {"plain", "augmented"} and min(ours.values()) >= 5
 
 
@@ -51,7 +61,9 @@ def test_latency_sets_each_student_against_its_own_teachers():
     assert len(table) == 2 * 2 * 2 and (table["latency_ms"] > 0).all()
     rows = latency.speedups(table, {"kdfmv5": ("resnet10t",)})
     assert [(row["teacher"], row["student"], row["runtime"]) for row in rows] == [
-        ("resnet10t", "kdfmv5", "onnx"), ("resnet10t", "kdfmv5", "eager")]
+        ("resnet10t", "kdfmv5", "onnx"),
+        ("resnet10t", "kdfmv5", "eager"),
+    ]
     assert all(row["low"] <= row["times_as_fast"] <= row["high"] for row in rows)
     first = table[table["round"] == 0].set_index(["model", "runtime"])["latency_ms"]
     assert rows[0]["low"] <= first["resnet10t", "onnx"] / first["kdfmv5", "onnx"] <= rows[0]["high"]
@@ -62,19 +74,34 @@ def test_a_short_spin_is_worth_more_beside_other_work_than_it_costs_alone():
     alone = {row["network"]: row["times_as_fast"] for row in rows if not row["beside"]}
     beside = {row["network"]: row["times_as_fast"] for row in rows if row["beside"]}
     assert set(alone) == set(beside) == set(shared_cores.NETWORKS)
-    assert all(alone[name] > 0.85 and beside[name] * alone[name] > 1 for name in alone), (alone, beside)
+    assert all(alone[name] > 0.85 and beside[name] * alone[name] > 1 for name in alone), (
+        alone,
+        beside,
+    )
 
 
 def test_spins_are_compared_round_by_round():
     took = {(0, "kdnb"): 10.0, (0, "library"): 9.0, (2, "kdnb"): 20.0, (2, "library"): 80.0}
-    table = pd.DataFrame([{"round": 0, "beside": beside, "setting": setting} | dict.fromkeys(shared_cores.NETWORKS, milliseconds)
-                          for (beside, setting), milliseconds in took.items()])  # fmt: skip
-    assert [(row["beside"], row["times_as_fast"]) for row in shared_cores.compared(table)[:2]] == [(0, 0.9), (2, 4.0)]
+    table = pd.DataFrame(
+        [
+            {"round": 0, "beside": beside, "setting": setting}
+            | dict.fromkeys(shared_cores.NETWORKS, milliseconds)
+            for (beside, setting), milliseconds in took.items()
+        ]
+    )
+    assert [(row["beside"], row["times_as_fast"]) for row in shared_cores.compared(table)[:2]] == [
+        (0, 0.9),
+        (2, 4.0),
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch brings libgomp on Linux alone")
 def test_torch_is_loaded_with_the_short_spin():
     chosen = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-    bare = {key: value for key, value in os.environ.items() if key not in chosen} | {"OMP_DISPLAY_ENV": "VERBOSE"}
-    told = subprocess.run([sys.executable, "-c", "import kdnb"], env=bare, capture_output=True, text=True, check=True).stderr
+    bare = {key: value for key, value in os.environ.items() if key not in chosen} | {
+        "OMP_DISPLAY_ENV": "VERBOSE"
+    }
+    told = subprocess.run(
+        [sys.executable, "-c", "import kdnb"], env=bare, capture_output=True, text=True, check=True
+    ).stderr
     assert f"GOMP_SPINCOUNT = '{shared_cores.SPINS['kdnb']}'" in told

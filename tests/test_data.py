@@ -96,12 +96,16 @@ def test_a_stand_in_is_called_one(home):
     for label in ("COVID-19", "Non-COVID", "Normal"):
         for number in range(9):
             split = ("Train", "Val", "Test")[number % 3]
-            tree = home / "data" / "covid_qu_ex" / "Lung Segmentation Data" / split / label / "images"
+            tree = (
+                home / "data" / "covid_qu_ex" / "Lung Segmentation Data" / split / label / "images"
+            )
             paint(tree / f"{number}.png", number_of(label, number))
     assert "stand-in" in data.load("covid_qu_ex").title
 
 
-@pytest.mark.parametrize("name", ["covid_qu_ex", "lc25000", "brain_tumor", "eye_disease", "alzheimer"])
+@pytest.mark.parametrize(
+    "name", ["covid_qu_ex", "lc25000", "brain_tumor", "eye_disease", "alzheimer"]
+)
 def test_a_missing_dataset_says_what_to_get_from_where(home, name):
     with pytest.raises(data.DatasetMissing) as caught:
         data.load(name)
@@ -138,7 +142,10 @@ def test_fetch_brings_and_counts(home, monkeypatch, capsys):
 def _bring_alzheimer(folder):
     for split in ("train", "test"):
         for label in ("MildDemented", "ModerateDemented", "NonDemented", "VeryMildDemented"):
-            paint(Path(folder) / "Alzheimer_s Dataset" / split / label / "1.jpg", number_of(split, label))
+            paint(
+                Path(folder) / "Alzheimer_s Dataset" / split / label / "1.jpg",
+                number_of(split, label),
+            )
 
 
 def test_a_download_killed_half_way_is_no_dataset(home, monkeypatch):
@@ -194,7 +201,9 @@ def test_an_empty_folder_is_filled_and_a_linked_one_stays_a_link(home, monkeypat
 
     (home / "disk").mkdir()
     (home / "data" / "alzheimer").symlink_to(home / "disk")
-    monkeypatch.setattr(kagglehub, "dataset_download", lambda handle, output_dir: _bring_alzheimer(output_dir))
+    monkeypatch.setattr(
+        kagglehub, "dataset_download", lambda handle, output_dir: _bring_alzheimer(output_dir)
+    )
     assert data.fetch("alzheimer").is_symlink() and (home / "disk" / "Alzheimer_s Dataset").is_dir()
 
 
@@ -210,11 +219,16 @@ def test_medmnist_through_its_package(home):
     rng = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", 30), ("val", 8), ("test", 10)):
-        arrays |= {f"{split}_images": rng.integers(0, 256, (count, 28, 28), dtype=np.uint8),
-                   f"{split}_labels": np.arange(count)[:, None] % 2}  # fmt: skip
+        arrays |= {
+            f"{split}_images": rng.integers(0, 256, (count, 28, 28), dtype=np.uint8),
+            f"{split}_labels": np.arange(count)[:, None] % 2,
+        }
     np.savez(home / "data" / "medmnist" / "pneumoniamnist.npz", **arrays)
     dataset = data.load("medmnist:pneumoniamnist")
-    assert dataset.counts().sum().tolist() == [30, 8, 10] and dataset.classes == ("normal", "pneumonia")
+    assert dataset.counts().sum().tolist() == [30, 8, 10] and dataset.classes == (
+        "normal",
+        "pneumonia",
+    )
     row = dataset.table.index[dataset.table["path"].str.startswith("train")][0]
     number = int(dataset.table.loc[row, "path"].split("/")[-1].removesuffix(".png"))
     assert (dataset.pixels(28).images[row, 0].numpy() == arrays["train_images"][number]).all()
@@ -224,4 +238,6 @@ def test_medmnist_through_its_package(home):
 
 def test_the_checksum_names_images_labels_and_splits(folder):
     official, grouped = data.load("folder", folder), data.load("folder", folder, split="group")
-    assert official.index.checksum == grouped.index.checksum and official.checksum != grouped.checksum
+    assert (
+        official.index.checksum == grouped.index.checksum and official.checksum != grouped.checksum
+    )

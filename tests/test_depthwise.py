@@ -12,13 +12,17 @@ def both(kernel, stride, sides, dtype=torch.float64, channels=6):
     """Output and gradients (input, weight) of ours and of torch's layer with the same weights."""
     torch.manual_seed(0)
     ours = DepthwiseConv2d(channels, kernel, stride).to(dtype)
-    theirs = nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False).to(dtype)
+    theirs = nn.Conv2d(
+        channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False
+    ).to(dtype)
     theirs.load_state_dict(ours.state_dict(), strict=True)
     x = torch.randn(3, channels, *sides, dtype=dtype).contiguous(memory_format=torch.channels_last)
     for layer in (ours, theirs):
         given = x.clone().requires_grad_()
         out = layer(given)
-        out.backward(torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=dtype))
+        out.backward(
+            torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+        )
         yield out.detach(), given.grad, layer.weight.grad
 
 

@@ -48,24 +48,39 @@ def test_memory_is_weights_and_the_largest_moment(model):
     weights = efficiency.weight_size(model)
     assert weights < found < weights + 30
     wide = zoo.create("resnet10t", 3, 4 * SIZE)
-    assert efficiency.peak_memory(wide) - weights > 8 * (found - weights)  # activations grow with the area
+    assert efficiency.peak_memory(wide) - weights > 8 * (
+        found - weights
+    )  # activations grow with the area
     kinds = {type(module) for module in model.modules()}
-    assert kinds == {type(module) for module in model.modules()} and not model.network.conv1[0]._forward_hooks
+    assert (
+        kinds == {type(module) for module in model.modules()}
+        and not model.network.conv1[0]._forward_hooks
+    )
 
 
 def test_static_costs_are_those_of_the_zoo():
     found = efficiency.static(zoo.create("ofa595", 1000, SIZE))
-    assert found["parameters"] == 9_135_928 and found["macs"] == zoo.count_macs("ofa595", 1000, SIZE)
+    assert found["parameters"] == 9_135_928 and found["macs"] == zoo.count_macs(
+        "ofa595", 1000, SIZE
+    )
     assert 35 < found["weights_mb"] < 36 and found["peak_memory_mb"] > 29
 
 
 def test_every_runtime_answers_alike(model, home):
     images = torch.rand(9, 3, SIZE, SIZE)
-    table, runs = efficiency.measure(model, ("a", "b", "c"), efficiency.here(compiled=False), images, seconds=0.05)
-    assert list(table["runtime"]) == efficiency.here(compiled=False) and set(runs) >= {"eager", "onnx", "onnx_int8"}
+    table, runs = efficiency.measure(
+        model, ("a", "b", "c"), efficiency.here(compiled=False), images, seconds=0.05
+    )
+    assert list(table["runtime"]) == efficiency.here(compiled=False) and set(runs) >= {
+        "eager",
+        "onnx",
+        "onnx_int8",
+    }
     told = table[table["note"] == ""]
     assert (told[["latency_ms", "images_per_second", "megabytes", "threads"]] > 0).all(axis=None)
-    assert (told["latency_low"] <= told["latency_ms"]).all() and (told["latency_ms"] <= told["latency_high"]).all()
+    assert (told["latency_low"] <= told["latency_ms"]).all() and (
+        told["latency_ms"] <= told["latency_high"]
+    ).all()
     subset = pixels.Pixels((images * 255).round().to(torch.uint8).numpy(), np.zeros(9, int))
     answers = {name: efficiency.answers(run, subset, 4) for name, run in runs.items()}
     assert all(z.shape == (9, 3) for z in answers.values())
@@ -79,33 +94,66 @@ def test_every_runtime_answers_alike(model, home):
 def test_what_is_not_to_be_had_is_a_row_that_says_so(model, home, monkeypatch):
     monkeypatch.setattr(efficiency.shutil, "which", lambda name: None)
     monkeypatch.setattr(zoo, "precision", lambda: "no")
-    table, runs = efficiency.measure(model, ("a", "b", "c"), ["compile", "bf16", "onnx_int8"], seconds=0.05)
+    table, runs = efficiency.measure(
+        model, ("a", "b", "c"), ["compile", "bf16", "onnx_int8"], seconds=0.05
+    )
     assert not runs and table["note"].str.contains("compiler|bf16|calibration").all()
     with pytest.raises(ValueError, match="unknown runtime 'onxx'. Did you mean 'onnx'"):
         efficiency.measure(model, ("a", "b", "c"), ["onxx"])
 
 
 def test_speedups_by_hand():
-    timings = pd.DataFrame({"model": ["teacher a", "distilled b", "teacher a"], "runtime": ["eager", "eager", "onnx"],
-                            "latency_ms": [10.0, 2.0, 5.0], "latency_low": [8.0, 1.0, 4.0],
-                            "latency_high": [12.0, 4.0, 6.0]})  # fmt: skip
+    timings = pd.DataFrame(
+        {
+            "model": ["teacher a", "distilled b", "teacher a"],
+            "runtime": ["eager", "eager", "onnx"],
+            "latency_ms": [10.0, 2.0, 5.0],
+            "latency_low": [8.0, 1.0, 4.0],
+            "latency_high": [12.0, 4.0, 6.0],
+        }
+    )
     assert efficiency.speedups(timings, "distilled b") == [
-        {"teacher": "a", "student": "b", "runtime": "eager", "times_as_fast": 5.0, "low": 2.0, "high": 12.0}
+        {
+            "teacher": "a",
+            "student": "b",
+            "runtime": "eager",
+            "times_as_fast": 5.0,
+            "low": 2.0,
+            "high": 12.0,
+        }
     ]
 
 
 def test_a_file_is_written_once_for_its_weights(model, home):
     first = efficiency.exported(model, ("a", "b", "c"))
     stamp = first.stat().st_mtime_ns
-    assert efficiency.exported(model, ("a", "b", "c")) == first and first.stat().st_mtime_ns == stamp
+    assert (
+        efficiency.exported(model, ("a", "b", "c")) == first and first.stat().st_mtime_ns == stamp
+    )
     assert efficiency.exported(model, ("a", "b", "d")) != first
 
 
 def test_figures():
-    rows = {"accuracy": [0.9, 0.8], "low": [0.85, 0.75], "high": [0.93, 0.84], "latency_ms": [20.0, 2.0], "mb": [80.0, 8.0]}
+    rows = {
+        "accuracy": [0.9, 0.8],
+        "low": [0.85, 0.75],
+        "high": [0.93, 0.84],
+        "latency_ms": [20.0, 2.0],
+        "mb": [80.0, 8.0],
+    }
     table = pd.DataFrame(rows, index=["teacher x", "distilled y"])
-    timed = pd.DataFrame({"model": ["teacher x", "distilled y"], "title": ["eager"] * 2, "latency_ms": [20.0, np.nan],
-                          "latency_low": [19.0, np.nan], "latency_high": [22.0, np.nan],
-                          "images_per_second": [60.0, np.nan]})  # fmt: skip
-    for figure in (plots.bubbles(table, {"latency_ms": "ms", "mb": "MB"}, "mb", "t"), plots.runtimes(timed, "t")):
+    timed = pd.DataFrame(
+        {
+            "model": ["teacher x", "distilled y"],
+            "title": ["eager"] * 2,
+            "latency_ms": [20.0, np.nan],
+            "latency_low": [19.0, np.nan],
+            "latency_high": [22.0, np.nan],
+            "images_per_second": [60.0, np.nan],
+        }
+    )
+    for figure in (
+        plots.bubbles(table, {"latency_ms": "ms", "mb": "MB"}, "mb", "t"),
+        plots.runtimes(timed, "t"),
+    ):
         assert png(figure).std() > 1

@@ -28,19 +28,29 @@ def wanted() -> list[Requirement]:
 def asked_for() -> set[str]:
     """Packages that the lock says it holds because pyproject.toml asks for them."""
     blocks = re.split(r"^(?=[a-z0-9])", LOCK, flags=re.MULTILINE)
-    return {block.split("==")[0] for block in blocks if re.search(r"#.*\bkdnb \(pyproject\.toml\)", block)}
+    return {
+        block.split("==")[0]
+        for block in blocks
+        if re.search(r"#.*\bkdnb \(pyproject\.toml\)", block)
+    }
 
 
 def locked() -> dict[str, str]:
     """Versions by package, for this Python and platform."""
-    return {name: version for name, version, here in PIN.findall(LOCK) if not here or Marker(here).evaluate()}
+    return {
+        name: version
+        for name, version, here in PIN.findall(LOCK)
+        if not here or Marker(here).evaluate()
+    }
 
 
 def test_the_lock_is_up_to_date_with_pyproject():
     pins = locked()
     for requirement in wanted():
         assert requirement.name in pins, f"{requirement} is not locked: make lock"
-        assert Version(pins[requirement.name]) in requirement.specifier, f"{requirement} is locked otherwise: make lock"
+        assert Version(pins[requirement.name]) in requirement.specifier, (
+            f"{requirement} is locked otherwise: make lock"
+        )
     assert asked_for() == {requirement.name for requirement in wanted()}, "make lock"
 
 
@@ -50,7 +60,12 @@ def test_every_pin_has_hashes_and_no_index_is_named():
     for block in blocks:
         assert PIN.match(block) and "--hash=sha256:" in block, block[:80]
     assert "://" not in LOCK and "index-url" not in LOCK
-    for path in (ROOT / "pyproject.toml", ROOT / "Makefile", ROOT / "environment.yml", ROOT / ".ci" / "run"):
+    for path in (
+        ROOT / "pyproject.toml",
+        ROOT / "Makefile",
+        ROOT / "environment.yml",
+        ROOT / ".ci" / "run",
+    ):
         assert "index-url" not in path.read_text() and "extra-index" not in path.read_text()
 
 
@@ -74,20 +89,33 @@ def test_continuous_integration_runs_what_the_readme_says():
 
 def test_readme_names_every_module_and_notebook():
     """A newcomer finds the right file by its name: a new module gets a room in README's table."""
-    files = [file for folder in ("kdnb/*.py", "notebooks/*.ipynb") for file in ROOT.glob(folder) if file.stem != "__init__"]
+    files = [
+        file
+        for folder in ("kdnb/*.py", "notebooks/*.ipynb")
+        for file in ROOT.glob(folder)
+        if file.stem != "__init__"
+    ]
     assert len(files) > 40 and [file.stem for file in files if f"`{file.stem}`" not in README] == []
 
 
 def test_a_module_imports_only_what_readme_lists_above_it():
-    order = [name for row in re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", README, re.MULTILINE) for name in re.findall(r"\w+", row)]
+    order = [
+        name
+        for row in re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", README, re.MULTILINE)
+        for name in re.findall(r"\w+", row)
+    ]
     modules = [name for name in order if (ROOT / "kdnb" / f"{name}.py").exists()]
     assert len(modules) == len(set(modules)) > 40
     for number, name in enumerate(modules):
         tree = ast.parse((ROOT / "kdnb" / f"{name}.py").read_text())
-        for node in (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module):
+        for node in (
+            node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module
+        ):
             package, _, module = node.module.partition(".")
             used = {module} if module else {alias.name for alias in node.names}
-            assert package != "kdnb" or not used & set(modules[number:]), f"{name} imports {used & set(modules[number:])}"
+            assert package != "kdnb" or not used & set(modules[number:]), (
+                f"{name} imports {used & set(modules[number:])}"
+            )
 
 
 @pytest.mark.slow
@@ -104,10 +132,16 @@ def test_the_pip_section_of_conda_installs_what_the_lock_says(tmp_path):
     finally:
         file.unlink(missing_ok=True)
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "-e", ROOT], check=True)
-    frozen = subprocess.run([python, "-m", "pip", "freeze"], check=True, capture_output=True, text=True).stdout
+    frozen = subprocess.run(
+        [python, "-m", "pip", "freeze"], check=True, capture_output=True, text=True
+    ).stdout
     installed = dict(re.findall(r"^([A-Za-z0-9._-]+)==(.+)$", frozen, flags=re.MULTILINE))
-    installed = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in installed.items()}
+    installed = {
+        re.sub(r"[-_.]+", "-", name).lower(): version for name, version in installed.items()
+    }
     pins = locked()
     assert len(installed) > 100
     assert {name: version for name, version in installed.items() if pins.get(name) != version} == {}
-    subprocess.run([python, "-c", "import kdnb.training.loop, torchvision"], check=True, cwd=tmp_path)
+    subprocess.run(
+        [python, "-c", "import kdnb.training.loop, torchvision"], check=True, cwd=tmp_path
+    )

@@ -79,15 +79,27 @@ def test_a_difference_and_its_interval():
 
 
 def test_weighted_metrics_are_the_metrics():
-    """One draw that holds each image once gives what scikit-learn gives; another equals repeating images."""
+    """One draw that holds each image once gives what scikit-learn gives; another equals repeating
+    images."""
     rng = np.random.default_rng(0)
-    labels, logits = rng.integers(0, 3, 60), rng.normal(size=(60, 3)).round(1)  # rounded: ties in the scores
+    labels, logits = (
+        rng.integers(0, 3, 60),
+        rng.normal(size=(60, 3)).round(1),
+    )  # rounded: ties in the scores
     counts = rng.integers(0, 4, 60)
     for weights in (np.ones(60, int), counts):
         rows = np.repeat(np.arange(60), weights)
         score = metrics.evaluate(labels[rows], logits[rows], CLASSES)
         measured = metrics.Measures(labels, logits)(weights[None].astype(np.float32))
-        for name in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "cross_entropy", "brier", "ece"):
+        for name in (
+            "accuracy",
+            "balanced_accuracy",
+            "macro_f1",
+            "macro_auc",
+            "cross_entropy",
+            "brier",
+            "ece",
+        ):
             assert measured[name][0] == pytest.approx(score[name], abs=1e-6), name
 
 
@@ -96,7 +108,9 @@ def test_intervals_hold_the_metric_and_narrow_with_images():
     widths = []
     for count in (100, 1600):
         labels = rng.integers(0, 3, count)
-        score = metrics.evaluate(labels, np.eye(3)[labels] + rng.normal(size=(count, 3)), CLASSES, "group")
+        score = metrics.evaluate(
+            labels, np.eye(3)[labels] + rng.normal(size=(count, 3)), CLASSES, "group"
+        )
         for name, (low, high) in score["intervals"].items():
             assert low < high and (name.startswith("ece") or low <= score[name] <= high), name
         low, high = score["intervals"]["accuracy"]
@@ -109,9 +123,15 @@ def test_intervals_hold_the_metric_and_narrow_with_images():
 def test_groups_widen_the_interval():
     """Ten copies of an image are one piece of evidence, not ten."""
     rng = np.random.default_rng(0)
-    labels, logits = np.repeat(rng.integers(0, 3, 60), 10), np.repeat(rng.normal(size=(60, 3)), 10, axis=0)
+    labels, logits = (
+        np.repeat(rng.integers(0, 3, 60), 10),
+        np.repeat(rng.normal(size=(60, 3)), 10, axis=0),
+    )
     groups = np.repeat(np.arange(60), 10)
-    alone, together = (metrics.evaluate(labels, logits, CLASSES, groups=g)["intervals"]["accuracy"] for g in (None, groups))
+    alone, together = (
+        metrics.evaluate(labels, logits, CLASSES, groups=g)["intervals"]["accuracy"]
+        for g in (None, groups)
+    )
     assert together[1] - together[0] > 2.5 * (alone[1] - alone[0])
 
 
@@ -131,11 +151,17 @@ def test_paired_differences_of_f1_and_auc():
     scores = [metrics.evaluate(labels, z, CLASSES) for z in (good, bad)]
     for name in ("macro_f1", "macro_auc"):
         assert found[name]["difference"] == pytest.approx(scores[0][name] - scores[1][name])
-        assert 0 < found[name]["low"] < found[name]["difference"] < found[name]["high"] and found[name]["p_bootstrap"] < 0.01
+        assert (
+            0 < found[name]["low"] < found[name]["difference"] < found[name]["high"]
+            and found[name]["p_bootstrap"] < 0.01
+        )
     same = metrics.compare(labels, good, good)
     assert same["macro_f1"]["p_bootstrap"] == 1 and same["macro_auc"]["low"] == 0
     table = metrics.table_of_tests({"good − bad": found, "good − good": same})
-    assert (table["p McNemar"] >= [found["p_mcnemar"], 1]).all() and table["n"].tolist() == [400, 400]
+    assert (table["p McNemar"] >= [found["p_mcnemar"], 1]).all() and table["n"].tolist() == [
+        400,
+        400,
+    ]
 
 
 def test_holm_by_hand():
@@ -144,7 +170,9 @@ def test_holm_by_hand():
 
 
 def test_spread_over_seeds():
-    assert statistics.over_seeds([0.8, 0.9]) == pytest.approx({"mean": 0.85, "sd": math.sqrt(0.005), "seeds": 2})
+    assert statistics.over_seeds([0.8, 0.9]) == pytest.approx(
+        {"mean": 0.85, "sd": math.sqrt(0.005), "seeds": 2}
+    )
     assert statistics.over_seeds([0.8])["sd"] is None
 
 
@@ -162,19 +190,32 @@ def test_temperature_undoes_what_was_done():
     assert calibration.fit_temperature(labels, logits) == pytest.approx(1, abs=0.1)
     assert calibration.fit_temperature(labels, 3 * logits) == pytest.approx(3, abs=0.3)
     change = calibration.before_and_after(labels, 3 * logits, 3.0)
-    assert change["after"]["ece"] < 0.05 < change["before"]["ece"] and change["after"]["brier"] < change["before"]["brier"]
+    assert (
+        change["after"]["ece"] < 0.05 < change["before"]["ece"]
+        and change["after"]["brier"] < change["before"]["brier"]
+    )
 
 
 def test_adaptive_bins_hold_equal_numbers():
-    table = calibration.reliability(np.zeros(300, int), np.random.default_rng(0).normal(size=(300, 3)), bins=10, adaptive=True)
+    table = calibration.reliability(
+        np.zeros(300, int), np.random.default_rng(0).normal(size=(300, 3)), bins=10, adaptive=True
+    )
     assert table["count"].tolist() == pytest.approx([30] * 10, abs=2)
-    assert calibration.reliability(np.zeros(8, int), np.tile([1.0, 0.0], (8, 1)), adaptive=True)["count"].tolist() == [8]
+    assert calibration.reliability(np.zeros(8, int), np.tile([1.0, 0.0], (8, 1)), adaptive=True)[
+        "count"
+    ].tolist() == [8]
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error():
     values = np.random.default_rng(0).standard_normal(50)
     found = statistics.jackknife(lambda rows: float(values[rows].mean()), np.arange(50))
     half = 1.96 * values.std(ddof=1) / np.sqrt(50)
-    assert found["mean"] == pytest.approx(values.mean()) and found["high"] - found["mean"] == pytest.approx(half)
-    twice = statistics.jackknife(lambda rows: float(np.repeat(values, 2)[rows].mean()), np.repeat(np.arange(50), 2))
-    assert twice["low"] == pytest.approx(found["low"]) and twice["n"] == 100  # a copy adds no certainty
+    assert found["mean"] == pytest.approx(values.mean()) and found["high"] - found[
+        "mean"
+    ] == pytest.approx(half)
+    twice = statistics.jackknife(
+        lambda rows: float(np.repeat(values, 2)[rows].mean()), np.repeat(np.arange(50), 2)
+    )
+    assert (
+        twice["low"] == pytest.approx(found["low"]) and twice["n"] == 100
+    )  # a copy adds no certainty

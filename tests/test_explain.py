@@ -1,4 +1,5 @@
-"""Explanations against maps worked out by hand and against the reference implementations, on every network of the zoo."""
+"""Explanations against maps worked out by hand and against the reference implementations, on every
+network of the zoo."""
 
 import contextlib
 import io
@@ -25,7 +26,15 @@ SIGNED = [name for name, method in registry.METHODS.items() if method.signed]
 
 
 def wrap(network: nn.Module, layer: str = "", classes: int = 2, size: int = SIZE) -> Classifier:
-    return Classifier("toy", network, classes, size, Entry(lambda *_: network, (layer,), "test"), (0.0,) * 3, (1.0,) * 3).eval()
+    return Classifier(
+        "toy",
+        network,
+        classes,
+        size,
+        Entry(lambda *_: network, (layer,), "test"),
+        (0.0,) * 3,
+        (1.0,) * 3,
+    ).eval()
 
 
 class Linear(nn.Module):
@@ -40,11 +49,16 @@ class Linear(nn.Module):
 
 
 class Pooled(nn.Module):
-    """Convolution, ReLU, global mean, linear: Grad-CAM is the weighted sum of the feature maps (CAM)."""
+    """Convolution, ReLU, global mean, linear: Grad-CAM is the weighted sum of the feature maps
+    (CAM)."""
 
     def __init__(self, channels=4):
         super().__init__()
-        self.conv, self.act, self.head = nn.Conv2d(3, channels, 8, 8), nn.ReLU(inplace=True), nn.Linear(channels, 2)
+        self.conv, self.act, self.head = (
+            nn.Conv2d(3, channels, 8, 8),
+            nn.ReLU(inplace=True),
+            nn.Linear(channels, 2),
+        )
 
     def forward(self, x):
         return self.head(self.act(self.conv(x)).mean((2, 3)))
@@ -59,11 +73,15 @@ def options(method):
     return {"background": torch.rand(5, 3, SIZE, SIZE), "samples": 16} if method == "shap" else {}
 
 
-@pytest.mark.parametrize("method", ["input_x_gradient", "integrated_gradients", "deep_lift", "saliency"])
+@pytest.mark.parametrize(
+    "method", ["input_x_gradient", "integrated_gradients", "deep_lift", "saliency"]
+)
 def test_gradient_methods_on_a_linear_model(images, method):
     model = wrap(Linear(), "head")
     weight = model.network.head.weight.detach()[1].view(3, SIZE, SIZE)
-    expected = weight.abs().amax(0).expand(3, -1, -1) if method == "saliency" else (weight * images).sum(1)
+    expected = (
+        weight.abs().amax(0).expand(3, -1, -1) if method == "saliency" else (weight * images).sum(1)
+    )
     found = registry.explain(model, images, method, targets=1)
     assert np.allclose(found.maps, expected.numpy(), atol=1e-5)
     assert found.targets.tolist() == [1, 1, 1]
@@ -93,7 +111,9 @@ def test_grad_cam_of_a_pooled_network_is_cam(images):
     features = registry.features(model, images)
     expected = torch.einsum("k,nkhw->nhw", model.network.head.weight[1], features).clamp(min=0)
     found = registry.explain(model, images, "grad_cam", targets=1)
-    assert np.allclose(found.maps, registry.enlarge(expected.detach(), (SIZE, SIZE)).numpy(), atol=1e-4)
+    assert np.allclose(
+        found.maps, registry.enlarge(expected.detach(), (SIZE, SIZE)).numpy(), atol=1e-4
+    )
 
 
 def by_hand(model, image, target, score, softmax):
@@ -108,7 +128,9 @@ def by_hand(model, image, target, score, softmax):
             scores.append((logits if score == "logit" else logits.softmax(0))[target])
         weights = torch.stack(scores)
         weights = weights.softmax(0) if softmax else weights
-        return registry.enlarge((weights[:, None, None] * maps).sum(0).clamp(min=0)[None], (SIZE, SIZE))[0].numpy()
+        return registry.enlarge(
+            (weights[:, None, None] * maps).sum(0).clamp(min=0)[None], (SIZE, SIZE)
+        )[0].numpy()
 
 
 @pytest.mark.parametrize("score", scorecam.SCORES)
@@ -118,9 +140,13 @@ def test_score_cam_by_hand(images, score, softmax):
     with torch.no_grad():
         model.network.head.weight *= 5
         model.network.conv.bias[2] = -100  # a dead channel
-    found = registry.explain(model, images, "score_cam", targets=[0, 1, 1], score=score, channel_softmax=softmax)
+    found = registry.explain(
+        model, images, "score_cam", targets=[0, 1, 1], score=score, channel_softmax=softmax
+    )
     for number, target in enumerate((0, 1, 1)):
-        assert np.allclose(found.maps[number], by_hand(model, images[number], target, score, softmax), atol=1e-5)
+        assert np.allclose(
+            found.maps[number], by_hand(model, images[number], target, score, softmax), atol=1e-5
+        )
     assert score in found.definition and str(softmax) in found.definition
 
 
@@ -137,8 +163,9 @@ def settled(name, classes=3):
     return model
 
 
-
-@pytest.mark.parametrize("name", ["densenet121", "visformer_small", "autoformerv2_tiny", "ofa595", "kdfmv5", "kdfmv8"])
+@pytest.mark.parametrize(
+    "name", ["densenet121", "visformer_small", "autoformerv2_tiny", "ofa595", "kdfmv5", "kdfmv8"]
+)
 def test_exact_score_cam_equals_the_reference(name):
     model, x = settled(name), torch.rand(1, 3, SIZE, SIZE)
     found = registry.explain(model, x, "score_cam", targets=2)
@@ -149,7 +176,8 @@ def test_exact_score_cam_equals_the_reference(name):
     assert (found.effective_channels >= 1).all()
     fast = registry.explain(model, x, "score_cam", targets=2, fast=True)
     for a, b in zip(fast.maps, found.maps, strict=True):
-        # in bf16 cells that are nearly 0 move across it, and this layer of a transformer has many of them
+        # in bf16 cells that are nearly 0 move across it, and this layer of a transformer has many
+        # of them
         limit = 0.95 if name == "autoformerv2_tiny" else 0.98
         assert np.ptp(b) == 0 or spearmanr(a.ravel(), b.ravel()).statistic > limit
 
@@ -161,7 +189,9 @@ def test_one_sweep_serves_every_class(images):
     for target in (0, 1):
         weights = sweep.weights(torch.full((3,), target))
         maps = registry.enlarge(sweep.maps(weights), (SIZE, SIZE)).numpy()
-        assert np.allclose(maps, registry.explain(model, images, "score_cam", targets=target).maps, atol=1e-6)
+        assert np.allclose(
+            maps, registry.explain(model, images, "score_cam", targets=target).maps, atol=1e-6
+        )
 
 
 def test_channels_without_activation_cost_nothing(images):
@@ -191,11 +221,14 @@ def test_few_channels_are_spent_on_those_that_carry_the_map():
     seen = []
 
     class Peaked(nn.Module):
-        """The logit of class 1 falls with the distance of a white image's mask from the last channel's."""
+        """The logit of class 1 falls with the distance of a white image's mask from the last
+        channel's."""
 
         def forward(self, x):
             seen.append(len(x))
-            distance = (x[:, 0] - scorecam._masks(maps[0, -1:], x.shape[-2:])).flatten(1).norm(dim=1)
+            distance = (
+                (x[:, 0] - scorecam._masks(maps[0, -1:], x.shape[-2:])).flatten(1).norm(dim=1)
+            )
             return torch.stack([torch.zeros_like(distance), 12 - distance], 1)
 
     network, x = Peaked(), torch.ones(1, 3, SIZE, SIZE)
@@ -205,7 +238,9 @@ def test_few_channels_are_spent_on_those_that_carry_the_map():
     assert sum(seen) <= 40 + 1  # and the empty image
     heaviest = every.weights(torch.ones(1).long())[0].topk(10).indices
     assert sorted(heaviest.tolist()) == list(range(90, 100))
-    assert torch.allclose(some.logits[0, heaviest], every.logits[0, heaviest], atol=1e-4)  # asked, not predicted
+    assert torch.allclose(
+        some.logits[0, heaviest], every.logits[0, heaviest], atol=1e-4
+    )  # asked, not predicted
 
 
 def test_effective_channels():
@@ -214,7 +249,8 @@ def test_effective_channels():
 
 
 class Double(torch.nn.Module):
-    """In front of a float64 network: the library feeds float32, and there rounding, the machine's own, tips units over kinks."""
+    """In front of a float64 network: the library feeds float32, and there rounding, the machine's
+    own, tips units over kinks."""
 
     def forward(self, x):
         return x.double()
@@ -228,23 +264,37 @@ def test_shap_equals_the_library(name):
     network = torch.nn.Sequential(Double(), model.network)
     x, background = torch.randn(2, 3, SIZE, SIZE), torch.randn(4, 3, SIZE, SIZE)
     with registry.untouched(model):
-        ours = shapley.gradient_shap(network, x, torch.tensor([2, 2]), background, samples=12, seed=3)
-        theirs = shap.GradientExplainer(network, background).shap_values(x, nsamples=12, rseed=3)[..., 2]
+        ours = shapley.gradient_shap(
+            network, x, torch.tensor([2, 2]), background, samples=12, seed=3
+        )
+        theirs = shap.GradientExplainer(network, background).shap_values(x, nsamples=12, rseed=3)[
+            ..., 2
+        ]
     assert np.abs(ours.numpy() - theirs).max() <= 1e-5 * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("name", [*zoo.ZOO, "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "resnet10t"])
-@pytest.mark.parametrize("method", ["grad_cam", "layer_cam", "eigen_cam", "guided_backprop", "deep_lift", "saliency"])
+@pytest.mark.parametrize(
+    "name", [*zoo.ZOO, "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "resnet10t"]
+)
+@pytest.mark.parametrize(
+    "method", ["grad_cam", "layer_cam", "eigen_cam", "guided_backprop", "deep_lift", "saliency"]
+)
 def test_every_method_on_every_network(name, method):
     if name == "vgg19_bn" or (name == "vgg19" and method == "deep_lift"):
         pytest.skip("large, and like its neighbours")
     model = settled(name) if name == "ofa595" else zoo.create(name, 3, SIZE)
     found = registry.explain(model, torch.rand(1, 3, SIZE, SIZE), method)
-    assert found.maps.shape == (1, SIZE, SIZE) and found.maps.dtype == np.float32 and np.isfinite(found.maps).all()
+    assert (
+        found.maps.shape == (1, SIZE, SIZE)
+        and found.maps.dtype == np.float32
+        and np.isfinite(found.maps).all()
+    )
     assert registry.METHODS[method].signed or found.maps.min() >= 0
     if method.endswith("cam"):
         assert found.maps.max() <= 1.001
-        assert found.maps.std() > 0 or (name == "ofa595" and method != "eigen_cam")  # nothing may speak for a class
+        assert found.maps.std() > 0 or (
+            name == "ofa595" and method != "eigen_cam"
+        )  # nothing may speak for a class
 
 
 @pytest.mark.parametrize("method", list(registry.METHODS))
@@ -258,7 +308,9 @@ def test_the_model_is_left_as_it_was(images, method):
     assert model.training and all(m.training for m in model.modules())
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
-    assert [p.requires_grad for p in model.parameters()].count(False) == sum(1 for _ in model.network.conv1.parameters())
+    assert [p.requires_grad for p in model.parameters()].count(False) == sum(
+        1 for _ in model.network.conv1.parameters()
+    )
     assert [m.inplace for m in model.modules() if hasattr(m, "inplace")] == inplace and any(inplace)
     assert not any(getattr(m, name) for m in model.modules() for name in registry.HOOKS)
 
@@ -276,7 +328,9 @@ def test_also_after_an_error(images, method, monkeypatch):
     monkeypatch.setattr(type(model.network), "forward", breaks)
     with pytest.raises(RuntimeError, match="out of memory"):
         registry.explain(model, images, method)
-    assert model.training and not any(getattr(m, name) for m in model.modules() for name in registry.HOOKS)
+    assert model.training and not any(
+        getattr(m, name) for m in model.modules() for name in registry.HOOKS
+    )
 
 
 def test_bad_input_is_named(images):
@@ -328,10 +382,18 @@ def test_any_image_file_of_the_reader(tmp_path):
     assert registry.explain(model, grey, "grad_cam").maps.shape == (1, SIZE, SIZE)
 
 
-@pytest.mark.parametrize(("name", "problem"), [
-    ("nan.tif", "not finite"), ("text.png", "not an image"), ("empty.png", "empty file"), ("bomb.png", "too large"),
-    ("cut.png", "truncated or damaged"), ("missing.png", "missing file"), ("folder", "not a file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("nan.tif", "not finite"),
+        ("text.png", "not an image"),
+        ("empty.png", "empty file"),
+        ("bomb.png", "too large"),
+        ("cut.png", "truncated or damaged"),
+        ("missing.png", "missing file"),
+        ("folder", "not a file"),
+    ],
+)
 def test_a_file_of_the_reader_that_is_no_image_is_named_with_the_way_out(tmp_path, name, problem):
     Image.fromarray(np.full((16, 16), np.nan, np.float32)).save(tmp_path / "nan.tif")
     (tmp_path / "text.png").write_text("patient,label")
@@ -340,7 +402,9 @@ def test_a_file_of_the_reader_that_is_no_image_is_named_with_the_way_out(tmp_pat
     whole = paint(tmp_path / "cut.png", 1, size=100)
     whole.write_bytes(whole.read_bytes()[:2000])
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ValueError, match=rf"{name} cannot be explained: {problem}.*PNG.*80,000,000 pixels.*DICOM"):
+    with pytest.raises(
+        ValueError, match=rf"{name} cannot be explained: {problem}.*PNG.*80,000,000 pixels.*DICOM"
+    ):
         registry.read_image(tmp_path / name, zoo.create("resnet10t", 3, SIZE))
 
 
@@ -349,11 +413,21 @@ def test_floors_know_nothing(images):
     centre = registry.explain(model, images, "centre").maps
     assert centre[0].argmax() in (31 * SIZE + 31, 31 * SIZE + 32, 32 * SIZE + 31, 32 * SIZE + 32)
     assert (centre[0] == centre[1]).all()
-    assert not (registry.explain(model, images, "random").maps[0] == registry.explain(model, images, "random", seed=1).maps[0]).all()
+    assert not (
+        registry.explain(model, images, "random").maps[0]
+        == registry.explain(model, images, "random", seed=1).maps[0]
+    ).all()
 
 
 def test_every_method_says_what_it_is():
     for name, method in registry.METHODS.items():
         assert method.title and method.source and method.definition, name
-    assert {"score_cam", "grad_cam", "grad_cam_pp", "eigen_cam", "layer_cam", "shap"} <= registry.METHODS.keys()
+    assert {
+        "score_cam",
+        "grad_cam",
+        "grad_cam_pp",
+        "eigen_cam",
+        "layer_cam",
+        "shap",
+    } <= registry.METHODS.keys()
     assert SIGNED and files.lookup("shap", registry.METHODS, "method") == "shap"

@@ -25,7 +25,11 @@ def test_localisation_by_hand():
     half = masks.astype(float)
     half[:, 10:18, 28:36] = 1  # as much beside the mask as in it
     found = faithfulness.localisation(half, masks)
-    assert np.allclose(found["mass"], 0.5) and np.allclose(found["pointing"], 0.5) and np.allclose(found["iou"], 0.5, atol=0.25)
+    assert (
+        np.allclose(found["mass"], 0.5)
+        and np.allclose(found["pointing"], 0.5)
+        and np.allclose(found["iou"], 0.5, atol=0.25)
+    )
 
 
 def test_a_flat_map_scores_what_chance_scores():
@@ -70,7 +74,11 @@ def test_deletion_and_insertion_by_hand():
     low = faithfulness.curves(model, images, bad, np.array([1, 1]), steps=64, kind="mean")
     assert top["deletion"].shape == (2, 65)
     # 64 of 4096 pixels are one step of 64: the answer is gone after it, and back after it
-    assert top["deletion"][0, 0] > 0.99 and top["deletion"][0, 1] < 0.01 and top["insertion"][0, 1] > 0.9
+    assert (
+        top["deletion"][0, 0] > 0.99
+        and top["deletion"][0, 1] < 0.01
+        and top["insertion"][0, 1] > 0.9
+    )
     assert low["deletion"][0, -2] > 0.9 and low["insertion"][0, -2] < 0.01
     areas = {name: faithfulness.area(curve)[0] for name, curve in top.items()}
     assert areas["deletion"] < 0.03 and areas["insertion"] > 0.9
@@ -82,8 +90,14 @@ def test_baselines():
     images[:, :, :, 32:] = 1
     assert torch.allclose(faithfulness.baseline(images, "mean"), torch.full_like(images, 0.5))
     blurred = faithfulness.baseline(images, "blur")
-    assert blurred.shape == images.shape and 0.4 < blurred[0, 0, 32, 32] < 0.6 and blurred[0, 0, 32, 0] < 0.05
-    assert torch.allclose(faithfulness.baseline(torch.full_like(images, 0.3)), torch.full_like(images, 0.3), atol=1e-5)
+    assert (
+        blurred.shape == images.shape
+        and 0.4 < blurred[0, 0, 32, 32] < 0.6
+        and blurred[0, 0, 32, 0] < 0.05
+    )
+    assert torch.allclose(
+        faithfulness.baseline(torch.full_like(images, 0.3)), torch.full_like(images, 0.3), atol=1e-5
+    )
     with pytest.raises(ValueError, match="blur, mean"):
         faithfulness.baseline(images, "black")
 
@@ -97,14 +111,19 @@ def test_confidence_change_by_hand():
     lost = faithfulness.confidence_change(model, images, 1.0 - planted(), np.array([1, 1]))
     assert (lost["average_drop"] > 0.9).all()
     # the other class gains when this square goes
-    assert (faithfulness.confidence_change(model, images, 1.0 - planted(), np.array([0, 0]))["increase"] == 1).all()
+    assert (
+        faithfulness.confidence_change(model, images, 1.0 - planted(), np.array([0, 0]))["increase"]
+        == 1
+    ).all()
 
 
 def test_an_image_left_over_is_a_batch_of_one():
     model = zoo.create("kdfmv5", 2, 32).eval()
     images, maps = torch.rand(4, 3, 32, 32), np.random.default_rng(0).random((4, 32, 32))
     whole = faithfulness.curves(model, images, maps, np.zeros(4, int), 4)
-    parts = faithfulness.curves(model, images, maps, np.zeros(4, int), 4, batch_size=15)  # three images a batch
+    parts = faithfulness.curves(
+        model, images, maps, np.zeros(4, int), 4, batch_size=15
+    )  # three images a batch
     assert all(np.allclose(whole[name], parts[name], atol=1e-5) for name in whole)
 
 
@@ -143,7 +162,9 @@ def test_randomisation_moves_maps_of_methods_that_explain_the_network():
     images = torch.rand(2, 3, SIZE, SIZE)
     before = zoo.checksum(model.network)
     for method, moves in (("saliency", True), ("centre", False)):
-        table = faithfulness.sanity(model, lambda m, name=method: registry.explain(m, images, name, targets=0), stages=3)
+        table = faithfulness.sanity(
+            model, lambda m, name=method: registry.explain(m, images, name, targets=0), stages=3
+        )
         assert table["spearman"].iloc[0] == 1 and len(table) == 4
         assert (table["spearman"].iloc[-1] < 0.5) == moves
     assert zoo.checksum(model.network) == before
@@ -152,8 +173,13 @@ def test_randomisation_moves_maps_of_methods_that_explain_the_network():
 def test_cascading_randomisation_goes_from_head_to_stem():
     model = zoo.create("resnet10t", 3, SIZE)
     stages = faithfulness.randomised(model, stages=3)
-    heads = [not torch.equal(broken.network.fc.weight, model.network.fc.weight) for _, broken in stages]
-    stems = [not torch.equal(broken.network.conv1[0].weight, model.network.conv1[0].weight) for _, broken in stages]
+    heads = [
+        not torch.equal(broken.network.fc.weight, model.network.fc.weight) for _, broken in stages
+    ]
+    stems = [
+        not torch.equal(broken.network.conv1[0].weight, model.network.conv1[0].weight)
+        for _, broken in stages
+    ]
     assert heads == [True] * 3 and stems == [False, False, True]
     assert stages[0][0].startswith("1 of")
 
@@ -162,14 +188,20 @@ def test_sensitivity_to_noise():
     images = torch.rand(2, 3, SIZE, SIZE)
     model = zoo.create("resnet10t", 3, SIZE)
     still = faithfulness.sensitivity(lambda x: registry.explain(model, x, "centre"), images)
-    moved = faithfulness.sensitivity(lambda x: registry.explain(model, x, "saliency", targets=0), images)
+    moved = faithfulness.sensitivity(
+        lambda x: registry.explain(model, x, "saliency", targets=0), images
+    )
     assert (still == 0).all() and (moved > 0).all()
 
 
 def test_intervals_and_pairs():
     values = np.array([0.1, 0.2, 0.3, np.nan])
     found = faithfulness.interval(values)
-    assert found["mean"] == pytest.approx(0.2) and found["n"] == 3 and found["low"] < 0.2 < found["high"]
+    assert (
+        found["mean"] == pytest.approx(0.2)
+        and found["n"] == 3
+        and found["low"] < 0.2 < found["high"]
+    )
     assert faithfulness.interval(np.array([np.nan]))["mean"] is None
     gain = faithfulness.paired(np.linspace(0.5, 0.9, 20), np.linspace(0.4, 0.7, 20))
     assert gain["low"] > 0 and gain["p_wilcoxon"] < 0.01
@@ -179,7 +211,9 @@ def test_intervals_and_pairs():
 def test_likeness_of_equal_opposite_and_flat_maps():
     maps = np.random.default_rng(0).random((3, SIZE, SIZE)).astype(np.float32)
     same = agreement.likeness(maps, maps, (6, 6)).mean()
-    assert same[["spearman", "pearson", "top10_iou", "ssim"]].tolist() == pytest.approx([1, 1, 1, 1])
+    assert same[["spearman", "pearson", "top10_iou", "ssim"]].tolist() == pytest.approx(
+        [1, 1, 1, 1]
+    )
     assert same["js_divergence"] == pytest.approx(0, abs=1e-6)
     other = agreement.likeness(maps, 1 - maps, (6, 6)).mean()
     assert other["spearman"] == pytest.approx(-1) and other["pearson"] == pytest.approx(-1)
@@ -190,7 +224,8 @@ def test_likeness_of_equal_opposite_and_flat_maps():
 
 
 def test_enlarging_does_not_make_maps_alike():
-    """Two independent 3×3 maps, enlarged: pixel by pixel they would seem far more certain than nine cells can be."""
+    """Two independent 3×3 maps, enlarged: pixel by pixel they would seem far more certain than nine
+    cells can be."""
     rng = np.random.default_rng(0)
     small = rng.random((2, 200, 3, 3)).astype(np.float32)
     large = [registry.enlarge(torch.from_numpy(m), (48, 48)).numpy() for m in small]
@@ -201,13 +236,28 @@ def test_enlarging_does_not_make_maps_alike():
 def test_transfer_tells_a_student_that_looks_where_its_teacher_looks():
     rng = np.random.default_rng(0)
     teacher = rng.random((24, 6, 6)).astype(np.float32)
-    close, far = teacher + 0.3 * rng.random(teacher.shape).astype(np.float32), rng.random(teacher.shape).astype(np.float32)
-    table, gaps = agreement.transfer(teacher.repeat(8, 1).repeat(8, 2), close.repeat(8, 1).repeat(8, 2),
-                                      far.repeat(8, 1).repeat(8, 2), (6, 6), np.arange(24) % 3 > 0)  # fmt: skip
+    close, far = (
+        teacher + 0.3 * rng.random(teacher.shape).astype(np.float32),
+        rng.random(teacher.shape).astype(np.float32),
+    )
+    table, gaps = agreement.transfer(
+        teacher.repeat(8, 1).repeat(8, 2),
+        close.repeat(8, 1).repeat(8, 2),
+        far.repeat(8, 1).repeat(8, 2),
+        (6, 6),
+        np.arange(24) % 3 > 0,
+    )
     for control in ("alone", "other_image"):
-        assert gaps[control]["spearman"]["low"] > 0.3 and gaps[control]["spearman"]["p_wilcoxon"] < 0.001
+        assert (
+            gaps[control]["spearman"]["low"] > 0.3
+            and gaps[control]["spearman"]["p_wilcoxon"] < 0.001
+        )
     mean = table[table["measure"] == "spearman"].set_index("teacher against")["mean"]
-    assert mean["distilled student"] > 0.7 and abs(mean["student alone"]) < 0.2 and abs(mean["distilled, other image"]) < 0.2
+    assert (
+        mean["distilled student"] > 0.7
+        and abs(mean["student alone"]) < 0.2
+        and abs(mean["distilled, other image"]) < 0.2
+    )
     assert {"centre prior", "distilled, same answer", "distilled, other answer"} <= set(mean.index)
 
 
@@ -217,14 +267,33 @@ def test_the_grid_of_a_network():
 
 
 def test_localisation_and_sparseness_equal_quantus():
-    quantus = pytest.importorskip("quantus", reason="cross-check only (it brings a second OpenCV): pip install --no-deps quantus")
+    quantus = pytest.importorskip(
+        "quantus",
+        reason="cross-check only (it brings a second OpenCV): pip install --no-deps quantus",
+    )
     masks = np.concatenate([planted(count=3), planted(40, 5, 16, count=3)])
-    maps = np.random.default_rng(0).random(masks.shape) + masks * np.linspace(0, 1, 6)[:, None, None]
-    model, x, y = zoo.create("kdfmv5", 2, SIZE), np.zeros((6, 3, SIZE, SIZE), np.float32), np.zeros(6, int)
+    maps = (
+        np.random.default_rng(0).random(masks.shape) + masks * np.linspace(0, 1, 6)[:, None, None]
+    )
+    model, x, y = (
+        zoo.create("kdfmv5", 2, SIZE),
+        np.zeros((6, 3, SIZE, SIZE), np.float32),
+        np.zeros(6, int),
+    )
     settings = {"abs": False, "normalise": False, "disable_warnings": True}
     ours = faithfulness.localisation(maps, masks) | {"sparseness": faithfulness.sparseness(maps)}
-    theirs = {"mass": quantus.RelevanceMassAccuracy, "rank": quantus.RelevanceRankAccuracy, "pointing": quantus.PointingGame,
-              "sparseness": quantus.Sparseness}  # fmt: skip
+    theirs = {
+        "mass": quantus.RelevanceMassAccuracy,
+        "rank": quantus.RelevanceRankAccuracy,
+        "pointing": quantus.PointingGame,
+        "sparseness": quantus.Sparseness,
+    }
     for name, metric in theirs.items():
-        found = metric(**settings)(model=model, x_batch=x, y_batch=y, a_batch=maps[:, None], s_batch=masks[:, None].astype(float))
+        found = metric(**settings)(
+            model=model,
+            x_batch=x,
+            y_batch=y,
+            a_batch=maps[:, None],
+            s_batch=masks[:, None].astype(float),
+        )
         assert np.allclose(ours[name], np.asarray(found, float), atol=1e-5), name

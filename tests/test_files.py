@@ -28,7 +28,11 @@ def test_json_is_strict(tmp_path):
 
 
 def test_a_digest_names_the_value_not_its_order():
-    assert files.digest({"a": 1, "b": 2}) == files.digest({"b": 2, "a": 1}) != files.digest({"a": 1, "b": 3})
+    assert (
+        files.digest({"a": 1, "b": 2})
+        == files.digest({"b": 2, "a": 1})
+        != files.digest({"a": 1, "b": 3})
+    )
 
 
 def test_folders_follow_the_environment(home, monkeypatch):
@@ -64,7 +68,9 @@ def test_a_full_disk_inside_the_block_too(tmp_path):
     with pytest.raises(OSError, match="other"), files.atomic(tmp_path / "x"):
         raise OSError(errno.EIO, "other")
     with pytest.raises(files.DiskFull, match="KDNB_CACHE") as error, files.atomic(tmp_path / "x"):
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        )
     assert error.value.errno == errno.ENOSPC
     with pytest.raises(SafetensorError, match="other"), files.atomic(tmp_path / "x"):
         raise SafetensorError("other")
@@ -74,7 +80,9 @@ def test_a_full_disk_inside_the_block_too(tmp_path):
 def test_scratch_is_an_array_without_a_name(home, monkeypatch):
     array = files.scratch((3, 4), np.dtype("uint8"))
     array[:] = 7
-    assert isinstance(array, np.memmap) and array.sum() == 84 and not list((home / "cache").iterdir())
+    assert (
+        isinstance(array, np.memmap) and array.sum() == 84 and not list((home / "cache").iterdir())
+    )
 
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -1,4 +1,5 @@
-"""Files from elsewhere run no code, read nothing beside them, and write nothing outside their folder."""
+"""Files from elsewhere run no code, read nothing beside them, and write nothing outside their
+folder."""
 
 import io
 import os
@@ -28,7 +29,11 @@ def test_weights_from_other_files_are_not_read(tmp_path):
     graph = onnx.load(path)
     tensor = max(graph.graph.initializer, key=lambda one: len(one.raw_data))
     tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", "../secret.bin"), ("offset", "0"), ("length", str(len(tensor.raw_data)))):
+    for key, value in (
+        ("location", "../secret.bin"),
+        ("offset", "0"),
+        ("length", str(len(tensor.raw_data))),
+    ):
         tensor.external_data.add(key=key, value=value)
     tensor.ClearField("raw_data")
     path.write_bytes(graph.SerializeToString())
@@ -36,18 +41,25 @@ def test_weights_from_other_files_are_not_read(tmp_path):
         onnx_export.open(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x08\x07", b"\x80\x04K\x01.", b"<html>", bytes(range(256)) * 40])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x08\x07", b"\x80\x04K\x01.", b"<html>", bytes(range(256)) * 40]
+)
 def test_rubbish_named_onnx_is_named(tmp_path, content):
     (tmp_path / "x.onnx").write_bytes(content)
     with pytest.raises(onnx_export.NotOurs, match="x.onnx"):
         onnx_export.open(tmp_path / "x.onnx")
 
 
-@pytest.mark.parametrize("name", ["hf-hub:somebody/model", "hf_hub:somebody/model", "local-dir:/etc", "../../etc/passwd", "a/b"])
+@pytest.mark.parametrize(
+    "name",
+    ["hf-hub:somebody/model", "hf_hub:somebody/model", "local-dir:/etc", "../../etc/passwd", "a/b"],
+)
 def test_a_checkpoint_cannot_name_code_from_the_network(home, name):
     """What a run's record calls its network is looked up here, never fetched or imported."""
     folder = home / "cache" / "runs" / "x"
-    files.write_json(folder / "run.json", {"key": {"model": name, "classes": ["a", "b"], "image_size": 32}})
+    files.write_json(
+        folder / "run.json", {"key": {"model": name, "classes": ["a", "b"], "image_size": 32}}
+    )
     save_file({"w": torch.zeros(1)}, folder / "best.safetensors")
     with pytest.raises(files.UnknownName, match="unknown model"):
         checkpoints.load(folder)
@@ -55,7 +67,9 @@ def test_a_checkpoint_cannot_name_code_from_the_network(home, name):
 
 def test_a_pickle_in_place_of_safetensors_is_refused(home, tmp_path):
     folder = home / "cache" / "runs" / "x"
-    files.write_json(folder / "run.json", {"key": {"model": "kdfmv5", "classes": ["a", "b"], "image_size": 32}})
+    files.write_json(
+        folder / "run.json", {"key": {"model": "kdfmv5", "classes": ["a", "b"], "image_size": 32}}
+    )
     torch.save({"network": Evil()}, folder / "best.safetensors")
     with pytest.raises(Exception, match="[Hh]eader"):
         checkpoints.load(folder)
@@ -75,16 +89,26 @@ class Touches:
 
 
 def test_an_archive_of_objects_is_no_dataset(home):
-    """MedMNIST comes as ``.npz``, a format that can hold pickles: numpy is not allowed to open them."""
+    """MedMNIST comes as ``.npz``, a format that can hold pickles: numpy is not allowed to open
+    them."""
     path, trace = home / "data" / "medmnist" / "pneumoniamnist.npz", home / "trace"
     path.parent.mkdir(parents=True)
     evil = np.array([Touches(trace)], dtype=object)
-    np.savez(path, **{f"{part}_{kind}": evil for part in ("train", "val", "test") for kind in ("images", "labels")})
+    np.savez(
+        path,
+        **{
+            f"{part}_{kind}": evil
+            for part in ("train", "val", "test")
+            for kind in ("images", "labels")
+        },
+    )
     with np.load(path, allow_pickle=True) as opened:
         opened["train_images"]
     assert trace.exists(), "who allows pickles runs this one"
     trace.unlink()
-    with pytest.raises(data.DatasetMissing, match=r"cannot be read .*allow_pickle=False.*delete it"):
+    with pytest.raises(
+        data.DatasetMissing, match=r"cannot be read .*allow_pickle=False.*delete it"
+    ):
         data.load("medmnist:pneumoniamnist")
     assert not trace.exists()
 
@@ -94,13 +118,18 @@ GOOD = "Alzheimer_s Dataset/train/NonDemented/1.png"
 
 @pytest.fixture
 def sent(home, monkeypatch):
-    """Where a test puts the archive that kagglehub then downloads; kagglehub is as it is, but for the network."""
+    """Where a test puts the archive that kagglehub then downloads; kagglehub is as it is, but for
+    the network."""
     from kagglehub import http_resolver
 
     monkeypatch.setattr(http_resolver, "build_kaggle_client", MagicMock())
     monkeypatch.setattr(http_resolver, "_get_current_version", lambda client, handle: 1)
     monkeypatch.setattr(http_resolver, "_build_dataset_download_request", lambda handle, path: None)
-    monkeypatch.setattr(http_resolver, "download_file", lambda response, path, handle: shutil.copy(home / "sent", path))
+    monkeypatch.setattr(
+        http_resolver,
+        "download_file",
+        lambda response, path, handle: shutil.copy(home / "sent", path),
+    )
     return home / "sent"
 
 
@@ -135,8 +164,11 @@ def _past_the_filter(path):
         members += [(f"{at}{long}", tarfile.DIRTYPE, ""), (f"{at}{letter}", tarfile.SYMTYPE, long)]
         at += f"{long}/"
     end = "/".join("abcdefghijklmnopqrst") + "/" + "l" * 254
-    members += [(end, tarfile.SYMTYPE, "../" * 20), ("escape", tarfile.SYMTYPE, f"{end}/../../outside"),
-                ("escape/evil.png", tarfile.REGTYPE, "")]  # fmt: skip
+    members += [
+        (end, tarfile.SYMTYPE, "../" * 20),
+        ("escape", tarfile.SYMTYPE, f"{end}/../../outside"),
+        ("escape/evil.png", tarfile.REGTYPE, ""),
+    ]
     _tar(path, *members)
 
 
@@ -146,7 +178,9 @@ OUTSIDE = {
     "zip: link": lambda sent, out: _zip(sent, _link(out)),
     "tar: absolute path": lambda sent, out: _tar(sent, (f"{out}/evil.png", tarfile.REGTYPE, "")),
     "tar: parent": lambda sent, out: _tar(sent, ("../../outside/evil.png", tarfile.REGTYPE, "")),
-    "tar: link": lambda sent, out: _tar(sent, ("a", tarfile.SYMTYPE, str(out)), ("a/evil.png", tarfile.REGTYPE, "")),
+    "tar: link": lambda sent, out: _tar(
+        sent, ("a", tarfile.SYMTYPE, str(out)), ("a/evil.png", tarfile.REGTYPE, "")
+    ),
     "tar: hard link": lambda sent, out: _tar(sent, ("a.png", tarfile.LNKTYPE, str(out / "secret"))),
     "tar: past the filter": lambda sent, out: _past_the_filter(sent),
     "no archive": lambda sent, out: sent.write_bytes(b"<html>sign in</html>"),
@@ -159,10 +193,19 @@ def test_an_archive_writes_and_links_nothing_outside_its_folder(home, sent, case
     outside.mkdir()
     (outside / "secret").write_text("mine")
     OUTSIDE[case](sent, outside)
-    with pytest.raises(FileNotFoundError, match="no zip archive" if not case.startswith("zip") else "no usable image") as caught:
+    with pytest.raises(
+        FileNotFoundError,
+        match="no zip archive" if not case.startswith("zip") else "no usable image",
+    ) as caught:
         data.fetch("alzheimer")
-    assert "alzheimer" in str(caught.value) and "layout" in str(caught.value) or "unpack to" in str(caught.value)
-    assert [path.name for path in outside.iterdir()] == ["secret"] and (outside / "secret").stat().st_nlink == 1
+    assert (
+        "alzheimer" in str(caught.value)
+        and "layout" in str(caught.value)
+        or "unpack to" in str(caught.value)
+    )
+    assert [path.name for path in outside.iterdir()] == ["secret"] and (
+        outside / "secret"
+    ).stat().st_nlink == 1
     assert {path.name for path in home.iterdir()} <= {"data", "cache", "outside", "sent"}
     assert {path.name for path in (home / "data").iterdir()} <= {"alzheimer", "alzheimer.lock"}
     assert not any(path.is_symlink() for path in home.rglob("*"))
@@ -179,7 +222,9 @@ def test_a_tar_that_is_also_a_zip_is_refused(sent, tmp_path):
 def test_a_bomb_is_refused_before_it_is_unpacked(home, sent, monkeypatch):
     from kagglehub import http_resolver
 
-    monkeypatch.setattr(http_resolver, "_extract_archive", lambda archive, folder: pytest.fail("unpacked"))
+    monkeypatch.setattr(
+        http_resolver, "_extract_archive", lambda archive, folder: pytest.fail("unpacked")
+    )
     _zip(sent, {GOOD: bytes(130_000_000)})
     assert sent.stat().st_size < 1_000_000
     with pytest.raises(data.DatasetMissing, match="holds 0.13 GB, where 0.04 GB are published"):
@@ -201,7 +246,10 @@ def _hollow(folder, secret):
 
 LINKED = {
     "a link out": (lambda folder, secret: (folder / "a.png").symlink_to(secret), "a.png is a link"),
-    "a folder out": (lambda folder, secret: (folder / "train").symlink_to(secret.parent), "train is a link"),
+    "a folder out": (
+        lambda folder, secret: (folder / "train").symlink_to(secret.parent),
+        "train is a link",
+    ),
     "a second name": (lambda folder, secret: os.link(secret, folder / "a.png"), "a.png is a link"),
     "too much": (_hollow, "holds 0.13 GB, where 0.04 GB are published"),
 }
@@ -226,7 +274,9 @@ def test_a_tree_with_links_or_of_another_size_is_refused(home, monkeypatch, case
     monkeypatch.setattr(kagglehub, "dataset_download", bring)
     with pytest.raises(data.DatasetMissing, match=words):
         data.fetch("alzheimer")
-    assert secret.read_text() == "mine" and [path.name for path in (home / "data").iterdir()] == ["alzheimer.lock"]
+    assert secret.read_text() == "mine" and [path.name for path in (home / "data").iterdir()] == [
+        "alzheimer.lock"
+    ]
 
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "a/../../outside"])
@@ -240,7 +290,17 @@ def test_a_dataset_cannot_name_a_folder_outside(home, name):
 
 def test_nothing_of_ours_unpickles_or_evaluates():
     """One look at the source for what runs code from data; a new use has to be argued for here."""
-    words = ("pickle.load", "np.load(", "torch.load(", "eval(", "exec(", "yaml.load(", "extractall(", "shell=True", "__import__(")
+    words = (
+        "pickle.load",
+        "np.load(",
+        "torch.load(",
+        "eval(",
+        "exec(",
+        "yaml.load(",
+        "extractall(",
+        "shell=True",
+        "__import__(",
+    )
     allowed = {"allow_pickle=False", "weights_only=True", ".eval(", "literal_eval("}
     for path in (files.ROOT / "kdnb").glob("*.py"):
         for line in path.read_text().splitlines():

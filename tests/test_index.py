@@ -14,7 +14,8 @@ from kdnb.images.catalogue import DATASETS
 
 
 def covid_tree(root):
-    """COVID-QU-Ex in small: every third image stands in the infection tree too, with its second mask."""
+    """COVID-QU-Ex in small: every third image stands in the infection tree too, with its second
+    mask."""
     seed = 0
     for split in ("Train", "Val", "Test"):
         for label in ("COVID-19", "Non-COVID", "Normal"):
@@ -27,7 +28,13 @@ def covid_tree(root):
                 if number % 3 == 0:
                     # the infection tree splits some images otherwise
                     other = "Val" if seed == 1 else split
-                    infection = root / "Infection Segmentation Data" / "Infection Segmentation Data" / other / label
+                    infection = (
+                        root
+                        / "Infection Segmentation Data"
+                        / "Infection Segmentation Data"
+                        / other
+                        / label
+                    )
                     for kind in ("images", "lung masks"):
                         (infection / kind).mkdir(parents=True, exist_ok=True)
                         shutil.copy(lung / kind / name, infection / kind / name)
@@ -49,7 +56,9 @@ def test_covid_qu_ex_joins_both_trees_with_both_masks(home):
         assert row.organ_mask_sha256 == files.file_sha256(found.root / row.organ_mask)
     assert table.loc[table["mask"] == "", "mask_sha256"].eq("").all()
     moved = found.problems[found.problems["problem"] == "split differs between trees"]
-    assert len(moved) == 1 and table.loc[table["path"].str.contains("covid-19_1.png"), "split"].tolist() == ["train"]
+    assert len(moved) == 1 and table.loc[
+        table["path"].str.contains("covid-19_1.png"), "split"
+    ].tolist() == ["train"]
 
 
 @pytest.mark.parametrize("spelling", ["no_tumor", "NoTumor", "notumor", "Healthy", "no tumor"])
@@ -58,7 +67,10 @@ def test_spellings_of_public_copies_are_accepted(home, spelling):
     for split in ("TRAINING", "testing"):
         for number, label in enumerate((spelling, "Glioma_Tumor", "meningioma", "PITUITARY")):
             for copy, suffix in enumerate((".JPG", ".jpeg", ".png")):
-                paint(root / "Brain Tumor MRI" / split / label / f"{copy}{suffix}", number_of(split, number, copy))
+                paint(
+                    root / "Brain Tumor MRI" / split / label / f"{copy}{suffix}",
+                    number_of(split, number, copy),
+                )
     table = index.build(DATASETS["brain_tumor"], root).table
     assert len(table) == 24
     assert set(table["label"]) == {"no tumor", "glioma", "meningioma", "pituitary"}
@@ -78,7 +90,10 @@ def test_bad_files_are_named_and_the_good_ones_used(folder):
     (folder / "train" / "dark" / "gone.png").symlink_to(folder / "nowhere.png")
     first, second = folder / "train" / "grey" / "same.png", folder / "train" / "light" / "same.png"
     shutil.copy(paint(first, 777), second)
-    shutil.copy(next((folder / "train" / "dark").glob("[0-9]*.png")), folder / "test" / "dark" / "copied.png")
+    shutil.copy(
+        next((folder / "train" / "dark").glob("[0-9]*.png")),
+        folder / "test" / "dark" / "copied.png",
+    )
     found = index.build(DATASETS["folder"], folder)
     named = found.problems.groupby("problem")["path"].apply(sorted).to_dict()
     assert named.pop("empty file") == ["train/dark/zero.png"]
@@ -119,7 +134,9 @@ def test_a_class_without_images_is_left_out_and_named(home):
 def test_the_index_is_stored_and_rebuilt_when_the_tree_changes(folder, monkeypatch):
     first = index.build(DATASETS["folder"], folder)
     with monkeypatch.context() as patch:
-        patch.setattr(index, "inspect", lambda path: pytest.fail("read an image although nothing changed"))
+        patch.setattr(
+            index, "inspect", lambda path: pytest.fail("read an image although nothing changed")
+        )
         again = index.build(DATASETS["folder"], folder)
     assert again.checksum == first.checksum and again.table.equals(first.table)
     image = next((folder / "train" / "dark").glob("*.png"))
@@ -133,7 +150,9 @@ def test_the_index_is_stored_and_rebuilt_when_the_tree_changes(folder, monkeypat
 
 def test_the_checksum_of_a_tree_is_what_it_was_when_results_were_named_by_it(home):
     """Cached trainings and committed results are found by it: a change here loses them all."""
-    for number, (split, label) in enumerate([("train", "a"), ("train", "b"), ("test", "a"), ("test", "b")]):
+    for number, (split, label) in enumerate(
+        [("train", "a"), ("train", "b"), ("test", "a"), ("test", "b")]
+    ):
         path = home / "set" / split / label / "1.pgm"
         path.parent.mkdir(parents=True)
         path.write_bytes(b"P5 2 2 255\n" + bytes([number] * 4))

@@ -1,4 +1,5 @@
-"""Killed at any moment, everything goes on: training to the last bit; caches, searches and sweeps without doing work twice."""
+"""Killed at any moment, everything goes on: training to the last bit; caches, searches and sweeps
+without doing work twice."""
 
 import multiprocessing
 import os
@@ -44,8 +45,17 @@ def _distil(folder, cache) -> None:
     """A teacher and its student, in a process of its own."""
     os.environ["KDNB_CACHE"] = str(cache)
     torch.set_num_threads(1)  # one order of additions, whatever else the machine does
-    study = Study(dataset="folder", data_root=str(folder), profile="smoke", image_size=32, batch_size=8, teacher="resnet10t",
-                  student="kdfmv5", teacher_epochs=6, student_epochs=12)  # fmt: skip
+    study = Study(
+        dataset="folder",
+        data_root=str(folder),
+        profile="smoke",
+        image_size=32,
+        batch_size=8,
+        teacher="resnet10t",
+        student="kdfmv5",
+        teacher_epochs=6,
+        student_epochs=12,
+    )
     dataset = study.load_data()
     loop.distil(study, dataset, loop.train_teachers(study, dataset))
 
@@ -58,7 +68,9 @@ def test_killed_at_twenty_random_moments_training_ends_with_the_same_bits(folder
     begun, whole = time.monotonic(), child(_distil, folder, home / "whole")
     whole.join()
     assert whole.exitcode == 0
-    longest = 0.2 * (time.monotonic() - begun)  # on a busy machine an epoch takes longer, and the kills come later
+    longest = 0.2 * (
+        time.monotonic() - begun
+    )  # on a busy machine an epoch takes longer, and the kills come later
     moments, kills, resumed, wanted = random.Random(0), 0, [], _runs(home / "whole")
     assert wanted.keys() == {"resnet10t", "kdfmv5"}
     while kills < 20 or (home / "killed").exists():
@@ -75,15 +87,22 @@ def test_killed_at_twenty_random_moments_training_ends_with_the_same_bits(folder
             for name, run in ours.items():
                 resumed.append(files.read_json(run / "run.json")["resumed_after_epoch"])
                 mine, other = (load_file(path / "best.safetensors") for path in (run, wanted[name]))
-                assert all(torch.equal(mine[key], other[key]) for key in other) and mine.keys() == other.keys()
-                histories = [pd.read_csv(path / "history.csv").drop(columns="seconds") for path in (run, wanted[name])]
+                assert (
+                    all(torch.equal(mine[key], other[key]) for key in other)
+                    and mine.keys() == other.keys()
+                )
+                histories = [
+                    pd.read_csv(path / "history.csv").drop(columns="seconds")
+                    for path in (run, wanted[name])
+                ]
                 pd.testing.assert_frame_equal(*histories)
             shutil.rmtree(home / "killed")  # and once more from the start, until there were twenty
     assert any(resumed), "the moments are too early or too late to test anything"
 
 
 def _killed_in(module: str, name: str, calls: int, work, *arguments) -> None:
-    """In a process of its own: ``work``, until ``name`` was called so often. Nothing can tell SIGKILL from the end."""
+    """In a process of its own: ``work``, until ``name`` was called so often. Nothing can tell
+    SIGKILL from the end."""
     function, left = getattr(sys.modules[module], name), iter(range(calls))
 
     def dies(*given, **options):
@@ -110,10 +129,15 @@ def _pixels(folder, cache) -> None:
 
 def test_a_pixel_cache_goes_on(folder, home, monkeypatch, child):
     monkeypatch.setattr(pixels, "STEP", 10)
-    killed, calls = child(_killed_in, "kdnb.images.pixels", "read_image", 60, _pixels, folder, home / "cache"), []
+    killed, calls = (
+        child(_killed_in, "kdnb.images.pixels", "read_image", 60, _pixels, folder, home / "cache"),
+        [],
+    )
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
-    assert not list((home / "cache" / "pixels").glob("*.npy")), "a half-written cache may not look whole"
+    assert not list((home / "cache" / "pixels").glob("*.npy")), (
+        "a half-written cache may not look whole"
+    )
     monkeypatch.setattr(pixels, "read_image", _counted(pixels.read_image, calls))
     dataset = data.load("folder", folder)
     grown = dataset.pixels(32).images
@@ -133,7 +157,15 @@ def test_a_search_for_copies_goes_on(folder, home, monkeypatch, child):
     monkeypatch.setattr(fingerprints, "PART", 20)
     wanted = detector.detect(folder, found.table)[0]
     for survives in (3, 5):
-        killed = child(_killed_in, "kdnb.leakage.detector", "register", survives, _copies, folder, home / "cache")
+        killed = child(
+            _killed_in,
+            "kdnb.leakage.detector",
+            "register",
+            survives,
+            _copies,
+            folder,
+            home / "cache",
+        )
         killed.join()
         assert killed.exitcode == -signal.SIGKILL
     monkeypatch.setattr(pixels, "decode", _counted(pixels.decode, calls))
@@ -162,7 +194,9 @@ def test_a_sweep_of_maps_goes_on(home, monkeypatch, child):
     assert len(calls) == 1 and len(calls[0][1]) == 8  # the third batch alone
     whole = registry.explain(model, images, "score_cam", targets.tolist(), channels=8)
     assert np.allclose(found.maps, whole.maps, atol=1e-5) and found.definition == whole.definition
-    assert (found.targets == whole.targets).all() and np.allclose(found.effective_channels, whole.effective_channels, rtol=1e-4)
+    assert (found.targets == whole.targets).all() and np.allclose(
+        found.effective_channels, whole.effective_channels, rtol=1e-4
+    )
     audit.remembered(model, images, "score_cam", targets, channels=9)
     assert len(calls) == 4, "other options, other maps"
 
@@ -180,7 +214,9 @@ def test_a_full_disk_stops_a_pixel_cache_in_words(folder, home, monkeypatch, wha
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(*((pixels.os, "posix_fallocate", full) if what == "whole" else (files.os, "fsync", full)))
+    monkeypatch.setattr(
+        *((pixels.os, "posix_fallocate", full) if what == "whole" else (files.os, "fsync", full))
+    )
     with pytest.raises(files.DiskFull, match="KDNB_CACHE"):
         dataset.pixels(32)
     monkeypatch.undo()
@@ -188,4 +224,8 @@ def test_a_full_disk_stops_a_pixel_cache_in_words(folder, home, monkeypatch, wha
 
 def test_what_is_remembered_is_computed_once(home):
     assert files.remembered(home / "a.npz", lambda: {"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
-    assert files.remembered(home / "a.npz", lambda: pytest.fail("asked twice"))["a"].tolist() == [0, 1, 2]
+    assert files.remembered(home / "a.npz", lambda: pytest.fail("asked twice"))["a"].tolist() == [
+        0,
+        1,
+        2,
+    ]

@@ -1,4 +1,5 @@
-"""Layers: the right ones are shown, likeness and probes give known answers, figures and the audit hold together."""
+"""Layers: the right ones are shown, likeness and probes give known answers, figures and the audit
+hold together."""
 
 import dataclasses
 import io
@@ -21,7 +22,9 @@ def test_every_convolution_of_the_papers_student_is_shown():
     assert layers.spatial_layers(zoo.create("kdfmv8", 3, 96)) == [f"acts.{n}" for n in range(8)]
 
 
-@pytest.mark.parametrize("name", ["ofa595", "densenet121", "visformer_small", "autoformerv2_tiny", "resnet10t"])
+@pytest.mark.parametrize(
+    "name", ["ofa595", "densenet121", "visformer_small", "autoformerv2_tiny", "resnet10t"]
+)
 def test_deep_networks_are_shown_block_by_block(name):
     model = zoo.create(name, 3, 96).train()
     shown = layers.spatial_layers(model)
@@ -39,7 +42,9 @@ def test_the_average_map_is_the_mean_over_channels():
     images = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
         first = torch.relu(model.network.convs[0]((images - model.mean) / model.std))
-    assert np.allclose(layers.average_maps(model, images, ["acts.0"])["acts.0"], first.mean(1).numpy(), atol=1e-5)
+    assert np.allclose(
+        layers.average_maps(model, images, ["acts.0"])["acts.0"], first.mean(1).numpy(), atol=1e-5
+    )
 
 
 def test_cka_by_construction():
@@ -70,7 +75,10 @@ def test_what_was_handed_on_is_told_from_what_was_not():
 def test_probes_tell_layers_that_separate_from_layers_that_do_not():
     rng = np.random.default_rng(0)
     labels = np.arange(120) % 3
-    features = {"noise": rng.standard_normal((120, 5)), "told": np.eye(3)[labels] + 0.1 * rng.standard_normal((120, 3))}
+    features = {
+        "noise": rng.standard_normal((120, 5)),
+        "told": np.eye(3)[labels] + 0.1 * rng.standard_normal((120, 3)),
+    }
     table = layers.probe(features, labels, {k: v[::2] for k, v in features.items()}, labels[::2])
     assert table["layer"].tolist() == ["noise", "told"] and table["depth"].tolist() == [0, 1]
     assert table["balanced_accuracy"][1] == 1 and table["balanced_accuracy"][0] < 0.8
@@ -86,12 +94,17 @@ def png(figure):
 @pytest.fixture
 def audited():
     torch.manual_seed(0)
-    networks = {"teacher resnet10t": zoo.create("resnet10t", 3, 64), "distilled kdfmv5": zoo.create("kdfmv5", 3, 64)}
+    networks = {
+        "teacher resnet10t": zoo.create("resnet10t", 3, 64),
+        "distilled kdfmv5": zoo.create("kdfmv5", 3, 64),
+    }
     images = torch.rand(6, 3, 64, 64)
     lesion = np.zeros((6, 64, 64), bool)
     lesion[:4, 20:30, 20:30] = True
     methods = {"grad_cam": {}, "saliency": {}, "centre": {}}
-    return audit.audit(networks, images, np.zeros(6, int), methods, lesion, np.ones_like(lesion), steps=4)
+    return audit.audit(
+        networks, images, np.zeros(6, int), methods, lesion, np.ones_like(lesion), steps=4
+    )
 
 
 def test_the_audit_measures_every_pair(audited):
@@ -106,13 +119,31 @@ def test_the_audit_measures_every_pair(audited):
 
 
 def test_explanations_are_timed_by_turns(monkeypatch):
-    asked, networks = [], {"teacher x": zoo.create("kdfmv5", 2, 32), "distilled y": zoo.create("kdfmv8", 2, 32)}
-    monkeypatch.setattr(audit, "explain", lambda model, images, method, *_, **__: asked.append((method, model.name, len(images))))
-    found = audit.times(networks, torch.zeros(4, 3, 32, 32), np.zeros(4, int), {"grad_cam": {}, "centre": {}, "shap": {}})
-    turns = [(method, network.name, 4) for method in ("grad_cam", "shap") for _ in range(1 + audit.ROUNDS)
-             for network in networks.values()]  # fmt: skip
+    asked, networks = (
+        [],
+        {"teacher x": zoo.create("kdfmv5", 2, 32), "distilled y": zoo.create("kdfmv8", 2, 32)},
+    )
+    monkeypatch.setattr(
+        audit,
+        "explain",
+        lambda model, images, method, *_, **__: asked.append((method, model.name, len(images))),
+    )
+    found = audit.times(
+        networks,
+        torch.zeros(4, 3, 32, 32),
+        np.zeros(4, int),
+        {"grad_cam": {}, "centre": {}, "shap": {}},
+    )
+    turns = [
+        (method, network.name, 4)
+        for method in ("grad_cam", "shap")
+        for _ in range(1 + audit.ROUNDS)
+        for network in networks.values()
+    ]
     assert asked == turns  # floors cost nothing worth a time
-    assert found["method"].tolist() == ["grad_cam"] * 2 + ["shap"] * 2 and (found["seconds"] > 0).all()
+    assert (
+        found["method"].tolist() == ["grad_cam"] * 2 + ["shap"] * 2 and (found["seconds"] > 0).all()
+    )
 
 
 def test_an_empty_map_is_counted_and_takes_no_part(monkeypatch):
@@ -131,24 +162,45 @@ def test_figures_of_explanations(audited):
     chances = {name: np.full((6, 3), 1 / 3) for name in audited.explanations}
     names = {"grad_cam": "Grad-CAM", "saliency": "Saliency"}
     columns, titles, signed = audited.panels(names, np.array([0, 2]), ("a", "b", "c"), chances)
-    assert len(columns) == 4 and titles["teacher\nGrad-CAM"] == ["a 0.33", "a 0.33"] and signed == []
+    assert (
+        len(columns) == 4 and titles["teacher\nGrad-CAM"] == ["a 0.33", "a 0.33"] and signed == []
+    )
     columns["teacher\nempty"] = np.zeros((2, 64, 64))
-    summary, table = audited.summary(), pd.DataFrame({"stage": ["trained", "1 of 2"], "spearman": [1.0, 0.2]})
+    summary, table = (
+        audited.summary(),
+        pd.DataFrame({"stage": ["trained", "1 of 2"], "spearman": [1.0, 0.2]}),
+    )
     row = {"measure": "spearman", "mean": 0.2, "low": 0.1, "high": 0.3}
-    alike = pd.DataFrame([row | {"teacher against": name} for name in ("distilled student", "student alone", "centre prior")])
+    alike = pd.DataFrame(
+        [
+            row | {"teacher against": name}
+            for name in ("distilled student", "student alone", "centre prior")
+        ]
+    )
     masks = np.zeros((2, 64, 64), bool)
     masks[:, 8:20, 8:20] = True
     grid = pd.DataFrame(rng.random((3, 4)), index=list("abc"), columns=list("wxyz"))
-    probe = pd.DataFrame({"layer": ["a", "b"], "depth": [0.0, 1.0], "balanced_accuracy": [0.4, 0.9]})
+    probe = pd.DataFrame(
+        {"layer": ["a", "b"], "depth": [0.0, 1.0], "balanced_accuracy": [0.4, 0.9]}
+    )
     for figure in (
-        plots.maps_over_images(images[:2], columns, ["a", "b"], titles, masks, ["teacher\nempty"], title="t"),
+        plots.maps_over_images(
+            images[:2], columns, ["a", "b"], titles, masks, ["teacher\nempty"], title="t"
+        ),
         plots.measures(summary, {"deletion": "deletion", "pointing": "pointing"}, "t"),
-        plots.shap_values(images[:2], list(rng.normal(size=(3, 2, 64, 64))), ("a", "b", "c"), ["a", "b"], "t"),
+        plots.shap_values(
+            images[:2], list(rng.normal(size=(3, 2, 64, 64))), ("a", "b", "c"), ["a", "b"], "t"
+        ),
         plots.removal(audited.curves["teacher resnet10t"], "t"),
         plots.sanity({f"method {n}": table for n in range(14)}, "t"),
         plots.likeness(alike, title="t"),
-        plots.times(pd.DataFrame({"method": "a", "model": ["teacher x", "alone y"], "seconds": [0.1, 0.2]}), "t"),
-        plots.feature_maps(images[:2], {"a": rng.random((2, 8, 8)), "b": rng.random((2, 2, 2))}, "t"),
+        plots.times(
+            pd.DataFrame({"method": "a", "model": ["teacher x", "alone y"], "seconds": [0.1, 0.2]}),
+            "t",
+        ),
+        plots.feature_maps(
+            images[:2], {"a": rng.random((2, 8, 8)), "b": rng.random((2, 2, 2))}, "t"
+        ),
         plots.similarity(grid, "teacher", "student", "t"),
         plots.probes({"teacher x": probe, "alone y": probe}, 0.33, "t"),
     ):
@@ -158,7 +210,9 @@ def test_figures_of_explanations(audited):
 def test_samples_are_balanced_and_the_same_each_time(folder):
     mine = data.load("folder", folder)
     rows = mine.sample("test", 12)
-    assert (rows == mine.sample("test", 12)).all() and (mine.table["split"].iloc[rows] == "test").all()
+    assert (rows == mine.sample("test", 12)).all() and (
+        mine.table["split"].iloc[rows] == "test"
+    ).all()
     assert np.bincount(mine.labels[rows]).tolist() == [4, 4, 4]
     assert len(mine.sample("test", 1000)) == 27
     assert mine.masks(32, "mask", rows) is None

@@ -1,4 +1,5 @@
-"""The zoo: figures of the published networks, checkpoints loaded strictly, nothing random in place of pretrained."""
+"""The zoo: figures of the published networks, checkpoints loaded strictly, nothing random in place
+of pretrained."""
 
 import pickle
 
@@ -14,9 +15,13 @@ from kdnb.models import ofa, ofa_checkpoints, weights, zoo
 
 # parameters and MACs at 224 px with 1000 classes, as published or measured from the authors' code
 PUBLISHED = {
-    "vgg19": (143_667_240, 19.632e9), "vgg19_bn": (143_678_248, 19.632e9), "visformer_small": (40_219_592, 4.747e9),
-    "autoformerv2_tiny": (28_328_674, 4.350e9), "densenet121": (7_978_856, 2.834e9), "ofa595": (9_135_928, 512_861_680),
-}  # fmt: skip
+    "vgg19": (143_667_240, 19.632e9),
+    "vgg19_bn": (143_678_248, 19.632e9),
+    "visformer_small": (40_219_592, 4.747e9),
+    "autoformerv2_tiny": (28_328_674, 4.350e9),
+    "densenet121": (7_978_856, 2.834e9),
+    "ofa595": (9_135_928, 512_861_680),
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -27,7 +32,10 @@ def test_parameters_and_macs_are_the_published_ones(name):
     assert zoo.count_macs(name) == pytest.approx(macs, rel=0 if name == "ofa595" else 2e-4)
 
 
-@pytest.mark.parametrize(("name", "parameters", "macs"), [("kdfmv8", 9_861_828, 1.1605e9), ("kdfmv5", 14_578_884, 0.9812e9)])
+@pytest.mark.parametrize(
+    ("name", "parameters", "macs"),
+    [("kdfmv8", 9_861_828, 1.1605e9), ("kdfmv5", 14_578_884, 0.9812e9)],
+)
 def test_paper_b_students(name, parameters, macs):
     assert zoo.count_parameters(zoo.ZOO[name].build(4, 224)) == parameters
     assert zoo.count_macs(name, num_classes=4) == pytest.approx(macs, rel=1e-4)
@@ -40,14 +48,16 @@ def test_ofa595_in_detail():
     state = ofa.OFA().state_dict()
     assert len(state) == 417
     for name, shape in {
-        "first_conv.conv.weight": (24, 3, 3, 3), "blocks.0.mobile_inverted_conv.depth_conv.conv.weight": (24, 1, 3, 3),
+        "first_conv.conv.weight": (24, 3, 3, 3),
+        "blocks.0.mobile_inverted_conv.depth_conv.conv.weight": (24, 1, 3, 3),
         "blocks.1.mobile_inverted_conv.inverted_bottleneck.bn.running_mean": (72,),
         "blocks.4.mobile_inverted_conv.depth_conv.se.fc.reduce.weight": (32, 128, 1, 1),
         "blocks.7.mobile_inverted_conv.depth_conv.se.fc.expand.bias": (144,),
         "blocks.19.mobile_inverted_conv.point_linear.conv.weight": (192, 576, 1, 1),
-        "final_expand_layer.bn.weight": (1152,), "feature_mix_layer.conv.weight": (1536, 1152, 1, 1),
+        "final_expand_layer.bn.weight": (1152,),
+        "feature_mix_layer.conv.weight": (1536, 1152, 1, 1),
         "classifier.linear.weight": (1000, 1536),
-    }.items():  # fmt: skip
+    }.items():
         assert tuple(state[name].shape) == shape
     assert "blocks.0.mobile_inverted_conv.inverted_bottleneck.conv.weight" not in state
 
@@ -67,7 +77,10 @@ def newer(state):
     return {name.replace("mobile_inverted_conv", "conv"): value for name, value in state.items()}
 
 
-@pytest.mark.parametrize("rename", [dict, newer, lambda s: {f"module.{k}": v for k, v in s.items()}, lambda s: {"state_dict": s}])
+@pytest.mark.parametrize(
+    "rename",
+    [dict, newer, lambda s: {f"module.{k}": v for k, v in s.items()}, lambda s: {"state_dict": s}],
+)
 def test_published_names_load_strictly(published, rename):
     loaded = ofa_checkpoints.from_state_dict(rename(published.state_dict())).eval()
     x = torch.rand(1, 3, 64, 64)
@@ -86,7 +99,12 @@ def test_the_21k_variant_gets_its_activations():
     state["classifier.linear.weight"] = state["classifier.linear.weight"][:, :, None, None]
     loaded = ofa_checkpoints.from_state_dict(newer(state), num_classes=3)
     kinds = {type(module) for module in loaded.modules()}
-    assert nn.SiLU in kinds and nn.Sigmoid in kinds and nn.Hardswish not in kinds and nn.Hardsigmoid not in kinds
+    assert (
+        nn.SiLU in kinds
+        and nn.Sigmoid in kinds
+        and nn.Hardswish not in kinds
+        and nn.Hardsigmoid not in kinds
+    )
     plain = {type(module) for module in ofa.OFA(3).modules()}
     assert nn.Hardswish in plain and nn.Hardsigmoid in plain and nn.SiLU not in plain
 
@@ -100,7 +118,10 @@ def test_anything_else_is_refused_with_what_differs(published):
         ofa_checkpoints.from_state_dict(state)
     message = str(caught.value)
     assert "3 differences" in message
-    assert "missing blocks.3.mobile_inverted_conv.depth_conv.conv.weight (128" in message or "missing blocks.3" in message
+    assert (
+        "missing blocks.3.mobile_inverted_conv.depth_conv.conv.weight (128" in message
+        or "missing blocks.3" in message
+    )
     assert "unknown extra.weight (2,)" in message
     assert "first_conv.conv.weight is (16, 3, 3, 3), expected (24, 3, 3, 3)" in message
     with pytest.raises(ofa_checkpoints.CheckpointMismatch, match="and \\d+ more"):
@@ -111,7 +132,9 @@ def test_anything_else_is_refused_with_what_differs(published):
 def test_every_network_answers_and_tells_where_it_is_explained(name):
     model = zoo.create(name, num_classes=3, image_size=96).eval()
     kept = []
-    hook = model.cam_module().register_forward_hook(lambda module, inputs, output: kept.append(output.detach().clone()))
+    hook = model.cam_module().register_forward_hook(
+        lambda module, inputs, output: kept.append(output.detach().clone())
+    )
     with torch.inference_mode():
         logits = model(torch.rand(2, 3, 96, 96))
     hook.remove()
@@ -120,22 +143,28 @@ def test_every_network_answers_and_tells_where_it_is_explained(name):
     assert features.shape[2] == features.shape[3] == 6  # fewer cells point at nothing
 
 
-@pytest.mark.parametrize("name", [*zoo.ZOO, ofa.SMALLEST.name, ofa.LARGEST.name, "resnet10t", "efficientnet_b0"])
+@pytest.mark.parametrize(
+    "name", [*zoo.ZOO, ofa.SMALLEST.name, ofa.LARGEST.name, "resnet10t", "efficientnet_b0"]
+)
 def test_small_images_are_explained_where_cells_are_left(name):
     model = zoo.create(name, 3, 64).eval()
     with torch.inference_mode():
         assert registry.features(model, torch.rand(1, 3, 64, 64)).shape[2:] == (8, 8)
 
 
-@pytest.mark.parametrize(("name", "channels"), [("densenet121", 1024), ("visformer_small", 768), ("autoformerv2_tiny", 768),
-                                                ("ofa595", 1152)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("densenet121", 1024), ("visformer_small", 768), ("autoformerv2_tiny", 768), ("ofa595", 1152)],
+)
 def test_at_the_papers_size_the_last_layer_is_explained(name, channels):
     model = zoo.create(name, 3, 224).eval()
     assert model.cam_layer == zoo.ZOO[name].cam_layers[0]
     with torch.device("meta"):
         network = zoo.ZOO[name].build(3, 224)
         kept = []
-        network.get_submodule(model.cam_layer).register_forward_hook(lambda module, inputs, output: kept.append(output))
+        network.get_submodule(model.cam_layer).register_forward_hook(
+            lambda module, inputs, output: kept.append(output)
+        )
         network(torch.zeros(1, 3, 224, 224))
     assert model.cam_reshape(kept[0]).shape == (1, channels, 7, 7)
 
@@ -176,14 +205,20 @@ def refuse(*arguments, **options):
     raise OSError("Name or service not known")
 
 
-@pytest.mark.parametrize("name", ["densenet121", "ofa595", "visformer_small", "autoformerv2_tiny", "vgg19"])
+@pytest.mark.parametrize(
+    "name", ["densenet121", "ofa595", "visformer_small", "autoformerv2_tiny", "vgg19"]
+)
 def test_pretrained_without_a_network_says_what_to_bring_where(home, monkeypatch, name):
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     with pytest.raises(weights.PretrainedMissing) as caught:
         zoo.create(name, 3, 224, pretrained=True)
     message = str(caught.value)
     assert "https://" in message and str(home / "weights" / name) in message
-    assert "sha256=" in message and "-p pretrained False" in message and "Name or service not known" in message
+    assert (
+        "sha256=" in message
+        and "-p pretrained False" in message
+        and "Name or service not known" in message
+    )
     with pytest.raises(weights.PretrainedMissing, match="no published weights"):
         zoo.create("kdfmv5", 3, 224, pretrained=True)
 
@@ -205,14 +240,25 @@ def test_pretrained_weights_are_the_files(home, name):
     native = timm.create_model(zoo.ZOO[name].timm_name, num_classes=1000)
     put(home, name, native.state_dict())
     model = zoo.create(name, 3, 224, pretrained=True)
-    bodies = {key: value for key, value in model.network.state_dict().items() if "head" not in key and "classifier" not in key}
+    bodies = {
+        key: value
+        for key, value in model.network.state_dict().items()
+        if "head" not in key and "classifier" not in key
+    }
     state = native.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in bodies.items())
     small = zoo.create(name, 3, 96, pretrained=True).eval()
     with torch.inference_mode():
         assert torch.isfinite(small(torch.rand(1, 3, 96, 96))).all()
-    shared = [k for k, v in small.network.state_dict().items() if k in bodies and v.shape == bodies[k].shape]
-    assert all(torch.equal(small.network.state_dict()[key], bodies[key]) for key in shared) and len(shared) > len(bodies) / 2
+    shared = [
+        k
+        for k, v in small.network.state_dict().items()
+        if k in bodies and v.shape == bodies[k].shape
+    ]
+    assert (
+        all(torch.equal(small.network.state_dict()[key], bodies[key]) for key in shared)
+        and len(shared) > len(bodies) / 2
+    )
 
 
 def test_position_embeddings_are_interpolated():

@@ -28,13 +28,17 @@ def notebook(request):
 
 
 def checked(notebook):
-    return [cell for cell in notebook.cells if "NBVAL_CHECK_OUTPUT" in cell.metadata.get("tags", [])]
+    return [
+        cell for cell in notebook.cells if "NBVAL_CHECK_OUTPUT" in cell.metadata.get("tags", [])
+    ]
 
 
 def test_metadata_is_clean(notebook):
     nbformat.validate(notebook)
     assert set(notebook.metadata) == {"kernelspec", "language_info", "kdnb"}
-    assert notebook.metadata.kernelspec.name == "python3" and dict(notebook.metadata.language_info) == {"name": "python"}
+    assert notebook.metadata.kernelspec.name == "python3" and dict(
+        notebook.metadata.language_info
+    ) == {"name": "python"}
     assert {"smoke", "quick"} <= notebook.metadata.kdnb.seconds.keys()
     for cell in notebook.cells:
         assert set(cell.metadata) <= {"tags"}
@@ -44,7 +48,9 @@ def test_only_the_checked_cell_has_outputs(notebook):
     (cell,) = checked(notebook)
     assert "# NBVAL_CHECK_OUTPUT" in cell.source and "keep_output" in cell.metadata.tags
     assert cell.execution_count  # nbval passes over a cell that seems never to have run
-    assert {(output.output_type, output.get("name")) for output in cell.outputs} == {("stream", "stdout")}
+    assert {(output.output_type, output.get("name")) for output in cell.outputs} == {
+        ("stream", "stdout")
+    }
     text = "".join(output.text for output in cell.outputs)
     assert len(text.split()) > 10 and any(c.isdigit() for c in text)
     assert " at 0x" not in text and str(files.ROOT) not in text
@@ -56,7 +62,11 @@ def test_only_the_checked_cell_has_outputs(notebook):
 def test_it_opens_with_title_parameters_and_study(notebook):
     first, second, third = notebook.cells[:3]
     assert first.cell_type == "markdown" and first.source.startswith("# ")
-    assert "aper" in first.source and ("writes" in first.source) and ("second" in first.source or "minute" in first.source)
+    assert (
+        "aper" in first.source
+        and ("writes" in first.source)
+        and ("second" in first.source or "minute" in first.source)
+    )
     assert second.metadata.tags == ["parameters"]
     assert "Study.from_parameters(globals())" in third.source
     defaults = Study().config()
@@ -86,19 +96,38 @@ def test_it_asserts_and_writes(notebook):
 def as_typed(*arguments, home, **environment):
     """A command line as a user types it in ``notebooks/``."""
     return subprocess.run(
-        [sys.executable, "-m", "papermill", *arguments], cwd=files.ROOT / "notebooks", capture_output=True, text=True,
-        env=os.environ | environment, timeout=580,
-    )  # fmt: skip
+        [sys.executable, "-m", "papermill", *arguments],
+        cwd=files.ROOT / "notebooks",
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        timeout=580,
+    )
 
 
 def test_papermill_as_typed(home):
     """papermill 03_distill.ipynb out.ipynb -p dataset covid_qu_ex, with KDNB_DATA set."""
     covid_tree(home / "data" / "covid_qu_ex")
     out = home / "out.ipynb"
-    done = as_typed("03_distill.ipynb", str(out), "-p", "dataset", "covid_qu_ex", "-p", "teacher", "resnet10t",
-                    "-p", "student", "ofa595", home=home, KDNB_PROFILE="smoke")  # fmt: skip
+    done = as_typed(
+        "03_distill.ipynb",
+        str(out),
+        "-p",
+        "dataset",
+        "covid_qu_ex",
+        "-p",
+        "teacher",
+        "resnet10t",
+        "-p",
+        "student",
+        "ofa595",
+        home=home,
+        KDNB_PROFILE="smoke",
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    results = files.read_json(home / "cache" / "smoke" / "covid_qu_ex" / "distill-resnet10t-ofa595-hybrid.json")
+    results = files.read_json(
+        home / "cache" / "smoke" / "covid_qu_ex" / "distill-resnet10t-ofa595-hybrid.json"
+    )
     assert results["config"]["student"] == "ofa595" and results["data"]["images"] == 54
     assert "stand-in" in results["data"]["title"]
     assert {"commit", "packages", "hardware", "time"} <= results["provenance"].keys()
@@ -119,35 +148,75 @@ def test_papermill_with_a_mistake_fails_at_once_and_says_why(home, arguments, me
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"student": "kdfmv5", "augment": True, "teacher": "resnet10t+resnet14t"},
-     {"student": "resnet10t", "method": "kd_fmv", "augment": False, "temperature": 2.0}],
+    [
+        {"student": "kdfmv5", "augment": True, "teacher": "resnet10t+resnet14t"},
+        {"student": "resnet10t", "method": "kd_fmv", "augment": False, "temperature": 2.0},
+    ],
     ids=lambda p: p["student"],
 )
 def test_runs_with_two_sets_of_parameters(folder, home, parameters):
     """Classes that grey level tells apart: every network must find them on images it never saw."""
-    fixed = {"dataset": "folder", "data_root": str(folder), "teacher": "resnet10t", "image_size": 32, "teacher_epochs": 8,
-             "student_epochs": 8, "lr": 0.003, "batch_size": 16}  # fmt: skip
-    papermill.execute_notebook(files.ROOT / "notebooks" / "03_distill.ipynb", home / "out.ipynb", fixed | parameters,
-                               cwd=files.ROOT / "notebooks", kernel_name="python3", progress_bar=False)  # fmt: skip
+    fixed = {
+        "dataset": "folder",
+        "data_root": str(folder),
+        "teacher": "resnet10t",
+        "image_size": 32,
+        "teacher_epochs": 8,
+        "student_epochs": 8,
+        "lr": 0.003,
+        "batch_size": 16,
+    }
+    papermill.execute_notebook(
+        files.ROOT / "notebooks" / "03_distill.ipynb",
+        home / "out.ipynb",
+        fixed | parameters,
+        cwd=files.ROOT / "notebooks",
+        kernel_name="python3",
+        progress_bar=False,
+    )
     (path,) = (home / "outputs" / "folder").glob("distill-*.json")
     stored = json.loads(path.read_text())
     assert stored["config"].items() >= (fixed | parameters).items()
     for role in ("teacher", "distilled", "alone"):
         score = stored["results"][role]
         assert score["accuracy"] == pytest.approx(1.0, abs=0.12)
-        assert score["n"] == 27 and sum(score["confusion"][k][k] for k in range(3)) == pytest.approx(27 * score["accuracy"])
+        assert score["n"] == 27 and sum(
+            score["confusion"][k][k] for k in range(3)
+        ) == pytest.approx(27 * score["accuracy"])
     gain = stored["results"]["distilled"]["accuracy"] - stored["results"]["alone"]["accuracy"]
     assert stored["results"]["distilled_minus_alone"]["difference"] == pytest.approx(gain)
-    assert stored["results"]["soft_targets"] == ("batch by batch" if parameters["augment"] else "cached")
+    assert stored["results"]["soft_targets"] == (
+        "batch by batch" if parameters["augment"] else "cached"
+    )
     # several teachers are scored as the student knows them: together
-    assert ("<th>teachers averaged</th>" in (home / "out.ipynb").read_text()) == ("teacher" in parameters)
+    assert ("<th>teachers averaged</th>" in (home / "out.ipynb").read_text()) == (
+        "teacher" in parameters
+    )
 
 
 def test_the_runner_passes_each_notebook_what_it_knows_and_renders(home, monkeypatch, capsys):
     for split, count in (("train", 12), ("test", 6)):
         for number in range(count):
-            paint(home / "two" / split / "ab"[number % 2] / f"{number}.png", number_of(split, number))
-    assert run.main(["01", "-p", "dataset", "folder", "-p", "data_root", str(home / "two"), "-p", "student", "ofa595"]) == 0
+            paint(
+                home / "two" / split / "ab"[number % 2] / f"{number}.png", number_of(split, number)
+            )
+    assert (
+        run.main(
+            [
+                "01",
+                "-p",
+                "dataset",
+                "folder",
+                "-p",
+                "data_root",
+                str(home / "two"),
+                "-p",
+                "student",
+                "ofa595",
+            ]
+        )
+        == 0
+    )
     page = (home / "outputs" / "folder" / "01_data_prep.html").read_text()
     assert "Your own images" in page and "data:image/png;base64" in page
     told = capsys.readouterr().out
@@ -163,7 +232,11 @@ def test_the_runner_refuses_a_mistake_before_it_starts(home, capsys):
 def test_a_failing_notebook_stops_the_series(home, capsys):
     assert run.main(["01", "02", "-p", "dataset", "eye_disease"]) == 1
     told = capsys.readouterr()
-    assert "01_data_prep failed" in told.err and "DatasetMissing" in told.err and "[2/2]" not in told.out
+    assert (
+        "01_data_prep failed" in told.err
+        and "DatasetMissing" in told.err
+        and "[2/2]" not in told.out
+    )
 
 
 @pytest.fixture
@@ -171,9 +244,18 @@ def lab(home):
     """A JupyterLab server as ``jupyter lab`` starts it, on a free port."""
     runtime = home / "runtime"
     environment = os.environ | {"JUPYTER_RUNTIME_DIR": str(runtime), "KDNB_PROFILE": "smoke"}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.port=0"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ServerApp.port=0",
+    ]
     log = (home / "lab.log").open("w")
-    server = subprocess.Popen(command, cwd=files.ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    server = subprocess.Popen(
+        command, cwd=files.ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+    )
     try:
         for _ in range(240):
             found = list(runtime.glob("jpserver-*.json"))
@@ -195,16 +277,26 @@ def test_jupyterlab_executes_start_here_through_its_api(lab):
     session.headers["Authorization"] = f"token {token}"
     assert session.get(f"{url}/lab").status_code == 200
     content = session.get(f"{url}/api/contents/notebooks/00_start_here.ipynb").json()["content"]
-    kernel = session.post(f"{url}/api/sessions", json={
-        "path": "notebooks/00_start_here.ipynb", "name": "start", "type": "notebook", "kernel": {"name": "python3"},
-    }).json()["kernel"]["id"]  # fmt: skip
+    kernel = session.post(
+        f"{url}/api/sessions",
+        json={
+            "path": "notebooks/00_start_here.ipynb",
+            "name": "start",
+            "type": "notebook",
+            "kernel": {"name": "python3"},
+        },
+    ).json()["kernel"]["id"]
     socket = websocket.create_connection(
-        f"{url.replace('http', 'ws')}/api/kernels/{kernel}/channels", header=[f"Authorization: token {token}"], timeout=240
+        f"{url.replace('http', 'ws')}/api/kernels/{kernel}/channels",
+        header=[f"Authorization: token {token}"],
+        timeout=240,
     )
     figures = 0
     for cell in content["cells"]:
         if cell["cell_type"] == "code":
-            figures += sum("image/png" in reply.get("data", {}) for reply in execute(socket, cell["source"]))
+            figures += sum(
+                "image/png" in reply.get("data", {}) for reply in execute(socket, cell["source"])
+            )
     socket.close()
     assert figures >= 2
 
@@ -212,10 +304,32 @@ def test_jupyterlab_executes_start_here_through_its_api(lab):
 def execute(socket, code):
     """Send one cell and return what it shows; an error in it fails the test."""
     identity = uuid.uuid4().hex
-    header = {"msg_id": identity, "msg_type": "execute_request", "username": "test", "session": "test", "version": "5.3",
-              "date": "2025-01-01T00:00:00Z"}  # fmt: skip
-    content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False, "stop_on_error": True}
-    socket.send(json.dumps({"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}))
+    header = {
+        "msg_id": identity,
+        "msg_type": "execute_request",
+        "username": "test",
+        "session": "test",
+        "version": "5.3",
+        "date": "2025-01-01T00:00:00Z",
+    }
+    content = {
+        "code": code,
+        "silent": False,
+        "store_history": True,
+        "allow_stdin": False,
+        "stop_on_error": True,
+    }
+    socket.send(
+        json.dumps(
+            {
+                "header": header,
+                "parent_header": {},
+                "metadata": {},
+                "content": content,
+                "channel": "shell",
+            }
+        )
+    )
     shown = []
     while True:
         reply = json.loads(socket.recv())

@@ -21,42 +21,66 @@ from kdnb.training import loop
 
 @pytest.fixture
 def constant(home):
-    """Two classes of images without any detail, seven to train: a last batch of one, batches that lack a class."""
+    """Two classes of images without any detail, seven to train: a last batch of one, batches that
+    lack a class."""
     root = home / "data" / "flat"
     for part, count in (("train", 7), ("val", 2), ("test", 2)):
         for label, level in (("black", 0), ("white", 255)):
             for number in range(count if label == "black" else max(1, count // 3)):
                 path = root / part / label / f"{number}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                pixels = np.full((40 + number, 40), level, np.uint8)  # other sizes: they are no copies of each other
+                pixels = np.full(
+                    (40 + number, 40), level, np.uint8
+                )  # other sizes: they are no copies of each other
                 Image.fromarray(pixels).save(path)
     return root
 
 
 @pytest.mark.parametrize("method", ["hard", "hybrid", "kd_fmv_as_released"])
 def test_constant_images_train_and_are_scored(constant, method):
-    study = Study(dataset="folder", data_root=str(constant), split="official", image_size=32, batch_size=2, teacher="kdfmv5",
-                  student="kdfmv5", teacher_epochs=1, student_epochs=2, method=method, seed=1)  # fmt: skip
+    study = Study(
+        dataset="folder",
+        data_root=str(constant),
+        split="official",
+        image_size=32,
+        batch_size=2,
+        teacher="kdfmv5",
+        student="kdfmv5",
+        teacher_epochs=1,
+        student_epochs=2,
+        method=method,
+        seed=1,
+    )
     dataset = study.load_data()
     run = loop.distil(study, dataset, loop.train_teachers(study, dataset))
     assert np.isfinite(run.history.select_dtypes("number").to_numpy()).all()
     test = dataset.pixels(32, "test")
-    score = metrics.evaluate(test.labels[test.rows].numpy(), predict(run.model, test), dataset.classes)
+    score = metrics.evaluate(
+        test.labels[test.rows].numpy(), predict(run.model, test), dataset.classes
+    )
     numbers = [value for value in score.values() if isinstance(value, float)]
     assert len(numbers) > 6 and np.isfinite(numbers).all()
 
 
 def test_half_precision_logits_with_a_gap_of_500_and_a_class_that_no_label_has():
-    logits = torch.tensor([[500.0, 0.0, -500.0], [0.0, 500.0, 0.0]], dtype=torch.bfloat16, requires_grad=True)
+    logits = torch.tensor(
+        [[500.0, 0.0, -500.0], [0.0, 500.0, 0.0]], dtype=torch.bfloat16, requires_grad=True
+    )
     teacher = torch.tensor([[[-500.0, 500.0, 0.0], [0.0, 0.0, 0.0]]])
     for method in ("hard", "hybrid", "kd_fmv", "kd_fmv_as_released"):
-        parts = Objective(method)(logits, torch.tensor([0, 0]), teacher, torch.tensor([1.0, 0.0, 2.0]))
+        parts = Objective(method)(
+            logits, torch.tensor([0, 0]), teacher, torch.tensor([1.0, 0.0, 2.0])
+        )
         (gradient,) = torch.autograd.grad(parts["loss"], logits)
-        assert all(torch.isfinite(value) for value in parts.values()) and torch.isfinite(gradient).all()
+        assert (
+            all(torch.isfinite(value) for value in parts.values())
+            and torch.isfinite(gradient).all()
+        )
 
 
 def test_maps_of_nothing_are_counted_and_drawn(home):
-    """A network that answers the same whatever it sees: every map is empty or flat, every measure a number or left out."""
+    """A network that answers the same whatever it sees: every map is empty or flat, every measure a
+    number or left out."""
     model = zoo.create("kdfmv5", 2, 32).eval()
     for parameter in model.parameters():
         parameter.data.zero_()
@@ -79,7 +103,11 @@ def test_maps_of_nothing_are_counted_and_drawn(home):
 
 def test_one_image_and_one_class_in_the_test_set():
     score = metrics.evaluate(np.array([1]), np.array([[0.0, 0.0, 0.0]]), ["a", "b", "c"])
-    assert score["n"] == 1 and score["macro_auc"] is None and np.isfinite([score["ece"], score["brier"], score["macro_f1"]]).all()
+    assert (
+        score["n"] == 1
+        and score["macro_auc"] is None
+        and np.isfinite([score["ece"], score["brier"], score["macro_f1"]]).all()
+    )
     png(plots.confusion({"one": score["confusion"]}, ["a", "b", "c"]))
     assert not pd.DataFrame(score["per_class"])["f1"].dropna().isna().any()
 

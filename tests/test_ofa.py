@@ -1,4 +1,5 @@
-"""The elastic supernet: counts, extraction, shared weights, names of subnets, published checkpoints, the sandwich rule."""
+"""The elastic supernet: counts, extraction, shared weights, names of subnets, published
+checkpoints, the sandwich rule."""
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ CHOICES = [SMALLEST, LARGEST, OFA595_CHOICE, *ofa.random_choices(3, seed=3)]
 
 @pytest.fixture(scope="module")
 def trained():
-    """A supernet whose matrices, norms and statistics are not those of its birth, so that every slice matters."""
+    """A supernet whose matrices, norms and statistics are not those of its birth, so that every
+    slice matters."""
     torch.manual_seed(0)
     supernet = Supernet(5)
     with torch.no_grad():
@@ -50,15 +52,21 @@ def test_an_extracted_subnet_answers_as_it_did_in_place(trained, choice):
 def test_a_small_kernel_is_the_transformed_centre_of_the_large_one(trained):
     place, block = 5, trained.whole.blocks[5]
     large = block.mobile_inverted_conv.depth_conv.conv.weight
-    five = (large[:, :, 1:-1, 1:-1].flatten(1) @ trained.matrices[f"{place}_7to5"].T).view(-1, 1, 5, 5)
-    three = (five[:, :, 1:-1, 1:-1].flatten(1) @ trained.matrices[f"{place}_5to3"].T).view(-1, 1, 3, 3)
+    five = (large[:, :, 1:-1, 1:-1].flatten(1) @ trained.matrices[f"{place}_7to5"].T).view(
+        -1, 1, 5, 5
+    )
+    three = (five[:, :, 1:-1, 1:-1].flatten(1) @ trained.matrices[f"{place}_5to3"].T).view(
+        -1, 1, 3, 3
+    )
     choice = Choice(((((7, 6),) * 4), ((3, 4), (7, 6)), *LARGEST.stages[2:]))
     found = trained.weights(choice)["blocks.5.mobile_inverted_conv.depth_conv.conv.weight"]
     assert torch.allclose(found, three[: len(found)], atol=1e-6) and len(found) == 128
 
 
 def test_depth_keeps_the_first_blocks_of_a_stage():
-    assert SMALLEST.places() == [0, 1, 2, 5, 6, 9, 10, 13, 14, 17, 18] and LARGEST.places() == list(range(21))
+    assert SMALLEST.places() == [0, 1, 2, 5, 6, 9, 10, 13, 14, 17, 18] and LARGEST.places() == list(
+        range(21)
+    )
 
 
 def test_training_runs_the_sandwich_and_reaches_every_weight():
@@ -69,7 +77,11 @@ def test_training_runs_the_sandwich_and_reaches_every_weight():
     assert logits.shape == (16, 3)
     logits.square().sum().backward()
     assert all(p.grad is not None for p in supernet.whole.parameters())
-    moved = [name for name, value in supernet.whole.named_buffers() if not torch.equal(value, before[name])]
+    moved = [
+        name
+        for name, value in supernet.whole.named_buffers()
+        if not torch.equal(value, before[name])
+    ]
     assert len(moved) == len(before)
     with torch.no_grad():  # a narrower subnet leaves no trace in the statistics of the largest
         now = {name: value.clone() for name, value in supernet.whole.named_buffers()}
@@ -77,22 +89,36 @@ def test_training_runs_the_sandwich_and_reaches_every_weight():
     assert all(torch.equal(value, now[name]) for name, value in supernet.whole.named_buffers())
     supernet.eval()
     with torch.inference_mode():
-        assert torch.allclose(supernet(torch.ones(1, 3, 64, 64)), supernet.run(LARGEST, torch.ones(1, 3, 64, 64)), atol=1e-6)
+        assert torch.allclose(
+            supernet(torch.ones(1, 3, 64, 64)),
+            supernet.run(LARGEST, torch.ones(1, 3, 64, 64)),
+            atol=1e-6,
+        )
 
 
 def test_the_sandwich_loss_by_hand():
     torch.manual_seed(0)
-    logits, labels, told = torch.randn(8, 3, requires_grad=True), torch.tensor([0, 2]), torch.randn(1, 2, 3)
+    logits, labels, told = (
+        torch.randn(8, 3, requires_grad=True),
+        torch.tensor([0, 2]),
+        torch.randn(1, 2, 3),
+    )
     hybrid = Objective("hybrid")
     taught = soft_targets.sandwich(hybrid, logits, labels, told)["loss"]
-    assert torch.isclose(taught, sum(hybrid(part, labels, told)["loss"] for part in logits.split(2)) / 4)
+    assert torch.isclose(
+        taught, sum(hybrid(part, labels, told)["loss"] for part in logits.split(2)) / 4
+    )
     alone = soft_targets.sandwich(Objective("hard"), logits, labels)["loss"]
     first, *rest = logits.split(2)
-    byhand = Objective("hard")(first, labels)["loss"] + sum(hybrid(part, labels, first.detach()[None])["loss"] for part in rest)
+    byhand = Objective("hard")(first, labels)["loss"] + sum(
+        hybrid(part, labels, first.detach()[None])["loss"] for part in rest
+    )
     assert torch.isclose(alone, byhand / 4)
     (pull,) = torch.autograd.grad(alone, logits)
     (own,) = torch.autograd.grad(Objective("hard")(first, labels)["loss"] / 4, logits)
-    assert torch.allclose(pull[:2], own[:2])  # the largest learns from labels alone: its pupils do not pull at it
+    assert torch.allclose(
+        pull[:2], own[:2]
+    )  # the largest learns from labels alone: its pupils do not pull at it
     one = soft_targets.sandwich(hybrid, logits[:2], labels, told)
     assert torch.equal(one["loss"], hybrid(logits[:2], labels, told)["loss"])
 
@@ -101,11 +127,21 @@ def test_the_sandwich_loss_by_hand():
 def test_names_spell_subnets_and_build_students(choice):
     assert Choice.parse(choice.name) == choice
     model = zoo.create(choice.name, 3, 64)
-    assert zoo.count_parameters(model.network) == zoo.count_parameters(ofa.OFA(3, blocks=choice.blocks()))
+    assert zoo.count_parameters(model.network) == zoo.count_parameters(
+        ofa.OFA(3, blocks=choice.blocks())
+    )
     assert model.cam_layer in dict(model.network.named_modules())
 
 
-@pytest.mark.parametrize("name", ["ofa-33", "ofa-335433-54543653-76563354-36567634-363", "ofa-9999-3333-3333-3333-3333", "ofa-x"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ofa-33",
+        "ofa-335433-54543653-76563354-36567634-363",
+        "ofa-9999-3333-3333-3333-3333",
+        "ofa-x",
+    ],
+)
 def test_bad_names_tell_how_they_are_spelt(name):
     with pytest.raises(ValueError, match="stage|subnet"):
         zoo.create(name, 3, 64)
@@ -130,7 +166,10 @@ def test_the_published_supernet_loads_strictly(trained):
     names = state["state_dict"]
     assert "blocks.1.mobile_inverted_conv.depth_conv.conv.conv.weight" in names
     assert "blocks.1.mobile_inverted_conv.inverted_bottleneck.bn.bn.running_mean" in names
-    assert "blocks.0.mobile_inverted_conv.depth_conv.conv.weight" in names and "first_conv.conv.weight" in names
+    assert (
+        "blocks.0.mobile_inverted_conv.depth_conv.conv.weight" in names
+        and "first_conv.conv.weight" in names
+    )
     loaded = ofa_checkpoints.supernet_from_state_dict(state).eval()
     x = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():

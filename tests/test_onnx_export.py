@@ -1,4 +1,5 @@
-"""ONNX files: the answers of PyTorch for every network of the zoo, all that a developer needs inside, strange files refused."""
+"""ONNX files: the answers of PyTorch for every network of the zoo, all that a developer needs
+inside, strange files refused."""
 
 import json
 import subprocess
@@ -18,7 +19,8 @@ SIZE = 64
 
 
 def lively(name):
-    """A network with batch statistics and a head that lets logits differ: a constant answer would prove nothing."""
+    """A network with batch statistics and a head that lets logits differ: a constant answer would
+    prove nothing."""
     torch.manual_seed(0)
     model = zoo.create(name, 3, SIZE)
     head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
@@ -30,7 +32,9 @@ def lively(name):
         for _ in range(2):
             model(torch.rand(8, 3, SIZE, SIZE))
         model.eval()
-        for _ in range(3):  # the head is scaled until its answers spread as those of a trained network do
+        for _ in range(
+            3
+        ):  # the head is scaled until its answers spread as those of a trained network do
             head.weight.mul_(2 / model(torch.rand(8, 3, SIZE, SIZE)).std(0).mean().clamp(min=1e-12))
     return model
 
@@ -38,12 +42,16 @@ def lively(name):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     model = lively("resnet10t")
-    path = onnx_export.export(model, tmp_path_factory.mktemp("onnx") / "small.onnx", CLASSES, {"data": "made"})
+    path = onnx_export.export(
+        model, tmp_path_factory.mktemp("onnx") / "small.onnx", CLASSES, {"data": "made"}
+    )
     return model, path
 
 
 # vgg19 is vgg19_bn without its norms, and half a gigabyte to write
-@pytest.mark.parametrize("name", [*(name for name in zoo.ZOO if name != "vgg19"), ofa.SMALLEST.name])
+@pytest.mark.parametrize(
+    "name", [*(name for name in zoo.ZOO if name != "vgg19"), ofa.SMALLEST.name]
+)
 def test_answers_equal_pytorch(name, tmp_path):
     model = lively(name)
     before = zoo.checksum(model.network)
@@ -52,7 +60,9 @@ def test_answers_equal_pytorch(name, tmp_path):
     with torch.inference_mode():
         expected = model(images).numpy()
     assert expected.std() > 0.05
-    assert np.abs(deployed(images.numpy()) - expected).max() < 1e-4 * max(1.0, np.abs(expected).max())
+    assert np.abs(deployed(images.numpy()) - expected).max() < 1e-4 * max(
+        1.0, np.abs(expected).max()
+    )
     assert deployed(images[:1].numpy()).shape == (1, 3)
     assert zoo.checksum(model.network) == before and not model.training
 
@@ -62,18 +72,30 @@ def test_the_file_says_all_that_using_it_needs(small):
     deployed = onnx_export.open(path)
     assert deployed.classes == CLASSES and deployed.image_size == SIZE
     about = deployed.metadata
-    assert about["model"] == "resnet10t" and about["data"] == "made" and about["weights"] == zoo.checksum(model.network)
-    assert json.loads(about["classes"]) == list(CLASSES) and "licence" in about and "255" in about["input"]
+    assert (
+        about["model"] == "resnet10t"
+        and about["data"] == "made"
+        and about["weights"] == zoo.checksum(model.network)
+    )
+    assert (
+        json.loads(about["classes"]) == list(CLASSES)
+        and "licence" in about
+        and "255" in about["input"]
+    )
     assert not list(path.parent.glob("*.data"))  # one file, nothing beside it
 
 
 def test_it_runs_without_this_package(small):
     _, path = small
-    code = ("import sys, json, numpy as np, onnxruntime as ort\n"
-            f"s = ort.InferenceSession({str(path)!r}); m = s.get_modelmeta().custom_metadata_map\n"
-            "n = int(m['image_size']); z = s.run(None, {'images': np.zeros((2, 3, n, n), np.float32)})[0]\n"
-            "print(z.shape, json.loads(m['classes'])[2]); assert not {'torch', 'kdnb'} & set(sys.modules)")  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=path.parent)
+    code = (
+        "import sys, json, numpy as np, onnxruntime as ort\n"
+        f"s = ort.InferenceSession({str(path)!r}); m = s.get_modelmeta().custom_metadata_map\n"
+        "n = int(m['image_size']); z = s.run(None, {'images': np.zeros((2, 3, n, n), np.float32)})[0]\n"
+        "print(z.shape, json.loads(m['classes'])[2]); assert not {'torch', 'kdnb'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=path.parent
+    )
     assert done.returncode == 0 and done.stdout.split() == ["(2,", "3)", "<c>"], done.stderr
 
 
@@ -83,7 +105,10 @@ def test_int8_is_small_and_close(small, tmp_path):
     made = onnx_export.quantise(path, tmp_path / "int8.onnx", torch.cat([images, images[:3]]))
     deployed = onnx_export.open(made)
     assert made.stat().st_size < 0.4 * path.stat().st_size
-    assert deployed.metadata["precision"] == "int8, calibrated on 32 images" and deployed.classes == CLASSES
+    assert (
+        deployed.metadata["precision"] == "int8, calibrated on 32 images"
+        and deployed.classes == CLASSES
+    )
     with torch.inference_mode():
         expected = model(images).numpy()
     assert np.corrcoef(deployed(images.numpy()).ravel(), expected.ravel())[0, 1] > 0.98
@@ -103,11 +128,16 @@ def changed(path, out, **metadata):
     return out
 
 
-@pytest.mark.parametrize(("metadata", "message"), [
-    ({"classes": '["a", "b"]'}, "classes: the graph has 3, its metadata say 2"), ({"classes": "a, b"}, "cannot be read"),
-    ({"image_size": "96"}, "input shape: the graph has .*64.*, its metadata say .*96"),
-    ({"licence": None}, "lacks metadata .licence"), ({"format": "kdnb 99"}, "format"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"classes": '["a", "b"]'}, "classes: the graph has 3, its metadata say 2"),
+        ({"classes": "a, b"}, "cannot be read"),
+        ({"image_size": "96"}, "input shape: the graph has .*64.*, its metadata say .*96"),
+        ({"licence": None}, "lacks metadata .licence"),
+        ({"format": "kdnb 99"}, "format"),
+    ],
+)
 def test_a_file_that_does_not_match_its_metadata_is_refused(small, tmp_path, metadata, message):
     with pytest.raises(onnx_export.NotOurs, match=message):
         onnx_export.open(changed(small[1], tmp_path / "changed.onnx", **metadata))

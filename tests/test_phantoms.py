@@ -40,14 +40,20 @@ def test_a_linear_model_on_pixels_stays_below_three_quarters(name):
     labels = list(DATASETS[name].classes)
 
     def pictures(count, start):
-        images = [phantoms.draw(name, label, start + n, size=64).image for label in labels for n in range(count)]
+        images = [
+            phantoms.draw(name, label, start + n, size=64).image
+            for label in labels
+            for n in range(count)
+        ]
         small = [np.asarray(i).reshape(32, 2, 32, 2, -1).mean((1, 3)).ravel() for i in images]
         return np.array(small), np.repeat(labels, count)
 
     train, train_labels = pictures(200, 0)
     test, test_labels = pictures(80, 5000)
     for strength in (1e-3, 1e-2):
-        model = LogisticRegression(C=strength, max_iter=300).fit(train - train.mean(0), train_labels)
+        model = LogisticRegression(C=strength, max_iter=300).fit(
+            train - train.mean(0), train_labels
+        )
         assert model.score(test - train.mean(0), test_labels) < 0.75
 
 

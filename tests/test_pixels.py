@@ -1,4 +1,5 @@
-"""The pixel cache and the batches: built once, whole or not at all; every image augmented with parameters of its own."""
+"""The pixel cache and the batches: built once, whole or not at all; every image augmented with
+parameters of its own."""
 
 import multiprocessing
 
@@ -24,7 +25,9 @@ def test_the_cache_holds_every_image_in_order(folder):
 def test_the_second_time_no_image_is_read(folder, monkeypatch):
     dataset = data.load("folder", folder)
     dataset.pixels(32)
-    monkeypatch.setattr(pixels, "read_image", lambda *_: pytest.fail("read an image that is cached"))
+    monkeypatch.setattr(
+        pixels, "read_image", lambda *_: pytest.fail("read an image that is cached")
+    )
     assert len(dataset.pixels(32, "test")) == 27
 
 
@@ -41,7 +44,9 @@ def test_a_crash_half_way_leaves_nothing(folder, home, monkeypatch):
         patch.setattr(pixels, "read_image", dies)
         with pytest.raises(KeyboardInterrupt):
             dataset.pixels(32)
-    assert not list((home / "cache" / "pixels").glob("*.npy")) and not list((home / "cache" / "pixels").glob(".*.npy"))
+    assert not list((home / "cache" / "pixels").glob("*.npy")) and not list(
+        (home / "cache" / "pixels").glob(".*.npy")
+    )
     assert dataset.pixels(32).images.float().std() > 0
 
 
@@ -71,12 +76,17 @@ def test_an_edited_mask_is_read_anew_and_the_images_are_not(folder, home):
         Image.fromarray(np.full((40, 40), 255 * white, np.uint8)).save(path)
         dataset = data.load("folder", folder)
         dataset.pixels(32)
-        return dataset.pixels(32, column="mask").images[dataset.table["path"].tolist().index("train/dark/1.png")]
+        return dataset.pixels(32, column="mask").images[
+            dataset.table["path"].tolist().index("train/dark/1.png")
+        ]
 
     assert (masks(1) == 255).all()
     assert (masks(0) == 0).all()
     stored = [file.name for file in (home / "cache" / "pixels").glob("*.npy")]
-    assert sum("-path-" in name for name in stored) == 1 and sum("-mask-" in name for name in stored) == 2
+    assert (
+        sum("-path-" in name for name in stored) == 1
+        and sum("-mask-" in name for name in stored) == 2
+    )
 
 
 def test_the_key_of_an_images_cache_is_what_it_was(folder, home):
@@ -128,7 +138,10 @@ def test_an_epoch_meets_every_image_once_with_its_label(folder):
         labels += target.tolist()
     assert sorted(seen) == sorted(train.rows.tolist()) and seen != sorted(seen)
     assert labels == dataset.labels[seen].tolist()
-    orders = [[r for _, _, rows in train.batches(10, True, seed) for r in rows.tolist()] for seed in (0, 0, 1)]
+    orders = [
+        [r for _, _, rows in train.batches(10, True, seed) for r in rows.tolist()]
+        for seed in (0, 0, 1)
+    ]
     assert orders[0] == orders[1] != orders[2]
 
 
@@ -143,7 +156,9 @@ def test_every_image_of_a_batch_is_augmented_its_own_way():
 
 def test_augmentation_follows_its_generator():
     images = torch.rand(4, 3, 32, 32)
-    first, second, third = (pixels.Augment()(images, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    first, second, third = (
+        pixels.Augment()(images, torch.Generator().manual_seed(s)) for s in (1, 1, 2)
+    )
     assert torch.equal(first, second) and not torch.equal(first, third)
 
 

@@ -37,7 +37,9 @@ def test_alzheimer_without_a_class_says_so_and_pools(real):
     grouped = data.load("alzheimer", split="group")
     assert (grouped.counts() > 0).all(axis=None)
     if len(grouped.table) < 4000:  # the incomplete copy
-        with pytest.raises(splits.SplitError, match="'very mild dementia' has no train image.*-p split group"):
+        with pytest.raises(
+            splits.SplitError, match="'very mild dementia' has no train image.*-p split group"
+        ):
             data.load("alzheimer", split="official")
 
 
@@ -55,9 +57,16 @@ def test_lc25000s_groups_are_the_published_ones(real):
         pytest.skip("lc25000 with its groups.csv is not in KDNB_DATA")
     dataset = data.load("lc25000")
     origin = synthetic_duplicates.published(dataset.index.root, dataset.table)
-    score = synthetic_duplicates.score(origin, dataset.table["family"].to_numpy(), dataset.table["label"])
-    assert score["adjusted_rand"] >= 0.95 and min(score["adjusted_rand_by_class"].values()) >= 0.95, score
-    assert len(splits.leaking(dataset.table, origin)) <= 0.01 * (dataset.table["split"] == "test").sum()
+    score = synthetic_duplicates.score(
+        origin, dataset.table["family"].to_numpy(), dataset.table["label"]
+    )
+    assert (
+        score["adjusted_rand"] >= 0.95 and min(score["adjusted_rand_by_class"].values()) >= 0.95
+    ), score
+    assert (
+        len(splits.leaking(dataset.table, origin))
+        <= 0.01 * (dataset.table["split"] == "test").sum()
+    )
 
 
 def test_a_student_learns_on_real_images(real):

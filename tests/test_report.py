@@ -37,7 +37,9 @@ def test_a_page_needs_no_network_and_no_script(home):
         nbformat.v4.new_output("stream", name="stderr", text="100%|#####| 5/5"),
         nbformat.v4.new_output("stream", name="stdout", text="accuracy 0.9"),
     ]
-    html = page(home, nbformat.v4.new_markdown_cell("# A *title*\n\n$a_b$ and $$x^2$$, but `$HOME`"), cell)
+    html = page(
+        home, nbformat.v4.new_markdown_cell("# A *title*\n\n$a_b$ and $$x^2$$, but `$HOME`"), cell
+    )
     assert "<script" not in html and not re.search(r"(?:src|href)=[\"']https?://", html)
     assert "<title>A title</title>" in html
     assert html.count("<math") == 2 and "$HOME" in html
@@ -62,11 +64,17 @@ def test_a_result_file_holds_what_it_rests_on(folder, home):
     stored = files.read_json(path)
     assert path == home / "outputs" / "folder" / "x.json"
     assert stored["results"] == {"accuracy": 0.5} and stored["config"]["seed"] == 3
-    assert stored["config"] == study.config() and stored["training"] == loop.VERSION in results.BATCH_STATISTICS
+    assert (
+        stored["config"] == study.config()
+        and stored["training"] == loop.VERSION in results.BATCH_STATISTICS
+    )
     assert stored["data"]["checksum"] == dataset.checksum and stored["wall_seconds"] >= 0
     found = stored["provenance"]
     assert re.fullmatch(r"[0-9a-f]{12}(\+changes)?|unknown", found["commit"])
-    assert found["packages"].keys() >= {"torch", "timm", "accelerate", "kdnb"} and found["hardware"]["cores"] >= 1
+    assert (
+        found["packages"].keys() >= {"torch", "timm", "accelerate", "kdnb"}
+        and found["hardware"]["cores"] >= 1
+    )
 
 
 def test_the_commit_tells_when_code_was_changed(monkeypatch):
@@ -81,16 +89,32 @@ def test_figures_are_drawn_without_warnings(recwarn):
     images = rng.integers(0, 256, (6, 32, 32), dtype=np.uint8)
     masks = {"organ": np.ones((6, 32, 32), bool), "lesion": np.zeros((6, 32, 32), bool)}
     names = ["a very long class name indeed", "b", "c"]
-    history = pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5], "hard_loss": [1.0, 0.5], "val_loss": [1.0, 0.6],
-                            "accuracy": [0.5, 0.6], "val_accuracy": [0.5, 0.6], "val_balanced_accuracy": [0.5, 0.6]})  # fmt: skip
+    history = pd.DataFrame(
+        {
+            "epoch": [1, 2],
+            "loss": [1.0, 0.5],
+            "hard_loss": [1.0, 0.5],
+            "val_loss": [1.0, 0.6],
+            "accuracy": [0.5, 0.6],
+            "val_accuracy": [0.5, 0.6],
+            "val_balanced_accuracy": [0.5, 0.6],
+        }
+    )
     gain = {"difference": 0.1, "low": -0.1, "high": 0.2, "p_mcnemar": 0.5, "n": 10}
     bins = pd.DataFrame({"confidence": [0.9], "accuracy": [0.8], "count": [10]})
     drawn = [
         plots.samples(images, [names[0]] * 3 + ["b"] * 3, masks, "t"),
         plots.samples(np.stack([images] * 3, -1), ["b"] * 6),
-        plots.class_balance(pd.DataFrame({"train": [5, 1, 0], "val": [1, 1, 1], "test": [1, 1, 1]}, index=names), "t"),
-        plots.problems(pd.DataFrame({"problem": ["label conflict"], "files": [3], "example": ["x"]}), "t"),
-        plots.learning_curves({"teacher x": history, "distilled y": history, "alone y": history}, "t"),
+        plots.class_balance(
+            pd.DataFrame({"train": [5, 1, 0], "val": [1, 1, 1], "test": [1, 1, 1]}, index=names),
+            "t",
+        ),
+        plots.problems(
+            pd.DataFrame({"problem": ["label conflict"], "files": [3], "example": ["x"]}), "t"
+        ),
+        plots.learning_curves(
+            {"teacher x": history, "distilled y": history, "alone y": history}, "t"
+        ),
         plots.confusion({"teacher x": [[1, 0, 0], [0, 0, 0], [0, 2, 3]]}, names, "t"),
         plots.reliability({"alone y": bins}, {"alone y": 0.1}, "t"),
         plots.gains(pd.DataFrame([{"label": "distilled − alone"} | gain]), "t"),

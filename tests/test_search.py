@@ -21,10 +21,19 @@ from kdnb.study import Study
 from kdnb.training import loop
 
 
-@pytest.mark.parametrize("choice", [SMALLEST, LARGEST, OFA595_CHOICE, *ofa.random_choices(4)], ids=lambda choice: choice.name)
+@pytest.mark.parametrize(
+    "choice",
+    [SMALLEST, LARGEST, OFA595_CHOICE, *ofa.random_choices(4)],
+    ids=lambda choice: choice.name,
+)
 def test_genes_spell_subnets(choice):
     genes = search._encode(choice)
-    assert genes.shape == (45,) and genes.min() >= 0 and genes.max() <= 2 and search._decode(genes) == choice
+    assert (
+        genes.shape == (45,)
+        and genes.min() >= 0
+        and genes.max() <= 2
+        and search._decode(genes) == choice
+    )
 
 
 def blocks(choice):
@@ -59,7 +68,9 @@ def test_evolution_finds_what_is_good_and_is_the_same_for_a_seed():
 
 
 def test_a_budget_that_nothing_meets_names_the_cheapest():
-    table = search.front_of({SMALLEST.name: (0.7, 3.0), LARGEST.name: (0.9, 9.0), OFA595_CHOICE.name: (0.6, 5.0)})
+    table = search.front_of(
+        {SMALLEST.name: (0.7, 3.0), LARGEST.name: (0.9, 9.0), OFA595_CHOICE.name: (0.6, 5.0)}
+    )
     assert table["front"].tolist() == [True, False, True]
     assert search.pick(table, 9.0) == LARGEST and search.pick(table, 8.9) == SMALLEST
     with pytest.raises(search.NoSuchStudent, match=f"cheapest found is {SMALLEST.name} with 3 ms"):
@@ -75,7 +86,8 @@ def operations(module, shape, runtime="onnx"):
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
-    """A table of operations, and those of some whole subnets: what the table adds up can be checked to the digit."""
+    """A table of operations, and those of some whole subnets: what the table adds up can be checked
+    to the digit."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDNB_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(latency, "ready", operations)
@@ -92,7 +104,11 @@ def test_the_latency_table_adds_up_blocks(calm, monkeypatch):
     ratios, reference = latency.measure(some, 64, 3)
     assert np.isclose(reference, calm.reference_ms)
     found = latency.agreement([calm(choice) for choice in some], ratios * reference)
-    assert found["latency_mape"] < 0.02 and np.isclose(found["kendall_tau"], 1) and found["subnets"] == 5
+    assert (
+        found["latency_mape"] < 0.02
+        and np.isclose(found["kendall_tau"], 1)
+        and found["subnets"] == 5
+    )
     assert calm(SMALLEST) < calm(OFA595_CHOICE) < calm(LARGEST)
 
 
@@ -112,35 +128,48 @@ def test_a_machine_that_slows_down_does_not_change_a_ratio(monkeypatch):
         return lambda seconds: module.cost * (1 + 0.001 * next(clock))
 
     monkeypatch.setattr(latency, "ready", slower_and_slower)
+
     def net(cost):
         made = torch.nn.Identity()
         made.cost = cost
         return made
 
-    ratios, reference = latency.compare([lambda cost=cost: net(cost) for cost in (1.0, 2.0, 3.0)], net(2.0), 64)
+    ratios, reference = latency.compare(
+        [lambda cost=cost: net(cost) for cost in (1.0, 2.0, 3.0)], net(2.0), 64
+    )
     assert np.allclose(ratios, [0.5, 1.0, 1.5], rtol=2e-3) and reference > 2.0
 
 
 def test_agreement_by_hand():
     found = latency.agreement(np.array([1.1, 2.0, 2.7]), np.array([1.0, 2.0, 3.0]))
-    assert np.isclose(found["latency_mape"], (0.1 + 0 + 0.1) / 3) and np.isclose(found["kendall_tau"], 1)
+    assert np.isclose(found["latency_mape"], (0.1 + 0 + 0.1) / 3) and np.isclose(
+        found["kendall_tau"], 1
+    )
 
 
 @pytest.mark.parametrize("runtime", latency.RUNTIMES)
 def test_a_block_is_really_measured(runtime):
     block = LARGEST.blocks()[3]
-    assert 0 < latency.milliseconds(ofa.Residual(block, False), (1, block.inner, 8, 8), runtime, 0.02) < 1000
+    assert (
+        0
+        < latency.milliseconds(ofa.Residual(block, False), (1, block.inner, 8, 8), runtime, 0.02)
+        < 1000
+    )
     with pytest.raises(ValueError, match="unknown runtime 'onix'. Did you mean 'onnx'"):
         latency.milliseconds(torch.nn.Identity(), (1, 3, 8, 8), "onix")
 
 
 def test_timing_is_that_of_efficiency(monkeypatch):
-    monkeypatch.setattr(efficiency, "latency", lambda run, x, seconds, threads: efficiency.Timing(7.0, 6.0, 8.0, 3))
+    monkeypatch.setattr(
+        efficiency, "latency", lambda run, x, seconds, threads: efficiency.Timing(7.0, 6.0, 8.0, 3)
+    )
     assert latency.milliseconds(torch.nn.Identity(), (1, 3, 8, 8), "eager") == 7.0
 
 
 def test_a_supernet_is_trained_searched_and_its_student_tuned(home, folder):
-    study = Study(dataset="folder", data_root=str(folder), profile="smoke", image_size=64, supernet_epochs=2)
+    study = Study(
+        dataset="folder", data_root=str(folder), profile="smoke", image_size=64, supernet_epochs=2
+    )
     mine = data.load("folder", folder)
     run = loop.fit(study, mine, zoo.SUPERNET, Objective("hard"), 2)
     assert len(run.history) == 2 and run.record["key"]["model"] == zoo.SUPERNET
@@ -159,7 +188,8 @@ def test_a_supernet_is_trained_searched_and_its_student_tuned(home, folder):
 
 @pytest.fixture
 def judge(folder, monkeypatch):
-    """Makes judges that know every answer at once and count who is asked; what is tested is what they keep."""
+    """Makes judges that know every answer at once and count who is asked; what is tested is what
+    they keep."""
     asked, mine, model = [], data.load("folder", folder), zoo.create("kdfmv5", 3, 32)
 
     def predict(choice, pixels):
@@ -172,7 +202,8 @@ def judge(folder, monkeypatch):
 
 
 def _child(work):
-    """The number of a process of its own that does some work (not with torch, whose threads no fork survives)."""
+    """The number of a process of its own that does some work (not with torch, whose threads no fork
+    survives)."""
     number = os.fork()
     if not number:
         try:
@@ -209,8 +240,10 @@ def test_judges_at_one_file_lose_no_answer(judge):
     make, asked = judge
     choices = ofa.random_choices(45, seed=3)
     early, judges = make(), [make() for _ in range(3)]
-    children = [_child(lambda own=own, part=part: [own(choice) for choice in part])
-                for own, part in zip(judges, (choices[::3], choices[1::3], choices[2::3]), strict=True)]  # fmt: skip
+    children = [
+        _child(lambda own=own, part=part: [own(choice) for choice in part])
+        for own, part in zip(judges, (choices[::3], choices[1::3], choices[2::3]), strict=True)
+    ]
     for child in children:
         os.waitpid(child, 0)
     late = make()
@@ -225,7 +258,9 @@ def test_a_latency_table_that_is_killed_goes_on(home, monkeypatch, calls, left):
 
     def ready(module, shape, runtime="onnx"):
         prepared.append(shape)
-        return lambda seconds: sum(parameter.numel() for parameter in module.parameters()) / 1e6 + shape[-1] / 1e3
+        return lambda seconds: (
+            sum(parameter.numel() for parameter in module.parameters()) / 1e6 + shape[-1] / 1e3
+        )
 
     def dies(*arguments):
         if len(prepared) == calls:
@@ -247,8 +282,13 @@ def test_a_latency_table_that_is_killed_goes_on(home, monkeypatch, calls, left):
 
 
 def test_figures():
-    looked = search.front_of({SMALLEST.name: (0.7, 3.0), LARGEST.name: (0.9, 9.0), OFA595_CHOICE.name: (0.6, 5.0)})
-    for figure in (plots.predictor([1, 2, 3], [1.1, 2.0, 2.9], "t"), plots.front(looked, {"kdfmv5": (4, 0.8)}, "ms", "t")):
+    looked = search.front_of(
+        {SMALLEST.name: (0.7, 3.0), LARGEST.name: (0.9, 9.0), OFA595_CHOICE.name: (0.6, 5.0)}
+    )
+    for figure in (
+        plots.predictor([1, 2, 3], [1.1, 2.0, 2.9], "t"),
+        plots.front(looked, {"kdfmv5": (4, 0.8)}, "ms", "t"),
+    ):
         assert png(figure).std() > 1
 
 

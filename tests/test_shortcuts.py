@@ -1,4 +1,5 @@
-"""The shortcut audit on images whose shortcut is known: a bright frame, a blanked organ, sizes that tell the class."""
+"""The shortcut audit on images whose shortcut is known: a bright frame, a blanked organ, sizes that
+tell the class."""
 
 import dataclasses
 
@@ -22,15 +23,26 @@ def test_views_keep_what_they_say():
     inner = images[:, :, 6:44, 6:44]
     fill = ((images.float().sum((2, 3)) - inner.float().sum((2, 3))) / (50**2 - 38**2)).round()
     border = shortcuts.shown("border only", images)
-    assert torch.equal(border[:, :, :6], images[:, :, :6]) and (border[:, :, 6:44, 6:44] == fill[:, :, None, None]).all()
+    assert (
+        torch.equal(border[:, :, :6], images[:, :, :6])
+        and (border[:, :, 6:44, 6:44] == fill[:, :, None, None]).all()
+    )
     centre = shortcuts.shown("centre only", images)
     fill = inner.float().mean((2, 3)).round()
-    assert torch.equal(centre[:, :, 6:44, 6:44], inner) and (centre[:, :, :6] == fill[:, :, None, None]).all()
-    blanked, only = (shortcuts.shown(view, images, organ) for view in ("organ blanked", "organ only"))
+    assert (
+        torch.equal(centre[:, :, 6:44, 6:44], inner)
+        and (centre[:, :, :6] == fill[:, :, None, None]).all()
+    )
+    blanked, only = (
+        shortcuts.shown(view, images, organ) for view in ("organ blanked", "organ only")
+    )
     assert (blanked[:, 0][organ].view(2, -1).float().std(1, correction=0) == 0).all()
     assert torch.equal(only[:, 0][organ], images[:, 0][organ])
     assert torch.equal(shortcuts.shown("whole image", images), images)
-    assert shortcuts.shown("lesion blanked", images, organ) is None and shortcuts.shown("organ only", images) is None
+    assert (
+        shortcuts.shown("lesion blanked", images, organ) is None
+        and shortcuts.shown("organ only", images) is None
+    )
     with pytest.raises(ValueError, match="unknown view 'border'. Did you mean 'border only'"):
         shortcuts.shown("border", images)
 
@@ -63,13 +75,20 @@ def test_a_frame_that_tells_the_class_is_found(framed):
 def test_images_that_belong_together_make_an_interval_wider(framed):
     test = framed.table["split"] == "test"
     labels = framed.labels[test]
-    copies = pd.Series(labels).groupby(labels).cumcount().to_numpy() // 4  # five families of four, answered alike
+    copies = (
+        pd.Series(labels).groupby(labels).cumcount().to_numpy() // 4
+    )  # five families of four, answered alike
     logits = np.eye(2)[labels ^ (copies % 2)]
 
     def width(families):
         numbers = np.full(len(test), 1000)
         numbers[test] = families
-        score = shortcuts._score(dataclasses.replace(framed, table=framed.table.assign(family=numbers)), "test", labels, logits)
+        score = shortcuts._score(
+            dataclasses.replace(framed, table=framed.table.assign(family=numbers)),
+            "test",
+            labels,
+            logits,
+        )
         return score["high"] - score["low"]
 
     assert width(labels * 5 + copies) > 1.5 * width(np.arange(len(labels)))
@@ -86,7 +105,11 @@ def test_networks_are_asked_about_every_view(framed):
     entry = dataclasses.replace(zoo.resolve("kdfmv5"))
     network = zoo.Classifier("corner", Frame(), 2, 64, entry)
     table = shortcuts.networks({"teacher corner": network}, framed).set_index("view")
-    assert table.loc["whole image", "balanced_accuracy"] == table.loc["border only", "balanced_accuracy"] == 1
+    assert (
+        table.loc["whole image", "balanced_accuracy"]
+        == table.loc["border only", "balanced_accuracy"]
+        == 1
+    )
     assert table.loc["centre only", "balanced_accuracy"] < 0.8
 
 
@@ -99,10 +122,23 @@ def test_statistics_have_no_shape(framed):
 def test_figures(tmp_path):
     for name in ("x/1.png", "x/2.png"):
         paint(tmp_path / name, 1)
-    links = pd.DataFrame([{"first": "x/1.png", "second": "x/2.png", "kind": "near copy", "correlation": 0.98}] * 3)
+    links = pd.DataFrame(
+        [{"first": "x/1.png", "second": "x/2.png", "kind": "near copy", "correlation": 0.98}] * 3
+    )
     row = {"balanced_accuracy": 0.8, "low": 0.7, "high": 0.9, "n": 40}
-    runs = pd.DataFrame([row | {"split": split, "seed": seed} for split in ("random", "group") for seed in range(3)])
-    seen = pd.DataFrame([row | {"view": view, "model": model} for view in ("whole image", "border only")
-                         for model in ("teacher x", "distilled y")])  # fmt: skip
-    for figure in (plots.gallery(tmp_path, links, "t"), plots.accuracies(runs, "t"), plots.views(seen, 0.5, "t")):
+    runs = pd.DataFrame(
+        [row | {"split": split, "seed": seed} for split in ("random", "group") for seed in range(3)]
+    )
+    seen = pd.DataFrame(
+        [
+            row | {"view": view, "model": model}
+            for view in ("whole image", "border only")
+            for model in ("teacher x", "distilled y")
+        ]
+    )
+    for figure in (
+        plots.gallery(tmp_path, links, "t"),
+        plots.accuracies(runs, "t"),
+        plots.views(seen, 0.5, "t"),
+    ):
         assert png(figure).std() > 1

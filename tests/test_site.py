@@ -20,10 +20,13 @@ EVIL = "<script>window.planted=1</script>"
 
 
 def rendered(title, image):
-    """A page as ``report.render`` writes it, with a heading level left out and a class name that means harm."""
+    """A page as ``report.render`` writes it, with a heading level left out and a class name that
+    means harm."""
     escaped = EVIL.replace("<", "&lt;")
-    raw = ('<svg onload="window.planted=1"></svg><a href=" java\tscript:window.planted=1">x</a>'
-           '<iframe src="data:text/html,x"></iframe>')  # fmt: skip
+    raw = (
+        '<svg onload="window.planted=1"></svg><a href=" java\tscript:window.planted=1">x</a>'
+        '<iframe src="data:text/html,x"></iframe>'
+    )
     return f"""<!doctype html><html><head><title>{title}</title></head><body>
 <div class="cell text_cell rendered"><div class="text_cell_render"><h1 id="t">{title}<a class="anchor-link" href="#t">¶</a></h1>
 <p>What it is. It takes <math><mi>T</mi></math>.</p>
@@ -38,38 +41,82 @@ def built(tmp_path_factory):
     """A site of a few made result files and pages: seconds, and the same code as the whole one."""
     home = tmp_path_factory.mktemp("site")
     outputs = home / "outputs"
-    for seed in range(3):  # one run decides nothing, and the front page is to show more than one verdict
-        distillation(home, f"runs/{seed}/distill", title="Brain Tumor MRI", classes=(EVIL, "b"), seed=seed)
-    distillation(home, "covid_qu_ex/distill", dataset="covid_qu_ex", title="COVID-QU-Ex (stand-in: 3 images)", student="ofa595",
-                 caveat="stand-in: 3 images", method="hybrid")  # fmt: skip
-    files.write_json(outputs / "brain_tumor" / "data.json", {
-        "results": {"counts": {EVIL: {"train": 5, "val": 1, "test": 2}}, "published": {EVIL: 9}, "test_images": 2,
-                    "leaking_test_images": 1, "problems": [{"problem": EVIL, "files": 1, "example": EVIL}]},
-        "config": Study(dataset="brain_tumor").config(),
-        "data": {"title": "Brain Tumor MRI", "caveat": "", "split": "official", "checksum": "c", "images": 8},
-    })  # fmt: skip
-    for place in ("brain_tumor/01_data_prep", "brain_tumor/group/03_distill", "covid_qu_ex/03_distill"):
+    for seed in range(
+        3
+    ):  # one run decides nothing, and the front page is to show more than one verdict
+        distillation(
+            home, f"runs/{seed}/distill", title="Brain Tumor MRI", classes=(EVIL, "b"), seed=seed
+        )
+    distillation(
+        home,
+        "covid_qu_ex/distill",
+        dataset="covid_qu_ex",
+        title="COVID-QU-Ex (stand-in: 3 images)",
+        student="ofa595",
+        caveat="stand-in: 3 images",
+        method="hybrid",
+    )
+    files.write_json(
+        outputs / "brain_tumor" / "data.json",
+        {
+            "results": {
+                "counts": {EVIL: {"train": 5, "val": 1, "test": 2}},
+                "published": {EVIL: 9},
+                "test_images": 2,
+                "leaking_test_images": 1,
+                "problems": [{"problem": EVIL, "files": 1, "example": EVIL}],
+            },
+            "config": Study(dataset="brain_tumor").config(),
+            "data": {
+                "title": "Brain Tumor MRI",
+                "caveat": "",
+                "split": "official",
+                "checksum": "c",
+                "images": 8,
+            },
+        },
+    )
+    for place in (
+        "brain_tumor/01_data_prep",
+        "brain_tumor/group/03_distill",
+        "covid_qu_ex/03_distill",
+    ):
         files.write_text(outputs / f"{place}.html", rendered(f"{place[-10:]} & co", png()))
     files.write_text(outputs / "09_report.html", rendered("09 · The report", png()))
-    counts = {"densenet121": {"layers": 121, "macs": 100, "parameters": 8}, "kdfmv5": {"layers": 7, "macs": 40, "parameters": 15}}
+    counts = {
+        "densenet121": {"layers": 121, "macs": 100, "parameters": 8},
+        "kdfmv5": {"layers": 7, "macs": 40, "parameters": 15},
+    }
     files.write_json(outputs / "zoo.json", {"results": counts})
     return site.build(home / "html", outputs)
 
 
 def soups(built):
-    return {path: BeautifulSoup(path.read_text(), "html.parser") for path in built.rglob("*.html") if "_static" not in path.parts}
+    return {
+        path: BeautifulSoup(path.read_text(), "html.parser")
+        for path in built.rglob("*.html")
+        if "_static" not in path.parts
+    }
 
 
 def test_every_page_is_there_and_reached_from_the_front(built):
     names = {path.relative_to(built).as_posix() for path in soups(built)}
-    assert {"index.html", "bibliography.html", "datasets/brain_tumor.html", "datasets/eye_disease.html",
-            "notebooks/brain_tumor/01_data_prep.html", "notebooks/brain_tumor/group/03_distill.html",
-            "notebooks/overview/09_report.html"} <= names  # fmt: skip
+    assert {
+        "index.html",
+        "bibliography.html",
+        "datasets/brain_tumor.html",
+        "datasets/eye_disease.html",
+        "notebooks/brain_tumor/01_data_prep.html",
+        "notebooks/brain_tumor/group/03_distill.html",
+        "notebooks/overview/09_report.html",
+    } <= names
     front = (built / "index.html").read_text()
     for name in names:
         if name.count("/") and not name.endswith("index.html"):
             assert f'href="{name}"' in front, name
-    assert "Mir and Rizvi" in front and all(f'verdict v-{word}"' in front for word in ("holds", "not-testable-here"))
+    assert "Mir and Rizvi" in front and all(
+        f'verdict v-{word}"' in front for word in ("holds", "not-testable-here")
+    )
 
 
 def test_no_link_image_or_anchor_is_broken_and_nothing_comes_from_the_net(built):
@@ -79,7 +126,12 @@ def test_no_link_image_or_anchor_is_broken_and_nothing_comes_from_the_net(built)
                 address = urlparse(element.get(attribute) or "")
                 if tag != "a":
                     assert not address.netloc, f"{path}: {address.geturl()} needs a network"
-                if address.scheme or address.netloc or not address.path or "search.html" in address.path:
+                if (
+                    address.scheme
+                    or address.netloc
+                    or not address.path
+                    or "search.html" in address.path
+                ):
                     continue
                 target = (path.parent / unquote(address.path)).resolve()
                 assert target.exists(), f"{path}: {address.path} is broken"
@@ -96,14 +148,20 @@ def test_every_figure_says_what_it_shows(built):
             assert len(image["alt"]) > 20 and image["alt"] != "figure", path
             assert image.parent["href"] == image["src"] and "enlarge" in image.parent["class"]
     assert seen >= 4
-    alt = soups(built)[built / "notebooks/brain_tumor/01_data_prep.html"].select_one("article img")["alt"]
+    alt = soups(built)[built / "notebooks/brain_tumor/01_data_prep.html"].select_one("article img")[
+        "alt"
+    ]
     assert alt == 'Figure 1 of: Deep *down* & ~~~. Look at the curve "here".'
 
 
 def test_names_from_outside_are_text(built):
     for path in built.rglob("*.html"):
         text = path.read_text()
-        assert "<script>window.planted" not in text and "planted()" not in text and "<iframe" not in text, path
+        assert (
+            "<script>window.planted" not in text
+            and "planted()" not in text
+            and "<iframe" not in text
+        ), path
         assert not re.search(r"<\w[^>]*(?:\bon\w+=.window\.planted|script:window)", text), path
     card = (built / "datasets" / "brain_tumor.html").read_text()
     assert "&lt;script&gt;window.planted" in card and "1 of 2" in card
@@ -126,15 +184,26 @@ def test_alternative_texts_come_from_the_argument():
     images = '<img src="a"><img alt="kept" src="b"><img alt="figure" src="c">'
     html = f"<h2>Curves <a>¶</a></h2><p>First &lt;b&gt;.</p><p>Second.</p>{images}"
     alts = re.findall(r'alt="([^"]*)"', pages.describe(html))
-    assert alts == ["Figure 1 of: Curves. First &lt;b&gt;.", "kept", "Figure 3 of: Curves. First &lt;b&gt;."]
+    assert alts == [
+        "Figure 1 of: Curves. First &lt;b&gt;.",
+        "kept",
+        "Figure 3 of: Curves. First &lt;b&gt;.",
+    ]
     named = pages.describe(html, "COVID-QU-Ex (stand-in)")
-    assert named.count('<img alt="COVID-QU-Ex (stand-in): ') == 3 == named.count(">COVID-QU-Ex (stand-in)</small>")
-    assert pages.describe(named, "COVID-QU-Ex (stand-in)") == named == pages.describe(named)  # once is enough
+    assert (
+        named.count('<img alt="COVID-QU-Ex (stand-in): ')
+        == 3
+        == named.count(">COVID-QU-Ex (stand-in)</small>")
+    )
+    assert (
+        pages.describe(named, "COVID-QU-Ex (stand-in)") == named == pages.describe(named)
+    )  # once is enough
     long = pages.describe(f'<h2>T</h2><p>{"word " * 200}</p><img src="a">')
     assert 150 < len(re.search(r'alt="([^"]*)"', long)[1]) <= 240
 
 
-# Every page in a frame of a phone's width: what scrolls sideways, which images do not load, what a click on a figure does.
+# Every page in a frame of a phone's width: what scrolls sideways, which images do not load, what a
+# click on a figure does.
 PROBE = """<!doctype html><body><script>
 const pages = %s, told = [];
 async function probe(page) {
@@ -166,18 +235,39 @@ def browse(address, *options):
     browser = ledger.chromium()
     if browser is None:
         pytest.skip("no Chromium here: apt-get install chromium")
-    done = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", *options,
-                           "--virtual-time-budget=60000", "--dump-dom", address],
-                          capture_output=True, text=True, timeout=240)  # fmt: skip
+    done = subprocess.run(
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--enable-logging=stderr",
+            *options,
+            "--virtual-time-budget=60000",
+            "--dump-dom",
+            address,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     # the theme tells what it does; whatever else is said there is a fault
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line and '"[PST]: ' not in line]
+    return done.stdout, [
+        line for line in done.stderr.splitlines() if "CONSOLE" in line and '"[PST]: ' not in line
+    ]
 
 
 def faults(folder: Path, home: Path) -> list[str]:
     """What a browser finds wrong with the pages of a folder."""
-    names = sorted(path.resolve().as_uri() for path in folder.rglob("*.html") if not {"_static", "outputs"} & set(path.parts))
+    names = sorted(
+        path.resolve().as_uri()
+        for path in folder.rglob("*.html")
+        if not {"_static", "outputs"} & set(path.parts)
+    )
     probe = files.write_text(home / "probe.html", PROBE % json.dumps(names))
-    dom, console = browse(probe.as_uri(), "--allow-file-access-from-files", f"--user-data-dir={home / 'chromium'}")
+    dom, console = browse(
+        probe.as_uri(), "--allow-file-access-from-files", f"--user-data-dir={home / 'chromium'}"
+    )
     told = BeautifulSoup(dom, "html.parser").body.get("data-told")
     assert told is not None, "the probe did not finish"
     return json.loads(told) + console
@@ -188,11 +278,17 @@ def test_a_browser_finds_no_fault_at_phone_width(built, tmp_path):
 
 
 def test_the_browser_test_finds_faults(tmp_path):
-    files.write_text(tmp_path / "html" / "bad.html", """<!doctype html><meta name="viewport" content="width=device-width"><body>
+    files.write_text(
+        tmp_path / "html" / "bad.html",
+        """<!doctype html><meta name="viewport" content="width=device-width"><body>
 <div style="width:700px">wide</div><a class="enlarge" href="no.png"><img src="no.png" alt="none"></a>
-<script>window.planted = 1; console.error("oh")</script></body>""")
+<script>window.planted = 1; console.error("oh")</script></body>""",
+    )
     told = " ".join(faults(tmp_path / "html", tmp_path))
-    assert all(part in told for part in ("px wide", "no.png does not load", "planted script", "no dialog", "oh"))
+    assert all(
+        part in told
+        for part in ("px wide", "no.png does not load", "planted script", "no dialog", "oh")
+    )
 
 
 @pytest.mark.slow
@@ -216,13 +312,21 @@ def test_a_page_prints_to_its_end(built, tmp_path):
     if ledger.chromium() is None:
         pytest.skip("no Chromium here: apt-get install chromium")
     page = built / "notebooks" / "brain_tumor" / "01_data_prep.html"
-    long = page.read_text().replace("What it is.", "".join(f"<pre style='height:16cm'>{n}</pre>" for n in range(20)))
-    printed = [ledger.print_pdf(files.write_text(page.with_name(name), text), tmp_path / "a.pdf").read_bytes()
-               for name, text in (("short.html", page.read_text()), ("long.html", long))]  # fmt: skip
+    long = page.read_text().replace(
+        "What it is.", "".join(f"<pre style='height:16cm'>{n}</pre>" for n in range(20))
+    )
+    printed = [
+        ledger.print_pdf(
+            files.write_text(page.with_name(name), text), tmp_path / "a.pdf"
+        ).read_bytes()
+        for name, text in (("short.html", page.read_text()), ("long.html", long))
+    ]
     for name in ("short.html", "long.html"):
         page.with_name(name).unlink()
     pages = [pdf.count(b"/Type /Page\n") for pdf in printed]
-    assert pages[0] >= 1 and pages[1] >= pages[0] + 19, pages  # a sheet of A4 holds one of 16 cm, which may not be cut
+    assert pages[0] >= 1 and pages[1] >= pages[0] + 19, (
+        pages
+    )  # a sheet of A4 holds one of 16 cm, which may not be cut
 
 
 def test_the_ledger_prints(tmp_path):
@@ -232,7 +336,9 @@ def test_the_ledger_prints(tmp_path):
     pdf = ledger.print_pdf(page, tmp_path / "a.pdf").read_bytes()
     rows = BeautifulSoup(page.read_text(), "html.parser").select(".ledger tbody tr")
     # some ten rows fill a sheet of A4; a ledger that is cut off after the first would have one
-    assert pdf.startswith(b"%PDF") and len(rows) / 20 < pdf.count(b"/Type /Page\n") < len(rows), len(rows)
+    assert pdf.startswith(b"%PDF") and len(rows) / 20 < pdf.count(b"/Type /Page\n") < len(rows), (
+        len(rows)
+    )
 
 
 def test_the_ledger_to_attach_is_readable_at_phone_width(tmp_path):
@@ -243,7 +349,11 @@ def test_the_ledger_to_attach_is_readable_at_phone_width(tmp_path):
 def test_committed_pages_fit_and_every_figure_names_its_images():
     outputs = files.ROOT / "outputs"
     assert sum(path.stat().st_size for path in outputs.rglob("*") if path.is_file()) < 25 * 2**20
-    titles = {Path(result.file).parent: pages.short(result.title) for result in results.load(outputs) if "data" in result.stored}
+    titles = {
+        Path(result.file).parent: pages.short(result.title)
+        for result in results.load(outputs)
+        if "data" in result.stored
+    }
     seen = 0
     for page in outputs.rglob("[0-9][0-9]_*.html"):
         about = titles.get(page.parent.relative_to(files.ROOT), "")
@@ -251,5 +361,8 @@ def test_committed_pages_fit_and_every_figure_names_its_images():
             seen += 1
             assert len(image["alt"]) > 20 and image["src"].startswith("data:image/"), page
             if about:  # a stand-in is called one
-                assert image["alt"].startswith(f"{about}: ") and image.find_next("small").get_text() == about, page
+                assert (
+                    image["alt"].startswith(f"{about}: ")
+                    and image.find_next("small").get_text() == about
+                ), page
     assert seen > 50 and "COVID-QU-Ex (stand-in)" in titles.values()

@@ -17,14 +17,22 @@ FOLDER = DATASETS["folder"]
 
 def table_of(sizes: dict[str, list[int]]) -> tuple[pd.DataFrame, np.ndarray]:
     """One class a key, one family an entry, as many images as it says."""
-    rows = [(label, number) for label, families in sizes.items() for number, size in enumerate(families) for _ in range(size)]
+    rows = [
+        (label, number)
+        for label, families in sizes.items()
+        for number, size in enumerate(families)
+        for _ in range(size)
+    ]
     table = pd.DataFrame(rows, columns=["label", "number"]).assign(split="")
     table["path"] = [f"{label}/{row}.png" for row, label in enumerate(table["label"])]
     return table, pd.factorize(table["label"] + table["number"].astype(str))[0]
 
 
 groups_of_classes = st.dictionaries(
-    st.sampled_from("abcde"), st.lists(st.integers(1, 12), min_size=3, max_size=25), min_size=2, max_size=5
+    st.sampled_from("abcde"),
+    st.lists(st.integers(1, 12), min_size=3, max_size=25),
+    min_size=2,
+    max_size=5,
 )
 
 
@@ -36,7 +44,10 @@ def test_a_group_split_parts_no_group_and_leaves_no_part_empty(sizes):
     assert split.groupby("family")["split"].nunique().max() == 1
     assert (pd.crosstab(split["label"], split["split"])[list(splits.PARTS)] > 0).all(axis=None)
     assert used.startswith("group") and splits.leaking(split, family).empty
-    assert split["split"].tolist() == splits.assign(FOLDER, table, "group", family)[0]["split"].tolist()
+    assert (
+        split["split"].tolist()
+        == splits.assign(FOLDER, table, "group", family)[0]["split"].tolist()
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -50,7 +61,10 @@ def test_a_random_split_has_every_class_in_every_part(sizes):
 
 def test_shares_are_what_they_should_be():
     table, family = table_of({"a": [5] * 100, "b": [1] * 300})
-    counts = pd.crosstab(*splits.assign(FOLDER, table, "group", family)[0][["label", "split"]].T.to_numpy(), normalize="index")
+    counts = pd.crosstab(
+        *splits.assign(FOLDER, table, "group", family)[0][["label", "split"]].T.to_numpy(),
+        normalize="index",
+    )
     assert np.allclose(counts[list(splits.PARTS)], [0.7, 0.15, 0.15], atol=0.03)
 
 
@@ -65,14 +79,20 @@ def test_copies_leak_under_a_random_split_and_not_by_group():
     table, family = table_of({"a": [20] * 10, "b": [20] * 10})
     by_image, _ = splits.assign(FOLDER, table, "random", family)
     by_group, _ = splits.assign(FOLDER, table, "group", family)
-    assert len(splits.leaking(by_image, family)) == (by_image["split"] == "test").sum() and splits.leaking(by_group, family).empty
+    assert (
+        len(splits.leaking(by_image, family)) == (by_image["split"] == "test").sum()
+        and splits.leaking(by_group, family).empty
+    )
 
 
 def test_the_published_table_is_sorted_and_does_not_hang_on_numbering(tmp_path):
     table, family = table_of({"a": [3] * 5, "b": [2] * 5})
     split, _ = splits.assign(FOLDER, table, "group", family)
     first = splits.publish(split, tmp_path / "splits" / "group.csv")
-    again = splits.publish(split.assign(family=100 - split["family"]).sample(frac=1, random_state=0), tmp_path / "again.csv")
+    again = splits.publish(
+        split.assign(family=100 - split["family"]).sample(frac=1, random_state=0),
+        tmp_path / "again.csv",
+    )
     assert first.read_bytes() == again.read_bytes()
     told = pd.read_csv(first)
     assert list(told) == ["path", "label", "group", "part"] and told["path"].is_monotonic_increasing
@@ -85,7 +105,11 @@ def test_the_published_table_is_sorted_and_does_not_hang_on_numbering(tmp_path):
         ("brain_tumor", ["train", "test"], "official"),
         ("alzheimer", ["train", "test"], "random"),  # paper B pooled it
         ("eye_disease", ["", ""], "random"),
-        ("phantom_cxr", ["train", "test"], "random"),  # what is planted there is planted across its parts
+        (
+            "phantom_cxr",
+            ["train", "test"],
+            "random",
+        ),  # what is planted there is planted across its parts
     ],
 )
 def test_the_split_behind_published_numbers(name, parts, mode):

@@ -26,7 +26,10 @@ from kdnb.study import PROFILES, BadParameter, Study
         ({"augment": 1}, "augment must be bool"),
         ({"seed": -1}, "between 0"),
         ({"lr": float("nan")}, "between"),
-        ({"teacher": "vgg19+densenet121", "teacher_weights": [1]}, "1 teacher_weights for 2 teachers"),
+        (
+            {"teacher": "vgg19+densenet121", "teacher_weights": [1]},
+            "1 teacher_weights for 2 teachers",
+        ),
         ({"teacher_weights": [0.0]}, "not all zero"),
         ({"datset": "x"}, "Did you mean 'dataset'?"),
     ],
@@ -53,7 +56,9 @@ def test_what_is_left_open_comes_from_profile_and_method():
 
 
 def test_numbers_become_what_was_meant():
-    study = Study.from_parameters({"alpha": 1, "temperature": 3, "teacher": "vgg19 + densenet121", "teacher_weights": [1, 3]})
+    study = Study.from_parameters(
+        {"alpha": 1, "temperature": 3, "teacher": "vgg19 + densenet121", "teacher_weights": [1, 3]}
+    )
     assert study.alpha == 1.0 and study.teacher_weights == (1.0, 3.0)
     assert study.teachers == ("vgg19", "densenet121")
 

@@ -1,4 +1,5 @@
-"""The loop: teachers stay as they are, an interrupted run ends where an uninterrupted one does, caches know what they hold."""
+"""The loop: teachers stay as they are, an interrupted run ends where an uninterrupted one does,
+caches know what they hold."""
 
 import dataclasses
 import os
@@ -30,12 +31,24 @@ def mine(folder):
 
 
 def study(**changes):
-    return Study(**{"dataset": "folder", "data_root": "mine", "teacher": "resnet10t", "student": "kdfmv5", "image_size": 32,
-                    "teacher_epochs": 2, "student_epochs": 2, "batch_size": 16} | changes)  # fmt: skip
+    return Study(
+        **{
+            "dataset": "folder",
+            "data_root": "mine",
+            "teacher": "resnet10t",
+            "student": "kdfmv5",
+            "image_size": 32,
+            "teacher_epochs": 2,
+            "student_epochs": 2,
+            "batch_size": 16,
+        }
+        | changes
+    )
 
 
 def test_it_learns(mine):
-    """Grey levels tell these classes apart: a few epochs must be enough, on images the loop never saw."""
+    """Grey levels tell these classes apart: a few epochs must be enough, on images the loop never
+    saw."""
     run = loop.fit(study(lr=0.003), mine, "resnet10t", Objective("hard"), 8)
     test = mine.pixels(32, "test")
     right = predict(run.model, test).argmax(1) == test.labels[test.rows].numpy()
@@ -63,7 +76,15 @@ def test_whatever_changes_the_weights_changes_the_folder(mine, monkeypatch):
         raise InterruptedError
 
     monkeypatch.setattr(loop, "_train", note)
-    for changes in ({}, {"seed": 1}, {"lr": 0.1}, {"augment": False}, {"image_size": 64}, {"batch_size": 8}, {"teacher_epochs": 3}):
+    for changes in (
+        {},
+        {"seed": 1},
+        {"lr": 0.1},
+        {"augment": False},
+        {"image_size": 64},
+        {"batch_size": 8},
+        {"teacher_epochs": 3},
+    ):
         with pytest.raises(InterruptedError):
             loop.train_teachers(study(**changes), mine)
     assert len(set(wanted)) == 7
@@ -83,7 +104,8 @@ def killed_after(epochs, monkeypatch):
 
 @pytest.mark.parametrize("distilled", [False, True])
 def test_a_resumed_run_equals_an_uninterrupted_one(mine, home, monkeypatch, distilled, capsys):
-    """Same schedule, sampler, augmentation and moments: the weights agree to the last bit. Dropout included (kdfmv8)."""
+    """Same schedule, sampler, augmentation and moments: the weights agree to the last bit. Dropout
+    included (kdfmv8)."""
     wanted = study(student="kdfmv8", student_epochs=4, image_size=64)
     teachers = loop.train_teachers(wanted, mine) if distilled else []
     objective = wanted.objective() if distilled else Objective("hard")
@@ -113,7 +135,11 @@ def test_a_run_killed_before_its_last_row_is_written_has_it_in_the_end(mine, mon
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoints, "_write_history", dies)
         loop.fit(study(), mine, "resnet10t", Objective("hard"), 3)
-    assert loop.fit(study(), mine, "resnet10t", Objective("hard"), 3).history["epoch"].tolist() == [1, 2, 3]
+    assert loop.fit(study(), mine, "resnet10t", Objective("hard"), 3).history["epoch"].tolist() == [
+        1,
+        2,
+        3,
+    ]
 
 
 @pytest.mark.parametrize("augment", [True, False])
@@ -123,18 +149,28 @@ def test_the_teacher_stays_as_it_is(mine, augment):
     before = zoo.checksum(teachers[0].model.network)
     distilled = loop.distil(wanted, mine, teachers)
     assert zoo.checksum(teachers[0].model.network) == before  # batch-norm statistics too
-    assert not teachers[0].model.training and all(p.grad is None for p in teachers[0].model.parameters())
+    assert not teachers[0].model.training and all(
+        p.grad is None for p in teachers[0].model.parameters()
+    )
     assert not any(module._forward_hooks for module in teachers[0].model.modules())
     assert {"hard_loss", "soft_loss"} <= set(distilled.history.columns)
     assert distilled.record["key"]["teachers"] == [before]
 
 
-@pytest.mark.parametrize("name", ["vgg19_bn", "visformer_small", "autoformerv2_tiny", "densenet121"])
+@pytest.mark.parametrize(
+    "name", ["vgg19_bn", "visformer_small", "autoformerv2_tiny", "densenet121"]
+)
 def test_a_frozen_teacher_gives_the_same_answers(name):
     """To the last bit, and the teacher itself stays float32."""
-    teacher, images = zoo.create(name, 3, 64).eval(), torch.rand(3, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    teacher, images = (
+        zoo.create(name, 3, 64).eval(),
+        torch.rand(3, 3, 64, 64).contiguous(memory_format=torch.channels_last),
+    )
     teacher.to(memory_format=torch.channels_last)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=zoo.precision() == "bf16"):
+    with (
+        torch.inference_mode(),
+        torch.autocast("cpu", torch.bfloat16, enabled=zoo.precision() == "bf16"),
+    ):
         assert torch.equal(loop._frozen(teacher)(images).float(), teacher(images).float())
     assert {p.dtype for p in teacher.parameters()} == {torch.float32}
 
@@ -144,7 +180,9 @@ def test_teacher_and_student_see_the_same_view(mine, monkeypatch):
     teachers = loop.train_teachers(wanted, mine)
     asked, shown = [], []
     ask, forward = loop._ask, zoo.KDFMV.forward
-    monkeypatch.setattr(loop, "_ask", lambda t, images, a: asked.append(images.clone()) or ask(t, images, a))
+    monkeypatch.setattr(
+        loop, "_ask", lambda t, images, a: asked.append(images.clone()) or ask(t, images, a)
+    )
 
     def look(network, x):
         if network.training:
@@ -164,7 +202,9 @@ def test_fixed_views_ask_the_teacher_once(mine, home, monkeypatch):
     teachers = loop.train_teachers(wanted, mine)
     monkeypatch.setattr(loop, "_ask", lambda *_: pytest.fail("asked a teacher batch by batch"))
     calls, predict = [], loop.predict
-    monkeypatch.setattr(loop, "predict", lambda model, *a: calls.append(model.name) or predict(model, *a))
+    monkeypatch.setattr(
+        loop, "predict", lambda model, *a: calls.append(model.name) or predict(model, *a)
+    )
     loop.distil(wanted, mine, teachers)
     assert calls.count("resnet10t") == 1
     assert len(list((home / "cache" / "soft-targets").glob("*.safetensors"))) == 1
@@ -176,13 +216,21 @@ def test_cached_soft_targets_are_the_teachers_answers_row_by_row(mine):
     assert table.shape == (1, len(mine.table), 3)
     images = mine.pixels(32)[[0, 5, 99]][0]
     with torch.inference_mode():
-        assert torch.allclose(table[0, [0, 5, 99]], teachers[0](images), atol=0.05)  # bf16 against float32
+        assert torch.allclose(
+            table[0, [0, 5, 99]], teachers[0](images), atol=0.05
+        )  # bf16 against float32
 
 
 def test_soft_targets_of_another_teacher_size_or_split_are_another_file(mine, folder, home):
     first, second = (zoo.create("resnet10t", 3, 32) for _ in range(2))
-    for teachers, dataset, size in (([first], mine, 32), ([second], mine, 32), ([first, second], mine, 32), ([first], mine, 48),
-                                    ([first], data.load("folder", folder, split="group"), 32), ([first], mine, 32)):  # fmt: skip
+    for teachers, dataset, size in (
+        ([first], mine, 32),
+        ([second], mine, 32),
+        ([first, second], mine, 32),
+        ([first], mine, 48),
+        ([first], data.load("folder", folder, split="group"), 32),
+        ([first], mine, 32),
+    ):
         loop.soft_target_table(teachers, dataset, size)
     assert len(list((home / "cache" / "soft-targets").glob("*.safetensors"))) == 5
 
@@ -196,14 +244,23 @@ def test_distilled_and_lone_student_start_from_the_same_weights_and_order(mine, 
 
     teachers = loop.train_teachers(study(), mine)
     monkeypatch.setattr(loop, "_train", note)
-    for job in (lambda: loop.distil(study(), mine, teachers), lambda: loop.train_alone(study(), mine)):
+    for job in (
+        lambda: loop.distil(study(), mine, teachers),
+        lambda: loop.train_alone(study(), mine),
+    ):
         with pytest.raises(InterruptedError):
             job()
     assert starts[0] == starts[1]
 
 
 def test_several_teachers(mine):
-    wanted = study(teacher="resnet10t+kdfmv8", teacher_weights=[3, 1], teacher_epochs=1, student_epochs=1, image_size=64)
+    wanted = study(
+        teacher="resnet10t+kdfmv8",
+        teacher_weights=[3, 1],
+        teacher_epochs=1,
+        student_epochs=1,
+        image_size=64,
+    )
     teachers = loop.train_teachers(wanted, mine)
     run = loop.distil(wanted, mine, teachers)
     assert run.record["key"]["teachers"] == [teacher.checksum for teacher in teachers]
@@ -214,16 +271,24 @@ def test_several_teachers(mine):
 def test_two_classes_and_a_last_batch_of_one(home, method):
     for split, count in (("train", 33), ("val", 4), ("test", 4)):
         for number in range(count):
-            paint(home / "two" / split / "ab"[number % 2] / f"{number}.png", number_of(split, number))
+            paint(
+                home / "two" / split / "ab"[number % 2] / f"{number}.png", number_of(split, number)
+            )
     two = data.load("folder", home / "two")
     wanted = study(method=method, teacher_epochs=1, student_epochs=1)
     run = loop.distil(wanted, two, loop.train_teachers(wanted, two))
     assert run.history["loss"].notna().all() and run.model.num_classes == 2
 
 
-def test_validation_and_test_images_are_never_augmented_and_test_is_never_touched(mine, monkeypatch):
+def test_validation_and_test_images_are_never_augmented_and_test_is_never_touched(
+    mine, monkeypatch
+):
     seen, got, fetch = [], [], Augment.__call__
-    monkeypatch.setattr(Augment, "__call__", lambda self, images, views: seen.append(len(images)) or fetch(self, images, views))
+    monkeypatch.setattr(
+        Augment,
+        "__call__",
+        lambda self, images, views: seen.append(len(images)) or fetch(self, images, views),
+    )
     original = data.Dataset.pixels
 
     def pixels(self, image_size, split=None, column="path"):
@@ -237,10 +302,16 @@ def test_validation_and_test_images_are_never_augmented_and_test_is_never_touche
 
 def test_it_stops_early_and_keeps_the_best(mine, monkeypatch):
     scores = iter([0.5, 0.9] + [0.1] * 50)
-    monkeypatch.setattr(loop, "_validate", lambda *_: {"val_loss": 1.0, "val_accuracy": 0.0,
-                                                           "val_balanced_accuracy": next(scores)})  # fmt: skip
+    monkeypatch.setattr(
+        loop,
+        "_validate",
+        lambda *_: {"val_loss": 1.0, "val_accuracy": 0.0, "val_balanced_accuracy": next(scores)},
+    )
     run = loop.fit(study(), mine, "kdfmv5", Objective("hard"), 40)
-    assert run.record["best_epoch"] == 2 and run.record["epochs_run"] == 2 + loop.Settings(1, 1, 1, 0).patience
+    assert (
+        run.record["best_epoch"] == 2
+        and run.record["epochs_run"] == 2 + loop.Settings(1, 1, 1, 0).patience
+    )
 
 
 def test_a_diverging_run_says_what_to_try(mine, monkeypatch):
@@ -252,8 +323,14 @@ def test_a_diverging_run_says_what_to_try(mine, monkeypatch):
 def test_the_schedule_warms_up_and_ends_at_nothing():
     settings = loop.Settings(epochs=10, batch_size=1, lr=1.0, seed=0)
     rates = [loop.learning_rate(step, 100, settings) for step in range(101)]
-    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1.0 and rates[55] == pytest.approx(0.5)
-    assert rates[100] == pytest.approx(0, abs=1e-12) and all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert (
+        rates[0] == pytest.approx(0.1)
+        and rates[9] == rates[10] == 1.0
+        and rates[55] == pytest.approx(0.5)
+    )
+    assert rates[100] == pytest.approx(0, abs=1e-12) and all(
+        a >= b for a, b in zip(rates[10:], rates[11:], strict=False)
+    )
 
 
 def test_rare_classes_weigh_more():
@@ -266,26 +343,53 @@ def test_predictions_come_in_order_and_leave_the_mode_alone(mine):
     model = zoo.create("resnet10t", 3, 32).train()
     together = predict(model, mine.pixels(32, "test"), batch_size=64)
     assert model.training
-    by_one = predict(model, mine.pixels(32, "test"), batch_size=1)  # a batch of one keeps its batch axis
+    by_one = predict(
+        model, mine.pixels(32, "test"), batch_size=1
+    )  # a batch of one keeps its batch axis
     assert together.shape == by_one.shape == (27, 3)
     assert abs(together - by_one).max() < 0.05
 
 
-@pytest.mark.parametrize(("size", "parts", "left_out"), [(80, 1, 0), (81, 1, 1), (82, 1, 0), (1, 1, 0), (80, 2, 0), (83, 2, 3),
-                                                         (84, 2, 0), (87, 2, 1), (87, 4, 7), (95, 4, 3), (6, 2, 0)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "parts", "left_out"),
+    [
+        (80, 1, 0),
+        (81, 1, 1),
+        (82, 1, 0),
+        (1, 1, 0),
+        (80, 2, 0),
+        (83, 2, 3),
+        (84, 2, 0),
+        (87, 2, 1),
+        (87, 4, 7),
+        (95, 4, 3),
+        (6, 2, 0),
+    ],
+)
 def test_processes_part_every_batch_equally_and_take_an_image_once(size, parts, left_out):
     settings = loop.Settings(epochs=1, batch_size=16, lr=1.0, seed=3)
     order = torch.randperm(size, generator=torch.Generator().manual_seed(3 * 100_003)).tolist()
     each = [list(loop._Batches(size, settings, part, parts)) for part in range(parts)]
     batches = [sum(pieces, []) for pieces in zip(*each, strict=True)]
-    assert sum(batches, []) == order[: size - left_out] and all(len(batch) == 16 for batch in batches[:-1])
-    assert all(len(piece) * parts == len(batch) for pieces in each for piece, batch in zip(pieces, batches, strict=True))
-    assert len(loop._Batches(size, settings, 0, parts)) == len(batches) and (size == 1 or len(each[0][-1]) >= 2)
+    assert sum(batches, []) == order[: size - left_out] and all(
+        len(batch) == 16 for batch in batches[:-1]
+    )
+    assert all(
+        len(piece) * parts == len(batch)
+        for pieces in each
+        for piece, batch in zip(pieces, batches, strict=True)
+    )
+    assert len(loop._Batches(size, settings, 0, parts)) == len(batches) and (
+        size == 1 or len(each[0][-1]) >= 2
+    )
 
 
 @pytest.mark.parametrize(("size", "batch", "parts"), [(80, 15, 2), (80, 4, 4), (3, 16, 2)])
 def test_a_batch_that_does_not_part_equally_is_refused(size, batch, parts):
-    with pytest.raises(ValueError, match=f"do not part among {parts} processes.*batch_size that is a multiple of {parts}"):
+    with pytest.raises(
+        ValueError,
+        match=f"do not part among {parts} processes.*batch_size that is a multiple of {parts}",
+    ):
         loop._Batches(size, loop.Settings(epochs=1, batch_size=batch, lr=1.0, seed=0), 0, parts)
 
 
@@ -325,31 +429,47 @@ def launched(folder, cache, *launcher):
     """What each process of a launch of that script has found."""
     script = files.write_text(cache / "launched.py", LAUNCHED)
     done = subprocess.run(
-        [sys.executable, *launcher, str(script), str(folder)], cwd=files.ROOT, capture_output=True, text=True, timeout=280,
+        [sys.executable, *launcher, str(script), str(folder)],
+        cwd=files.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
         env=os.environ | {"KDNB_CACHE": str(cache), "ACCELERATE_USE_CPU": "true"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return [files.read_json(path) for path in sorted(cache.glob("*.json"))]
 
 
 def test_two_processes_train_the_network_that_one_trains(folder, home):
-    """As `accelerate launch` does on a machine with several GPUs, here with two CPU processes and networks without batch norm.
+    """As `accelerate launch` does on a machine with several GPUs, here with two CPU processes and
+    networks without batch norm.
 
-    Labels of unequal number and a short last batch: the mean of the two parts' losses would be another loss.
+    Labels of unequal number and a short last batch: the mean of the two parts' losses would be
+    another loss.
     """
     for path in sorted((folder / "train" / "dark").iterdir())[:12]:
         path.unlink()
     ((rows, alone),) = launched(folder, home / "one")
-    several = launched(folder, home / "two", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    several = launched(
+        folder, home / "two", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"
+    )
     (first_rows, first), (second_rows, second) = several
     assert first == second and (alone["processes"], first["processes"]) == (1, 2)
-    assert (first["key"], first["steps"]) == (alone["key"], alone["steps"]) and alone["steps"] == 5 * 4  # epochs, batches
-    assert sorted(first_rows + second_rows) == sorted(rows) and len(rows) == 2 * len(set(rows)) == 2 * 60  # epochs, images
+    assert (first["key"], first["steps"]) == (alone["key"], alone["steps"]) and alone[
+        "steps"
+    ] == 5 * 4  # epochs, batches
+    assert (
+        sorted(first_rows + second_rows) == sorted(rows)
+        and len(rows) == 2 * len(set(rows)) == 2 * 60
+    )  # epochs, images
     test = data.load("folder", folder).pixels(32, "test").rows.tolist()
     assert first["predicted"] == alone["predicted"] == test
-    # the same sums in another order: float32 rounding, where a step more or another loss moves logits by tenths
+    # the same sums in another order: float32 rounding, where a step more or another loss moves
+    # logits by tenths
     assert np.allclose(first["logits"], alone["logits"], atol=1e-4) and np.ptp(alone["logits"]) > 1
-    pd.testing.assert_frame_equal(pd.DataFrame(first["history"]), pd.DataFrame(alone["history"]), atol=1e-4)
+    pd.testing.assert_frame_equal(
+        pd.DataFrame(first["history"]), pd.DataFrame(alone["history"]), atol=1e-4
+    )
 
 
 def test_a_full_disk_while_weights_are_saved_loses_one_epoch(mine, monkeypatch):
@@ -367,7 +487,9 @@ def test_a_full_disk_while_weights_are_saved_loses_one_epoch(mine, monkeypatch):
     @contextmanager
     def told():
         def save_file(*_):
-            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+            raise SafetensorError(
+                "Error while serializing: I/O error: No space left on device (os error 28)"
+            )
 
         with monkeypatch.context() as patch:
             patch.setattr(checkpoints, "save_file", save_file)

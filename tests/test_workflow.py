@@ -15,20 +15,46 @@ import yaml
 from kdnb import files, run
 from kdnb.study import Study
 
-TINY = {"dataset": "folder", "teacher": "resnet10t", "split": "auto", "image_size": 32, "batch_size": 16, "lr": 0.003}
+TINY = {
+    "dataset": "folder",
+    "teacher": "resnet10t",
+    "split": "auto",
+    "image_size": 32,
+    "batch_size": 16,
+    "lr": 0.003,
+}
 
 
 def snakemake(home, *options, override=None, **config):
     """The command of the README in a folder of its own; returns the finished process."""
-    return subprocess.run(command(home, *options, override=override, **config), cwd=files.ROOT, env=environment(),
-                          capture_output=True, text=True, timeout=900)  # fmt: skip
+    return subprocess.run(
+        command(home, *options, override=override, **config),
+        cwd=files.ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
 
 
 def command(home, *options, override=None, **config):
     # a file, because snakemake reads numbers inside a nested value of --config as text
-    mine = files.write_text(home / "mine.yaml", yaml.safe_dump({"set": "smoke", "threads": 1, "override": override or {}} | config))
-    return [sys.executable, "-m", "snakemake", "-s", str(files.ROOT / "Snakefile"), "--directory", str(home / "work"),
-            "--configfile", str(mine), *(options or ["--cores", "1"])]  # fmt: skip
+    mine = files.write_text(
+        home / "mine.yaml",
+        yaml.safe_dump({"set": "smoke", "threads": 1, "override": override or {}} | config),
+    )
+    return [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "-s",
+        str(files.ROOT / "Snakefile"),
+        "--directory",
+        str(home / "work"),
+        "--configfile",
+        str(mine),
+        *(options or ["--cores", "1"]),
+    ]
 
 
 def environment():
@@ -54,12 +80,26 @@ def test_every_choice_of_a_set_is_one_that_a_study_takes(name):
 
 
 def test_the_paper_set_holds_what_both_papers_ran():
-    cells = [{k: v[0] if len(v) == 1 else v for k, v in zip(row, values, strict=True)} for row, values in rows("paper")]
-    grid = next(cell for cell in cells if isinstance(cell["alpha" if "alpha" in cell else "seed"], list) and "alpha" in cell)
+    cells = [
+        {k: v[0] if len(v) == 1 else v for k, v in zip(row, values, strict=True)}
+        for row, values in rows("paper")
+    ]
+    grid = next(
+        cell
+        for cell in cells
+        if isinstance(cell["alpha" if "alpha" in cell else "seed"], list) and "alpha" in cell
+    )
     assert grid["alpha"] == [0.1, 0.4, 0.7, 1.0] and grid["temperature"] == [1.0, 5.0, 10.0, 15.0]
-    assert {cell["dataset"] for cell in cells if isinstance(cell["dataset"], str)} >= {"covid_qu_ex", "lc25000", "brain_tumor"}
+    assert {cell["dataset"] for cell in cells if isinstance(cell["dataset"], str)} >= {
+        "covid_qu_ex",
+        "lc25000",
+        "brain_tumor",
+    }
     assert all("group" in cell["split"] for cell in cells)
-    teachers = {cell["teacher"] if isinstance(cell["teacher"], str) else tuple(cell["teacher"]) for cell in cells}
+    teachers = {
+        cell["teacher"] if isinstance(cell["teacher"], str) else tuple(cell["teacher"])
+        for cell in cells
+    }
     assert "vgg19_bn+visformer_small+autoformerv2_tiny" in teachers
 
 
@@ -67,14 +107,21 @@ def test_profiles_are_explained_and_name_what_they_are():
     for name, executor in (("local", None), ("slurm", "slurm"), ("kubernetes", "kubernetes")):
         text = (files.ROOT / "profiles" / name / "config.yaml").read_text()
         assert text.startswith("# ") and yaml.safe_load(text).get("executor") == executor
-        assert yaml.safe_load(text)["keep-going"] and yaml.safe_load(text)["rerun-triggers"] == "mtime"
+        assert (
+            yaml.safe_load(text)["keep-going"] and yaml.safe_load(text)["rerun-triggers"] == "mtime"
+        )
 
 
 def test_dry_run_lists_teachers_before_students(home):
     done = snakemake(home, "--cores", "1", "--dry-run")
     told = done.stdout + done.stderr
     assert done.returncode == 0, told[-3000:]
-    assert "distil" in told and "teacher" in told and told.count("rule distil:") == 2 and told.count("rule teacher:") == 2
+    assert (
+        "distil" in told
+        and "teacher" in told
+        and told.count("rule distil:") == 2
+        and told.count("rule teacher:") == 2
+    )
     assert told.count("rule look:") == 2
     assert "phantom_cxr_auto_resnet10t_kdfmv5_hybrid_s0_" in told
     assert not list(home.rglob("*.ipynb"))
@@ -84,33 +131,67 @@ def test_dry_run_lists_teachers_before_students(home):
 def test_every_cell_of_a_large_set_would_be_run_once(home, name):
     done = snakemake(home, "--cores", "1", "--dry-run", set=name)
     told = done.stdout + done.stderr
-    cells = {Path(path).parent.name for path in re.findall(r"outputs/runs/[^\s,]+/distill\.json", told)}
-    wanted = {tuple(sorted(zip(row, choice, strict=True))) for row, values in rows(name) for choice in itertools.product(*values)}
+    cells = {
+        Path(path).parent.name for path in re.findall(r"outputs/runs/[^\s,]+/distill\.json", told)
+    }
+    wanted = {
+        tuple(sorted(zip(row, choice, strict=True)))
+        for row, values in rows(name)
+        for choice in itertools.product(*values)
+    }
     assert done.returncode == 0 and len(cells) == len(wanted), told[-3000:]  # rows may share a cell
     if name == "cpu":  # what is committed comes from this set
-        teachers = {Path(path).parent.name for path in re.findall(r"outputs/runs/[^\s,]+/teacher\.json", told)}
-        assert {path.name for path in (files.ROOT / "outputs" / "runs").iterdir()} <= cells | teachers
+        teachers = {
+            Path(path).parent.name
+            for path in re.findall(r"outputs/runs/[^\s,]+/teacher\.json", told)
+        }
+        assert {
+            path.name for path in (files.ROOT / "outputs" / "runs").iterdir()
+        } <= cells | teachers
 
 
 def test_finished_cells_of_a_fresh_clone_are_not_run_again(home):
-    """Git writes files in the order of their names: teachers may be younger than the students they taught."""
+    """Git writes files in the order of their names: teachers may be younger than the students they
+    taught."""
     told = snakemake(home, "--cores", "1", "--dry-run")
-    made = sorted(set(re.findall(r"\S+\.(?:json|csv)", told.stdout + told.stderr)) - {str(home / "mine.yaml")})
+    made = sorted(
+        set(re.findall(r"\S+\.(?:json|csv)", told.stdout + told.stderr)) - {str(home / "mine.yaml")}
+    )
     assert len(made) == 10
-    youngest = ("layers.json", "distill.json", "distill-history.csv", "teacher.json", "teacher-history.csv")
-    for age, path in enumerate(sorted(made, key=lambda path: youngest.index(Path(path.rstrip(",")).name))):
+    youngest = (
+        "layers.json",
+        "distill.json",
+        "distill-history.csv",
+        "teacher.json",
+        "teacher-history.csv",
+    )
+    for age, path in enumerate(
+        sorted(made, key=lambda path: youngest.index(Path(path.rstrip(",")).name))
+    ):
         path = home / "work" / path.rstrip(",")
         files.write_text(path, "{}")
         os.utime(path, (1_000_000 + 10 * age,) * 2)
-    again = snakemake(home, "--cores", "1", "--dry-run", "--rerun-triggers", "mtime")  # as in profiles/
+    again = snakemake(
+        home, "--cores", "1", "--dry-run", "--rerun-triggers", "mtime"
+    )  # as in profiles/
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
 def test_a_wrong_wish_is_refused_with_what_there_is(home):
     smoke = yaml.safe_load((files.ROOT / "study.yaml").read_text())["sets"]["smoke"]
     for wish in ("explain", ["explian"]):
-        done = snakemake(home, "--cores", "1", "--dry-run", sets={"mine": [smoke[0] | {"also": wish}]}, set="mine")
-        assert done.returncode != 0 and "must be a list of explain, layers" in done.stdout + done.stderr
+        done = snakemake(
+            home,
+            "--cores",
+            "1",
+            "--dry-run",
+            sets={"mine": [smoke[0] | {"also": wish}]},
+            set="mine",
+        )
+        assert (
+            done.returncode != 0
+            and "must be a list of explain, layers" in done.stdout + done.stderr
+        )
 
 
 def test_an_unknown_set_is_refused_with_the_nearest(home):
@@ -121,12 +202,21 @@ def test_an_unknown_set_is_refused_with_the_nearest(home):
 
 @pytest.mark.slow
 def test_killed_and_resumed(folder, home):
-    """kill -9 of the whole group after the first teacher; then --unlock and --rerun-incomplete finish what is left and no more."""
+    """kill -9 of the whole group after the first teacher; then --unlock and --rerun-incomplete
+    finish what is left and no more."""
     override = TINY | {"data_root": str(folder)}
-    started = subprocess.Popen(command(home, override=override), cwd=files.ROOT, env=environment(), start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    started = subprocess.Popen(
+        command(home, override=override),
+        cwd=files.ROOT,
+        env=environment(),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     runs, log = home / "outputs" / "runs", home / "work" / "logs" / "study"
-    wait_for(lambda: list(runs.glob("*/teacher.json")) and len(list(log.glob("*.ipynb"))) >= 2, started)
+    wait_for(
+        lambda: list(runs.glob("*/teacher.json")) and len(list(log.glob("*.ipynb"))) >= 2, started
+    )
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.json")}
@@ -137,11 +227,15 @@ def test_killed_and_resumed(folder, home):
     assert snakemake(home, "--unlock", override=override).returncode == 0
     done = snakemake(home, "--cores", "1", "--rerun-incomplete", override=override)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    assert all(path.stat().st_mtime_ns == when for path, when in before.items()), "a finished cell ran again"
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items()), (
+        "a finished cell ran again"
+    )
     found = sorted(runs.glob("*/distill.json"))
     assert len(found) == 2 and {files.read_json(path)["config"]["seed"] for path in found} == {0, 1}
     assert all((path.parent / "distill-history.csv").exists() for path in found)
-    assert all(files.read_json(path.parent / "layers.json")["results"]["met_seconds"] for path in found)
+    assert all(
+        files.read_json(path.parent / "layers.json")["results"]["met_seconds"] for path in found
+    )
 
     again = snakemake(home, "--cores", "1", "--dry-run", override=override)
     assert "Nothing to be done" in again.stdout + again.stderr
@@ -175,7 +269,8 @@ def wait_for(condition, process, seconds=600):
 
 
 def test_the_workflow_passes_only_what_the_notebooks_know():
-    """A teacher's cell goes to notebook 02: the student's own choices must be left out by the Snakefile."""
+    """A teacher's cell goes to notebook 02: the student's own choices must be left out by the
+    Snakefile."""
     import nbformat
 
     known = run.declared(nbformat.read(run.notebooks(["02"])[0], as_version=4))

@@ -1,4 +1,5 @@
-"""What a network costs on this machine: parameters, operations, memory, latency, throughput, in every runtime side by side."""
+"""What a network costs on this machine: parameters, operations, memory, latency, throughput, in
+every runtime side by side."""
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ class NotHere(RuntimeError):
 
 @dataclass(frozen=True)
 class Runtime:
-    """A way to run a network: ``build(model, example, calibration)`` returns a callable from images ``(N, 3, S, S)`` float32 in
-    [0, 1] to logits, and raises :class:`NotHere` where it cannot."""
+    """A way to run a network: ``build(model, example, calibration)`` returns a callable from images
+    ``(N, 3, S, S)`` float32 in [0, 1] to logits, and raises :class:`NotHere` where it cannot."""
 
     title: str
     build: Callable[[Classifier, Tensor | None], Callable[[Tensor], object]]
@@ -43,7 +44,8 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one call: median, lower and upper quartile, and how many measurements they come from."""
+    """Milliseconds of one call: median, lower and upper quartile, and how many measurements they
+    come from."""
 
     median_ms: float
     low_ms: float
@@ -51,12 +53,22 @@ class Timing:
     runs: int
 
 
-def latency(run: Callable[[Tensor], object], images: Tensor, seconds: float = 1.0, threads: int | None = None) -> Timing:
-    """Time ``run(images)`` for about so many seconds after a warm-up, with torch's own number of threads by default."""
+def latency(
+    run: Callable[[Tensor], object],
+    images: Tensor,
+    seconds: float = 1.0,
+    threads: int | None = None,
+) -> Timing:
+    """Time ``run(images)`` for about so many seconds after a warm-up, with torch's own number of
+    threads by default."""
     with torch.inference_mode():
         for _ in range(3):
             run(images)
-        timer = Timer("run(images)", globals={"run": run, "images": images}, num_threads=threads or torch.get_num_threads())
+        timer = Timer(
+            "run(images)",
+            globals={"run": run, "images": images},
+            num_threads=threads or torch.get_num_threads(),
+        )
         calls = max(1, round(0.002 / timer.timeit(1).mean))  # short calls are timed by the handful
         times, end = [], time.perf_counter() + seconds
         while len(times) < 5 or time.perf_counter() < end:
@@ -65,18 +77,30 @@ def latency(run: Callable[[Tensor], object], images: Tensor, seconds: float = 1.
     return Timing(float(median), float(low), float(high), len(times))
 
 
-def throughput(run: Callable[[Tensor], object], image: Tensor, batches: Sequence[int] = BATCHES,
-               seconds: float = 0.5) -> tuple[float, int]:  # fmt: skip
-    """Images a second at the best of some batch sizes, and that size; ``image`` ``(1, 3, S, S)`` is repeated."""
-    rates = {size: 1e3 * size / latency(run, image.expand(size, -1, -1, -1).contiguous(), seconds).median_ms for size in batches}
+def throughput(
+    run: Callable[[Tensor], object],
+    image: Tensor,
+    batches: Sequence[int] = BATCHES,
+    seconds: float = 0.5,
+) -> tuple[float, int]:
+    """Images a second at the best of some batch sizes, and that size; ``image`` ``(1, 3, S, S)`` is
+    repeated."""
+    rates = {
+        size: 1e3
+        * size
+        / latency(run, image.expand(size, -1, -1, -1).contiguous(), seconds).median_ms
+        for size in batches
+    }
     best = max(rates, key=rates.get)
     return rates[best], best
 
 
 def peak_memory(model: Classifier) -> float:
-    """Megabytes (2²⁰ bytes) that one image needs at the worst moment: weights, buffers and live activations in float32.
+    """Megabytes (2²⁰ bytes) that one image needs at the worst moment: weights, buffers and live
+    activations in float32.
 
-    Counted by torch's memory tracker, tensor by tensor; what a runtime takes for itself comes on top.
+    Counted by torch's memory tracker, tensor by tensor; what a runtime takes for itself comes on
+    top.
     """
     tracker, was = MemTracker(), model.training
     x = torch.zeros(1, 3, model.image_size, model.image_size, device=model.mean.device)
@@ -89,16 +113,29 @@ def peak_memory(model: Classifier) -> float:
     return sum(kinds["Total"] for kinds in tracker.get_tracker_snapshot("peak").values()) / 2**20
 
 
-def measure(model: Classifier, classes: Sequence[str], runtimes: Sequence[str] | None = None, calibration: Tensor | None = None,
-            seconds: float = 1.0) -> tuple[pd.DataFrame, dict[str, Callable]]:  # fmt: skip
-    """Time a network in each runtime: one row each, and the callables, so that what is fast can be checked for being right.
+def measure(
+    model: Classifier,
+    classes: Sequence[str],
+    runtimes: Sequence[str] | None = None,
+    calibration: Tensor | None = None,
+    seconds: float = 1.0,
+) -> tuple[pd.DataFrame, dict[str, Callable]]:
+    """Time a network in each runtime: one row each, and the callables, so that what is fast can be
+    checked for being right.
 
-    Columns: runtime, title, ``latency_ms`` with quartiles at batch 1, ``images_per_second`` at ``best_batch``, file or weight
-    size, threads, clock, and ``note`` where a runtime is not to be had (its numbers are then missing). ``calibration``
-    ``(N, 3, S, S)`` are training images for int8. All runtimes of this machine by default.
+    Columns: runtime, title, ``latency_ms`` with quartiles at batch 1, ``images_per_second`` at
+    ``best_batch``, file or weight size, threads, clock, and ``note`` where a runtime is not to be
+    had (its numbers are then missing). ``calibration`` ``(N, 3, S, S)`` are training images for
+    int8. All runtimes of this machine by default.
     """
-    runtimes = here() if runtimes is None else [files.lookup(name, RUNTIMES, "runtime") for name in runtimes]
-    image = torch.rand(1, 3, model.image_size, model.image_size, generator=torch.Generator().manual_seed(0))
+    runtimes = (
+        here()
+        if runtimes is None
+        else [files.lookup(name, RUNTIMES, "runtime") for name in runtimes]
+    )
+    image = torch.rand(
+        1, 3, model.image_size, model.image_size, generator=torch.Generator().manual_seed(0)
+    )
     rows, runs = [], {}
     bar = tqdm(runtimes, unit="runtime", leave=False)
     for name in bar:
@@ -106,43 +143,73 @@ def measure(model: Classifier, classes: Sequence[str], runtimes: Sequence[str] |
         row = {"model": model.name, "runtime": name, "title": RUNTIMES[name].title, "note": ""}
         try:
             run = RUNTIMES[name].build(model, tuple(classes), calibration)
-            timing, (rate, batch) = latency(run, image, seconds), throughput(run, image, seconds=seconds / 2)
+            timing, (rate, batch) = (
+                latency(run, image, seconds),
+                throughput(run, image, seconds=seconds / 2),
+            )
         except NotHere as error:
             rows.append(row | {"note": str(error)})
             continue
         runs[name] = run
-        rows.append(row | {"latency_ms": timing.median_ms, "latency_low": timing.low_ms, "latency_high": timing.high_ms,
-                           "images_per_second": rate, "best_batch": batch, "threads": torch.get_num_threads(),
-                           "megabytes": getattr(run, "megabytes", weight_size(model)), "clock_mhz": clock()})  # fmt: skip
+        rows.append(
+            row
+            | {
+                "latency_ms": timing.median_ms,
+                "latency_low": timing.low_ms,
+                "latency_high": timing.high_ms,
+                "images_per_second": rate,
+                "best_batch": batch,
+                "threads": torch.get_num_threads(),
+                "megabytes": getattr(run, "megabytes", weight_size(model)),
+                "clock_mhz": clock(),
+            }
+        )
     return pd.DataFrame(rows), runs
 
 
 def speedups(timings: pd.DataFrame, student: str) -> list[dict]:
-    """How many times faster one network is than each other in the same runtime: one row each, from the columns of :func:`measure`.
+    """How many times faster one network is than each other in the same runtime: one row each, from
+    the columns of :func:`measure`.
 
-    ``low`` and ``high`` set the quartiles of one against those of the other, the less favourable and the more favourable pair.
+    ``low`` and ``high`` set the quartiles of one against those of the other, the less favourable
+    and the more favourable pair.
     """
     timed, rows = timings.dropna(subset="latency_ms"), []
     own = timed[timed["model"] == student].set_index("runtime")
     for row in timed[timed["model"] != student].itertuples():
         if row.runtime in own.index:
             mine = own.loc[row.runtime]
-            rows.append({"teacher": row.model.split()[-1], "student": student.split()[-1], "runtime": row.runtime,
-                         "times_as_fast": row.latency_ms / mine["latency_ms"], "low": row.latency_low / mine["latency_high"],
-                         "high": row.latency_high / mine["latency_low"]})  # fmt: skip
+            rows.append(
+                {
+                    "teacher": row.model.split()[-1],
+                    "student": student.split()[-1],
+                    "runtime": row.runtime,
+                    "times_as_fast": row.latency_ms / mine["latency_ms"],
+                    "low": row.latency_low / mine["latency_high"],
+                    "high": row.latency_high / mine["latency_low"],
+                }
+            )
     return rows
 
 
 def static(model: Classifier) -> dict[str, float]:
-    """What needs no clock: parameters, MACs of one image (convolutions and linear layers), weights and peak memory in MB."""
+    """What needs no clock: parameters, MACs of one image (convolutions and linear layers), weights
+    and peak memory in MB."""
     macs = zoo.count_macs(model.name, model.num_classes, model.image_size)
-    return {"parameters": zoo.count_parameters(model), "macs": macs, "weights_mb": weight_size(model),
-            "peak_memory_mb": peak_memory(model)}  # fmt: skip
+    return {
+        "parameters": zoo.count_parameters(model),
+        "macs": macs,
+        "weights_mb": weight_size(model),
+        "peak_memory_mb": peak_memory(model),
+    }
 
 
 def weight_size(model: Classifier) -> float:
     """Megabytes of the weights and buffers as they are."""
-    return sum(value.numel() * value.element_size() for value in model.network.state_dict().values()) / 2**20
+    return (
+        sum(value.numel() * value.element_size() for value in model.network.state_dict().values())
+        / 2**20
+    )
 
 
 def clock() -> float | None:
@@ -152,12 +219,19 @@ def clock() -> float | None:
 
 
 def here(compiled: bool = True) -> list[str]:
-    """The runtimes that this machine's devices allow; torch.compile, which takes minutes, only where ``compiled``."""
+    """The runtimes that this machine's devices allow; torch.compile, which takes minutes, only
+    where ``compiled``."""
     devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-    return [name for name, runtime in RUNTIMES.items() if runtime.device in devices and (compiled or name != "compile")]
+    return [
+        name
+        for name, runtime in RUNTIMES.items()
+        if runtime.device in devices and (compiled or name != "compile")
+    ]
 
 
-def _copy(model: Classifier, device: str = "cpu", layout: torch.memory_format = torch.contiguous_format) -> Classifier:
+def _copy(
+    model: Classifier, device: str = "cpu", layout: torch.memory_format = torch.contiguous_format
+) -> Classifier:
     return copy.deepcopy(model).to(device, memory_format=layout).eval()
 
 
@@ -165,7 +239,9 @@ def _eager(model: Classifier, classes: tuple, calibration: Tensor | None) -> Cal
     return _copy(model)
 
 
-def _bf16(model: Classifier, classes: tuple, calibration: Tensor | None, device: str = "cpu") -> Callable:
+def _bf16(
+    model: Classifier, classes: tuple, calibration: Tensor | None, device: str = "cpu"
+) -> Callable:
     if device == "cpu" and zoo.precision() != "bf16":
         raise NotHere("this processor computes no bf16; emulated it is slower than float32")
     fast = _copy(model, device, torch.channels_last)
@@ -180,7 +256,9 @@ def _bf16(model: Classifier, classes: tuple, calibration: Tensor | None, device:
 def _compiled(model: Classifier, classes: tuple, calibration: Tensor | None) -> Callable:
     if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
         raise NotHere("torch.compile needs a C++ compiler (g++ or clang++) on this machine")
-    return torch.compile(_copy(model), dynamic=True)  # any batch after the first of one image: compiled twice, not for each
+    return torch.compile(
+        _copy(model), dynamic=True
+    )  # any batch after the first of one image: compiled twice, not for each
 
 
 class _Session:
@@ -199,7 +277,9 @@ def _onnx(model: Classifier, classes: tuple, calibration: Tensor | None) -> Call
 
 def _int8(model: Classifier, classes: tuple, calibration: Tensor | None) -> Callable:
     if calibration is None:
-        raise NotHere("int8 needs calibration images: calibration=(N, 3, S, S), some training images")
+        raise NotHere(
+            "int8 needs calibration images: calibration=(N, 3, S, S), some training images"
+        )
     return _Session(exported(model, classes, calibration))
 
 
@@ -207,15 +287,23 @@ def answers(run: Callable[[Tensor], object], pixels: Pixels, batch_size: int = 3
     """Logits ``(N, K)`` of a runtime for un-augmented images."""
     parts = []
     with torch.inference_mode():
-        for images, _, _ in tqdm(pixels.batches(batch_size), desc="answering", unit="batch", leave=False):
-            parts.append(torch.as_tensor(run(images.expand(-1, 3, -1, -1).contiguous())).float().cpu())
+        for images, _, _ in tqdm(
+            pixels.batches(batch_size), desc="answering", unit="batch", leave=False
+        ):
+            parts.append(
+                torch.as_tensor(run(images.expand(-1, 3, -1, -1).contiguous())).float().cpu()
+            )
     return torch.cat(parts).numpy()
 
 
-def exported(model: Classifier, classes: Sequence[str], calibration: Tensor | None = None, color: str = "RGB") -> Path:
-    """The model as an ONNX file in the cache, int8 where ``calibration`` images are given; written once for its weights.
+def exported(
+    model: Classifier, classes: Sequence[str], calibration: Tensor | None = None, color: str = "RGB"
+) -> Path:
+    """The model as an ONNX file in the cache, int8 where ``calibration`` images are given; written
+    once for its weights.
 
-    ``color`` (``L`` or ``RGB``) is how image files are read before they are given to it; it stands in the metadata.
+    ``color`` (``L`` or ``RGB``) is how image files are read before they are given to it; it stands
+    in the metadata.
     """
     key = [zoo.checksum(model.network), model.image_size, list(classes), color, onnx_export.FORMAT]
     path = files.cache_dir() / "onnx" / f"{model.name}-{files.digest(key)}.onnx"

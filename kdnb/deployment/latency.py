@@ -1,6 +1,8 @@
-"""How long any subnet takes on the device at hand: every block measured once, whole networks predicted.
+"""How long any subnet takes on the device at hand: every block measured once, whole networks
+predicted.
 
-Cai et al. (2020), Once-for-All, arXiv:1908.09791, section 3.4: a look-up table of latencies instead of a measurement each.
+Cai et al. (2020), Once-for-All, arXiv:1908.09791, section 3.4: a look-up table of latencies instead
+of a measurement each.
 """
 
 from __future__ import annotations
@@ -25,19 +27,25 @@ from kdnb.deployment import efficiency
 from kdnb.models import ofa, zoo
 from kdnb.models.ofa import LARGEST, OFA595_CHOICE, SMALLEST, Block, Choice
 
-ROUNDS = 6  # a whole network is measured so often, each time beside OFA-595: what slows both cancels in the ratio
-THREADS = 1  # as small devices serve; on two shared cores two threads wait for each other, and no measurement repeats itself
+# a whole network is measured so often, each time beside OFA-595: what slows both cancels in the
+# ratio
+ROUNDS = 6
+# as small devices serve; on two shared cores two threads wait for each other, and no measurement
+# repeats itself
+THREADS = 1
 TOGETHER = 10  # networks held in memory at a time
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Predicts milliseconds of a subnet: ``offset + scale · Σ blocks + weights · (millions of parameters)``.
+    """Predicts milliseconds of a subnet: ``offset + scale · Σ blocks + weights · (millions of
+    parameters)``.
 
-    ``blocks`` maps :func:`_key` to milliseconds of one block, measured alone on this device. ``scale``, ``weights`` and
-    ``offset`` are fitted on a few whole subnets: a block alone finds its weights in the processor's cache, those of a whole
-    network have to be fetched; ``offset`` also holds what all subnets share (stem, head). ``reference_ms`` is what OFA-595
-    took when they were fitted: all milliseconds of a table are those of that moment.
+    ``blocks`` maps :func:`_key` to milliseconds of one block, measured alone on this device.
+    ``scale``, ``weights`` and ``offset`` are fitted on a few whole subnets: a block alone finds its
+    weights in the processor's cache, those of a whole network have to be fetched; ``offset`` also
+    holds what all subnets share (stem, head). ``reference_ms`` is what OFA-595 took when they were
+    fitted: all milliseconds of a table are those of that moment.
     """
 
     image_size: int
@@ -54,10 +62,13 @@ class LatencyTable:
         return float(self.features(choice) @ [self.scale, self.weights, self.offset])
 
     def features(self, choice: Choice) -> np.ndarray:
-        """What a prediction weighs: the sum over blocks in milliseconds, millions of parameters, and 1."""
+        """What a prediction weighs: the sum over blocks in milliseconds, millions of parameters,
+        and 1."""
         parts = zip(choice.blocks()[1:], _sides(choice.blocks(), self.image_size)[1:], strict=True)
         millions = zoo.count_parameters(ofa.skeleton(choice, self.num_classes)) / 1e6
-        return np.array([sum(self.blocks[_key(block, side)] for block, side in parts), millions, 1.0])
+        return np.array(
+            [sum(self.blocks[_key(block, side)] for block, side in parts), millions, 1.0]
+        )
 
 
 def _key(block: Block, side: int) -> str:
@@ -73,16 +84,27 @@ def _sides(blocks: list[Block], image_size: int) -> list[int]:
     return sides
 
 
-def latency_table(image_size: int, num_classes: int, runtime: str = "onnx", whole: int = 24, seconds: float = 0.05) -> LatencyTable:
-    """Measure every block that a subnet can have, and ``whole`` random subnets to fit the rest; kept on disk, each part as soon
-    as it is measured, so that a killed process loses one of them.
+def latency_table(
+    image_size: int, num_classes: int, runtime: str = "onnx", whole: int = 24, seconds: float = 0.05
+) -> LatencyTable:
+    """Measure every block that a subnet can have, and ``whole`` random subnets to fit the rest;
+    kept on disk, each part as soon as it is measured, so that a killed process loses one of them.
 
     ``runtime`` is one of ``RUNTIMES``; ``seconds`` is spent on each measurement.
     """
     files.lookup(runtime, RUNTIMES, "runtime")
-    key = {"hardware": provenance.hardware(), "size": image_size, "classes": num_classes, "runtime": runtime, "rounds": ROUNDS,
-           "threads": THREADS, "seconds": seconds, "whole": whole, "torch": torch.__version__,
-           "onnxruntime": onnxruntime.__version__}  # fmt: skip
+    key = {
+        "hardware": provenance.hardware(),
+        "size": image_size,
+        "classes": num_classes,
+        "runtime": runtime,
+        "rounds": ROUNDS,
+        "threads": THREADS,
+        "seconds": seconds,
+        "whole": whole,
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
     path = files.cache_dir() / "latency" / f"{runtime}-{image_size}px-{files.digest(key)}.json"
     with files.lock(path):
         if path.exists():
@@ -98,24 +120,39 @@ def latency_table(image_size: int, num_classes: int, runtime: str = "onnx", whol
 
         wanted = {}
         for choice in (Choice.uniform(4, k, e) for k in ofa.KERNELS for e in ofa.EXPANSIONS):
-            wanted |= {_key(b, side): (b, side) for b, side in zip(choice.blocks()[1:], _sides(choice.blocks(), image_size)[1:],
-                                                                     strict=True)}  # fmt: skip
-        blocks = dict.fromkeys(wanted, np.inf)  # each measured twice, the faster kept: a busy moment spoils one of them
+            wanted |= {
+                _key(b, side): (b, side)
+                for b, side in zip(
+                    choice.blocks()[1:], _sides(choice.blocks(), image_size)[1:], strict=True
+                )
+            }
+        blocks = dict.fromkeys(
+            wanted, np.inf
+        )  # each measured twice, the faster kept: a busy moment spoils one of them
         turns = [(turn, name) for turn in ("first", "second") for name in wanted]
         for turn, name in tqdm(turns, desc="measuring blocks", unit="block", leave=False):
-            found = once(f"{turn} {name}", functools.partial(_alone, *wanted[name], runtime, seconds))
+            found = once(
+                f"{turn} {name}", functools.partial(_alone, *wanted[name], runtime, seconds)
+            )
             blocks[name] = min(blocks[name], found)
         table = LatencyTable(image_size, num_classes, runtime, blocks)
         some = [SMALLEST, LARGEST, *ofa.random_choices(whole, seed=1)]
         groups = [some[start : start + TOGETHER] for start in range(0, len(some), TOGETHER)]
-        parts = [once(f"networks {number}", functools.partial(_beside, group, image_size, num_classes, runtime, seconds))
-                 for number, group in enumerate(groups)]  # fmt: skip
+        parts = [
+            once(
+                f"networks {number}",
+                functools.partial(_beside, group, image_size, num_classes, runtime, seconds),
+            )
+            for number, group in enumerate(groups)
+        ]
         reference_ms = float(np.median([times for _, times in parts]))
         measured = np.concatenate([ratios for ratios, _ in parts]) * reference_ms
         # relative errors count: each row is divided by what was measured
         rows = np.stack([table.features(choice) for choice in some]) / measured[:, None]
         scale, weights, offset = np.linalg.lstsq(rows, np.ones(len(some)), rcond=None)[0].tolist()
-        table = dataclasses.replace(table, scale=scale, weights=weights, offset=offset, reference_ms=reference_ms)
+        table = dataclasses.replace(
+            table, scale=scale, weights=weights, offset=offset, reference_ms=reference_ms
+        )
         files.write_json(path, dataclasses.asdict(table))
         part.unlink()
     return table
@@ -131,23 +168,37 @@ def _beside(*arguments: object) -> tuple[list[float], float]:
     return ratios.tolist(), reference_ms
 
 
-def measure(choices: Sequence[Choice], image_size: int, num_classes: int, runtime: str = "onnx",
-            seconds: float = 0.05) -> tuple[np.ndarray, float]:  # fmt: skip
-    """Latency of whole subnets at batch 1 as multiples of OFA-595's, ``(len(choices),)``, and OFA-595's milliseconds.
+def measure(
+    choices: Sequence[Choice],
+    image_size: int,
+    num_classes: int,
+    runtime: str = "onnx",
+    seconds: float = 0.05,
+) -> tuple[np.ndarray, float]:
+    """Latency of whole subnets at batch 1 as multiples of OFA-595's, ``(len(choices),)``, and
+    OFA-595's milliseconds.
 
     Weights do not matter for time: the networks are untrained.
     """
-    nets = [functools.partial(zoo.create, choice.name, num_classes, image_size) for choice in choices]
+    nets = [
+        functools.partial(zoo.create, choice.name, num_classes, image_size) for choice in choices
+    ]
     reference = zoo.create(OFA595_CHOICE.name, num_classes, image_size)
     return compare(nets, reference, image_size, runtime, seconds)
 
 
-def compare(nets: Sequence[Callable[[], nn.Module]], reference: nn.Module, image_size: int, runtime: str = "onnx",
-            seconds: float = 0.05) -> tuple[np.ndarray, float]:  # fmt: skip
-    """Latency of networks, made one after the other by ``nets``, as multiples of a reference's, and the reference's milliseconds.
+def compare(
+    nets: Sequence[Callable[[], nn.Module]],
+    reference: nn.Module,
+    image_size: int,
+    runtime: str = "onnx",
+    seconds: float = 0.05,
+) -> tuple[np.ndarray, float]:
+    """Latency of networks, made one after the other by ``nets``, as multiples of a reference's, and
+    the reference's milliseconds.
 
-    Each is timed right after the reference, ``ROUNDS`` times; the median of the ratios does not mind that a machine is slower in
-    one minute than in another.
+    Each is timed right after the reference, ``ROUNDS`` times; the median of the ratios does not
+    mind that a machine is slower in one minute than in another.
     """
     shape, times = (1, 3, image_size, image_size), []
     beside = ready(reference, shape, runtime)
@@ -161,28 +212,35 @@ def compare(nets: Sequence[Callable[[], nn.Module]], reference: nn.Module, image
     return np.median(own / theirs, axis=0), float(np.median(theirs))
 
 
-def milliseconds(module: nn.Module, shape: tuple[int, ...], runtime: str = "onnx", seconds: float = 0.2) -> float:
+def milliseconds(
+    module: nn.Module, shape: tuple[int, ...], runtime: str = "onnx", seconds: float = 0.2
+) -> float:
     """Median milliseconds of one call with an input of this shape, on ``THREADS`` threads."""
     return ready(module, shape, runtime)(seconds)
 
 
-def ready(module: nn.Module, shape: tuple[int, ...], runtime: str = "onnx") -> Callable[[float], float]:
-    """A module prepared for a runtime: call it with the seconds to spend, it returns median milliseconds of one call."""
+def ready(
+    module: nn.Module, shape: tuple[int, ...], runtime: str = "onnx"
+) -> Callable[[float], float]:
+    """A module prepared for a runtime: call it with the seconds to spend, it returns median
+    milliseconds of one call."""
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     run = RUNTIMES[files.lookup(runtime, RUNTIMES, "runtime")](module.eval(), x)
     return lambda seconds: efficiency.latency(run, x, seconds, THREADS).median_ms
 
 
 def _onnx(module: nn.Module, x: Tensor) -> Callable[[Tensor], object]:
-    """A session of ONNX Runtime; through torch's older exporter, which takes a fifth of the time and gives the same graph of
-    convolutions (what is deployed goes through ``onnx_export``)."""
+    """A session of ONNX Runtime; through torch's older exporter, which takes a fifth of the time
+    and gives the same graph of convolutions (what is deployed goes through ``onnx_export``)."""
     buffer = io.BytesIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         torch.onnx.export(module, (x,), buffer, dynamo=False, input_names=["images"])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
-    session = onnxruntime.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        buffer.getvalue(), options, providers=["CPUExecutionProvider"]
+    )
     array = x.numpy()
     return lambda _: session.run(None, {"images": array})
 
@@ -195,8 +253,12 @@ RUNTIMES: dict[str, Callable[[nn.Module, Tensor], Callable]] = {"onnx": _onnx, "
 
 
 def agreement(predicted: Sequence[float], measured: Sequence[float]) -> dict[str, float]:
-    """How good predictions are: mean absolute percentage error (0.1 is 10 %) and Kendall's τ (1: the same order)."""
+    """How good predictions are: mean absolute percentage error (0.1 is 10 %) and Kendall's τ (1:
+    the same order)."""
     checks.shapes(predicted=(predicted, "N"), measured=(measured, "N"))
     predicted, measured = np.asarray(predicted), np.asarray(measured)
-    return {"latency_mape": float(np.mean(np.abs(predicted - measured) / measured)),
-            "kendall_tau": float(stats.kendalltau(predicted, measured).statistic), "subnets": len(measured)}  # fmt: skip
+    return {
+        "latency_mape": float(np.mean(np.abs(predicted - measured) / measured)),
+        "kendall_tau": float(stats.kendalltau(predicted, measured).statistic),
+        "subnets": len(measured),
+    }

@@ -1,7 +1,9 @@
-"""A student for the device at hand: subnets of a trained supernet, their latency predicted, the best found by evolution.
+"""A student for the device at hand: subnets of a trained supernet, their latency predicted, the
+best found by evolution.
 
-Cai et al. (2020), Once-for-All, arXiv:1908.09791, section 4.3 (accuracy and latency of subnets), with NSGA-II (Deb et al. 2002,
-doi:10.1109/4235.996017) from pymoo in place of its one-objective search.
+Cai et al. (2020), Once-for-All, arXiv:1908.09791, section 4.3 (accuracy and latency of subnets),
+with NSGA-II (Deb et al. 2002, doi:10.1109/4235.996017) from pymoo in place of its one-objective
+search.
 """
 
 from __future__ import annotations
@@ -37,9 +39,11 @@ class NoSuchStudent(ValueError):
 
 
 def extract(model: Classifier, choice: Choice, calibration: Tensor) -> Classifier:
-    """A subnet of a trained supernet as a student of its own; its batch statistics are those of ``calibration`` images.
+    """A subnet of a trained supernet as a student of its own; its batch statistics are those of
+    ``calibration`` images.
 
-    ``calibration`` ``(N, 3, S, S)`` in [0, 1]: some hundred training images. The supernet is not changed.
+    ``calibration`` ``(N, 3, S, S)`` in [0, 1]: some hundred training images. The supernet is not
+    changed.
     """
     student = zoo.create(choice.name, model.num_classes, model.image_size)
     student.network.load_state_dict(model.network.extract(choice).state_dict(), strict=True)
@@ -47,13 +51,19 @@ def extract(model: Classifier, choice: Choice, calibration: Tensor) -> Classifie
 
 
 class Judge:
-    """Balanced accuracy on validation images of subnets with shared weights; every answer is kept on disk, so that a search
-    that was stopped goes on where it stood."""
+    """Balanced accuracy on validation images of subnets with shared weights; every answer is kept
+    on disk, so that a search that was stopped goes on where it stood."""
 
     def __init__(self, model: Classifier, dataset: Dataset):
         self.model, self.val = model, dataset.pixels(model.image_size, "val")
         self.calibration = batch_norm.calibration_images(dataset, model.image_size)
-        key = [zoo.checksum(model.network), dataset.checksum, model.image_size, batch_norm.IMAGES, batch_norm.BATCH]
+        key = [
+            zoo.checksum(model.network),
+            dataset.checksum,
+            model.image_size,
+            batch_norm.IMAGES,
+            batch_norm.BATCH,
+        ]
         self.path = files.cache_dir() / "search" / f"{dataset.spec.slug}-{files.digest(key)}.json"
         self.known: dict[str, float] = {}
 
@@ -71,12 +81,15 @@ class Judge:
         return self.known[choice.name]
 
     def _read(self) -> None:
-        """What is on disk now: a search beside this one may have answered, and what it wrote stands."""
+        """What is on disk now: a search beside this one may have answered, and what it wrote
+        stands."""
         if self.path.exists():
             self.known |= files.read_json(self.path)
 
 
-def cost_of(kind: str, image_size: int, num_classes: int, table: LatencyTable | None = None) -> Callable[[Choice], float]:
+def cost_of(
+    kind: str, image_size: int, num_classes: int, table: LatencyTable | None = None
+) -> Callable[[Choice], float]:
     """What a subnet costs: predicted ``latency`` (ms), ``macs`` or ``parameters``."""
     files.lookup(kind, COSTS, "cost")
     if kind == "latency":
@@ -87,13 +100,20 @@ def cost_of(kind: str, image_size: int, num_classes: int, table: LatencyTable | 
 
 
 def _decode(genes: np.ndarray) -> Choice:
-    """Five depths, twenty kernels, twenty expansions, each 0, 1 or 2; genes of blocks beyond a stage's depth mean nothing."""
+    """Five depths, twenty kernels, twenty expansions, each 0, 1 or 2; genes of blocks beyond a
+    stage's depth mean nothing."""
     depths, kernels, expansions = np.split(np.asarray(genes, int), (5, 25))
-    return Choice(tuple(
-        tuple((ofa.KERNELS[k], ofa.EXPANSIONS[e]) for k, e in zip(kernels[4 * n : 4 * n + ofa.DEPTHS[d]], expansions[4 * n :],
-                                                                   strict=False))
-        for n, d in enumerate(depths)
-    ))  # fmt: skip
+    return Choice(
+        tuple(
+            tuple(
+                (ofa.KERNELS[k], ofa.EXPANSIONS[e])
+                for k, e in zip(
+                    kernels[4 * n : 4 * n + ofa.DEPTHS[d]], expansions[4 * n :], strict=False
+                )
+            )
+            for n, d in enumerate(depths)
+        )
+    )
 
 
 def _encode(choice: Choice) -> np.ndarray:
@@ -101,12 +121,17 @@ def _encode(choice: Choice) -> np.ndarray:
     for n, stage in enumerate(choice.stages):
         genes[n] = ofa.DEPTHS.index(len(stage))
         for depth, (kernel, expansion) in enumerate(stage):
-            genes[5 + 4 * n + depth], genes[25 + 4 * n + depth] = ofa.KERNELS.index(kernel), ofa.EXPANSIONS.index(expansion)
+            genes[5 + 4 * n + depth], genes[25 + 4 * n + depth] = (
+                ofa.KERNELS.index(kernel),
+                ofa.EXPANSIONS.index(expansion),
+            )
     return genes
 
 
 class _Problem(ElementwiseProblem):
-    def __init__(self, accuracy: Callable[[Choice], float], cost: Callable[[Choice], float], total: int):
+    def __init__(
+        self, accuracy: Callable[[Choice], float], cost: Callable[[Choice], float], total: int
+    ):
         super().__init__(n_var=45, n_obj=2, xl=0, xu=2, vtype=int)
         self.accuracy, self.cost, self.seen = accuracy, cost, {}
         self.bar = tqdm(total=total, desc="searching", unit="subnet", leave=False)
@@ -118,37 +143,61 @@ class _Problem(ElementwiseProblem):
         self.bar.update()
 
 
-def evolve(accuracy: Callable[[Choice], float], cost: Callable[[Choice], float], population: int = 16, generations: int = 8,
-           seed: int = 0) -> pd.DataFrame:  # fmt: skip
+def evolve(
+    accuracy: Callable[[Choice], float],
+    cost: Callable[[Choice], float],
+    population: int = 16,
+    generations: int = 8,
+    seed: int = 0,
+) -> pd.DataFrame:
     """NSGA-II over subnets: high ``accuracy`` in [0, 1], low ``cost``; the same for a seed.
 
-    Returns every subnet that was looked at, one row each (``name``, ``accuracy``, ``cost``, ``front``), cheapest first;
-    ``front`` marks those that no other beats in both.
+    Returns every subnet that was looked at, one row each (``name``, ``accuracy``, ``cost``,
+    ``front``), cheapest first; ``front`` marks those that no other beats in both.
     """
     start = np.random.default_rng(seed).integers(0, 3, (population, 45))
     known = [SMALLEST, LARGEST, OFA595_CHOICE][:population]
-    start[: len(known)] = [_encode(choice) for choice in known]  # the ends of the front are known; evolution fills it
+    start[: len(known)] = [
+        _encode(choice) for choice in known
+    ]  # the ends of the front are known; evolution fills it
     problem = _Problem(accuracy, cost, population * generations)
-    algorithm = NSGA2(population, sampling=start, crossover=UX(), eliminate_duplicates=True,
-                      mutation=PolynomialMutation(prob=1.0, prob_var=1 / 15, vtype=float, repair=RoundingRepair()))  # fmt: skip
+    algorithm = NSGA2(
+        population,
+        sampling=start,
+        crossover=UX(),
+        eliminate_duplicates=True,
+        mutation=PolynomialMutation(
+            prob=1.0, prob_var=1 / 15, vtype=float, repair=RoundingRepair()
+        ),
+    )
     minimize(problem, algorithm, ("n_gen", generations), seed=seed)
     problem.bar.close()
     return front_of(problem.seen)
 
 
 def front_of(seen: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
-    """A table of subnets and their (accuracy, cost), cheapest first, with the ones that none beats marked ``front``."""
-    table = pd.DataFrame([{"name": name, "accuracy": a, "cost": c} for name, (a, c) in seen.items()])
-    best = NonDominatedSorting().do(np.stack([1 - table["accuracy"], table["cost"]], 1), only_non_dominated_front=True)
+    """A table of subnets and their (accuracy, cost), cheapest first, with the ones that none beats
+    marked ``front``."""
+    table = pd.DataFrame(
+        [{"name": name, "accuracy": a, "cost": c} for name, (a, c) in seen.items()]
+    )
+    best = NonDominatedSorting().do(
+        np.stack([1 - table["accuracy"], table["cost"]], 1), only_non_dominated_front=True
+    )
     table["front"] = table.index.isin(best)
     return table.sort_values(["cost", "accuracy"], ascending=[True, False], ignore_index=True)
 
 
 def pick(table: pd.DataFrame, budget: float, unit: str = "ms") -> Choice:
-    """The most accurate subnet of a table within a budget of cost; raises :class:`NoSuchStudent` when none is."""
+    """The most accurate subnet of a table within a budget of cost; raises :class:`NoSuchStudent`
+    when none is."""
     within = table[table["cost"] <= budget]
     if within.empty:
         first = table.iloc[0]
-        raise NoSuchStudent(f"no subnet costs {budget:g} {unit} or less; the cheapest found is {first['name']} with "
-                            f"{first['cost']:.3g} {unit}: raise the budget, or take a smaller image_size")  # fmt: skip
-    return Choice.parse(within.sort_values(["accuracy", "cost"], ascending=[False, True]).iloc[0]["name"])
+        raise NoSuchStudent(
+            f"no subnet costs {budget:g} {unit} or less; the cheapest found is {first['name']} with "
+            f"{first['cost']:.3g} {unit}: raise the budget, or take a smaller image_size"
+        )
+    return Choice.parse(
+        within.sort_values(["accuracy", "cost"], ascending=[False, True]).iloc[0]["name"]
+    )

@@ -1,7 +1,9 @@
-"""How far one gets without looking at the disease: the frame, the centre, what is left when the organ is blanked, mere statistics.
+"""How far one gets without looking at the disease: the frame, the centre, what is left when the
+organ is blanked, mere statistics.
 
-Images of different classes that come from different sources differ in borders, sizes and brightness. Maguolo & Nanni (2021,
-arXiv:2004.12823) told COVID from other radiographs with the lungs blacked out; this is their question for any dataset here.
+Images of different classes that come from different sources differ in borders, sizes and
+brightness. Maguolo & Nanni (2021, arXiv:2004.12823) told COVID from other radiographs with the
+lungs blacked out; this is their question for any dataset here.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ def _frame(images: Tensor, organ: Tensor | None, lesion: Tensor | None) -> Tenso
 
 # what is left of an image: True where pixels stay; None where the dataset has no such mask
 VIEWS: dict[str, Callable[[Tensor, Tensor | None, Tensor | None], Tensor | None]] = {
-    "whole image": lambda images, organ, lesion: torch.ones(len(images), *images.shape[-2:], dtype=torch.bool),
+    "whole image": lambda images, organ, lesion: torch.ones(
+        len(images), *images.shape[-2:], dtype=torch.bool
+    ),
     "border only": _frame,
     "centre only": lambda images, organ, lesion: ~_frame(images, organ, lesion),
     "organ blanked": lambda images, organ, lesion: None if organ is None else ~organ,
@@ -47,12 +51,15 @@ VIEWS: dict[str, Callable[[Tensor, Tensor | None, Tensor | None], Tensor | None]
 }
 
 
-def shown(view: str, images: Tensor, organ: Tensor | None = None, lesion: Tensor | None = None) -> Tensor | None:
-    """Images ``(N, C, S, S)`` uint8 of which only a view is left, the rest filled with the mean colour of what is left.
+def shown(
+    view: str, images: Tensor, organ: Tensor | None = None, lesion: Tensor | None = None
+) -> Tensor | None:
+    """Images ``(N, C, S, S)`` uint8 of which only a view is left, the rest filled with the mean
+    colour of what is left.
 
-    ``organ`` and ``lesion`` are boolean ``(N, S, S)``; None is returned where the view needs a mask that is not there. The fill
-    tells nothing of what it covers (the mean of the whole image would), but its shape is still seen: a blanked lung still has a
-    lung's outline.
+    ``organ`` and ``lesion`` are boolean ``(N, S, S)``; None is returned where the view needs a mask
+    that is not there. The fill tells nothing of what it covers (the mean of the whole image would),
+    but its shape is still seen: a blanked lung still has a lung's outline.
     """
     kept = VIEWS[files.lookup(view, VIEWS, "view")](images, organ, lesion)
     if kept is None:
@@ -63,14 +70,21 @@ def shown(view: str, images: Tensor, organ: Tensor | None = None, lesion: Tensor
 
 
 def _masks(dataset: Dataset, image_size: int, rows: np.ndarray) -> dict[str, Tensor | None]:
-    found = {name: dataset.masks(image_size, column, rows) for name, column in (("organ", "organ_mask"), ("lesion", "mask"))}
+    found = {
+        name: dataset.masks(image_size, column, rows)
+        for name, column in (("organ", "organ_mask"), ("lesion", "mask"))
+    }
     return {name: None if mask is None else torch.from_numpy(mask) for name, mask in found.items()}
 
 
-def networks(models: Mapping[str, Classifier], dataset: Dataset, split: str = "test") -> pd.DataFrame:
-    """Balanced accuracy of trained networks when only a view of each image is left, one row a network and view.
+def networks(
+    models: Mapping[str, Classifier], dataset: Dataset, split: str = "test"
+) -> pd.DataFrame:
+    """Balanced accuracy of trained networks when only a view of each image is left, one row a
+    network and view.
 
-    Columns model, view, balanced_accuracy, low, high, n. What stays far above chance is read from that view.
+    Columns model, view, balanced_accuracy, low, high, n. What stays far above chance is read from
+    that view.
     """
     rows = []
     for title, model in tqdm(models.items(), desc="views", unit="network", leave=False):
@@ -81,19 +95,24 @@ def networks(models: Mapping[str, Classifier], dataset: Dataset, split: str = "t
             left = shown(view, images, **masks)
             if left is not None:
                 logits = predict(model, Pixels(left.numpy(), labels))
-                rows.append({"model": title, "view": view, **_score(dataset, split, labels, logits)})
+                rows.append(
+                    {"model": title, "view": view, **_score(dataset, split, labels, logits)}
+                )
     return pd.DataFrame(rows)
 
 
 def forests(dataset: Dataset, trees: int = 300) -> pd.DataFrame:
-    """Balanced accuracy on test of random forests that learn from one view of small images, or from statistics alone.
+    """Balanced accuracy on test of random forests that learn from one view of small images, or from
+    statistics alone.
 
-    Columns as :func:`networks`, ``model`` is ``random forest``. Statistics are width, height, aspect, and percentiles, mean and
-    deviation of the grey values: no shape at all.
+    Columns as :func:`networks`, ``model`` is ``random forest``. Statistics are width, height,
+    aspect, and percentiles, mean and deviation of the grey values: no shape at all.
     """
     pixels, labels = dataset.pixels(SIDE), dataset.labels
-    parts = {part: np.flatnonzero(dataset.table["split"].isin(names)) for part, names in
-             (("learn", ("train", "val")), ("test", ("test",)))}  # fmt: skip
+    parts = {
+        part: np.flatnonzero(dataset.table["split"].isin(names))
+        for part, names in (("learn", ("train", "val")), ("test", ("test",)))
+    }
     every = np.arange(len(labels))
     masks, images = _masks(dataset, SIDE, every), pixels.images[torch.from_numpy(every)]
     features = {}
@@ -115,14 +134,32 @@ def forests(dataset: Dataset, trees: int = 300) -> pd.DataFrame:
 
 
 def statistics(dataset: Dataset) -> np.ndarray:
-    """Width, height, aspect, mean, deviation and percentiles of the grey values of every image, ``(N, 12)``."""
+    """Width, height, aspect, mean, deviation and percentiles of the grey values of every image,
+    ``(N, 12)``."""
     pixels = dataset.pixels(SIDE)
     grey = pixels.images[torch.arange(len(dataset.table))].float().mean(1).flatten(1).numpy()
     size = dataset.table[["width", "height"]].to_numpy(float)
-    return np.column_stack([size, size[:, 0] / size[:, 1], grey.mean(1), grey.std(1), np.percentile(grey, PERCENTILES, axis=1).T])
+    return np.column_stack(
+        [
+            size,
+            size[:, 0] / size[:, 1],
+            grey.mean(1),
+            grey.std(1),
+            np.percentile(grey, PERCENTILES, axis=1).T,
+        ]
+    )
 
 
-def _score(dataset: Dataset, split: str, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    score = metrics.evaluate(labels, logits, dataset.classes, dataset.split_name, dataset.families(split))
+def _score(
+    dataset: Dataset, split: str, labels: np.ndarray, logits: np.ndarray
+) -> dict[str, float]:
+    score = metrics.evaluate(
+        labels, logits, dataset.classes, dataset.split_name, dataset.families(split)
+    )
     low, high = score["intervals"]["balanced_accuracy"]
-    return {"balanced_accuracy": score["balanced_accuracy"], "low": low, "high": high, "n": score["n"]}
+    return {
+        "balanced_accuracy": score["balanced_accuracy"],
+        "low": low,
+        "high": high,
+        "n": score["n"],
+    }

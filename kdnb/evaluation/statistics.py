@@ -1,4 +1,5 @@
-"""How sure a number is: bootstrap draws as counts of images, intervals, paired tests, Holm's correction, spread over seeds."""
+"""How sure a number is: bootstrap draws as counts of images, intervals, paired tests, Holm's
+correction, spread over seeds."""
 
 from __future__ import annotations
 
@@ -11,11 +12,15 @@ DRAWS = 1000
 CHUNK = 4_000_000  # counts held at once: 1,000 draws of 4,000 images
 
 
-def draws(labels: np.ndarray, groups: np.ndarray | None = None, count: int = DRAWS, seed: int = 0) -> Iterator[np.ndarray]:
-    """How often each image is drawn, float32 ``(draws, N)`` in chunks that together hold ``count`` draws.
+def draws(
+    labels: np.ndarray, groups: np.ndarray | None = None, count: int = DRAWS, seed: int = 0
+) -> Iterator[np.ndarray]:
+    """How often each image is drawn, float32 ``(draws, N)`` in chunks that together hold ``count``
+    draws.
 
-    Drawn with replacement within each class, so that the classes keep their sizes; where ``groups`` ``(N,)`` number images that
-    belong together, whole groups are drawn, within the class that most of a group's images have.
+    Drawn with replacement within each class, so that the classes keep their sizes; where ``groups``
+    ``(N,)`` number images that belong together, whole groups are drawn, within the class that most
+    of a group's images have.
     """
     labels, rng = np.asarray(labels), np.random.default_rng(seed)
     unit = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -27,12 +32,15 @@ def draws(labels: np.ndarray, groups: np.ndarray | None = None, count: int = DRA
         counts = np.empty((here, len(stratum)), np.float32)
         for label in np.unique(stratum):
             members = np.flatnonzero(stratum == label)
-            counts[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=here)
+            counts[:, members] = rng.multinomial(
+                len(members), np.full(len(members), 1 / len(members)), size=here
+            )
         yield counts[:, unit]
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> list[float] | None:
-    """Percentile interval of bootstrap values; None where no draw has one (a class that is not there)."""
+    """Percentile interval of bootstrap values; None where no draw has one (a class that is not
+    there)."""
     values = np.asarray(values, dtype=float)
     values = values[np.isfinite(values)]
     if not len(values):
@@ -40,38 +48,55 @@ def interval(values: np.ndarray, level: float = 0.95) -> list[float] | None:
     return [float(value) for value in np.quantile(values, [(1 - level) / 2, (1 + level) / 2])]
 
 
-def intervals(measure: Callable[[np.ndarray], dict[str, np.ndarray]], labels: np.ndarray, groups: np.ndarray | None = None,
-              seed: int = 0) -> dict[str, list[float] | None]:  # fmt: skip
-    """95 % intervals of every metric that ``measure`` computes from counts ``(draws, N)`` as ``{name: (draws,)}``."""
+def intervals(
+    measure: Callable[[np.ndarray], dict[str, np.ndarray]],
+    labels: np.ndarray,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
+) -> dict[str, list[float] | None]:
+    """95 % intervals of every metric that ``measure`` computes from counts ``(draws, N)`` as
+    ``{name: (draws,)}``."""
     parts = [measure(counts) for counts in draws(labels, groups, seed=seed)]
     return {name: interval(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
 
-def jackknife(measure: Callable[[np.ndarray], float], groups: np.ndarray) -> dict[str, float | int | None]:
-    """A measure with the 95 % interval of leaving out one group at a time: mean (the measure of all), low, high, n.
+def jackknife(
+    measure: Callable[[np.ndarray], float], groups: np.ndarray
+) -> dict[str, float | int | None]:
+    """A measure with the 95 % interval of leaving out one group at a time: mean (the measure of
+    all), low, high, n.
 
-    ``measure`` takes the rows that are kept, ``groups`` ``(N,)`` number images that belong together. For what a bootstrap would
-    bias because it draws images twice, like a likeness of representations. Efron & Stein 1981, *The Jackknife Estimate of
-    Variance*, equation 1.3.
+    ``measure`` takes the rows that are kept, ``groups`` ``(N,)`` number images that belong
+    together. For what a bootstrap would bias because it draws images twice, like a likeness of
+    representations. Efron & Stein 1981, *The Jackknife Estimate of Variance*, equation 1.3.
     """
     groups = np.asarray(groups)
     whole, left = measure(np.arange(len(groups))), np.unique(groups)
     parts = np.array([measure(np.flatnonzero(groups != group)) for group in left])
     half = 1.96 * np.sqrt((len(left) - 1) * parts.var())
     found = {"mean": whole, "low": whole - half, "high": whole + half}
-    return {name: float(value) if np.isfinite(value) else None for name, value in found.items()} | {"n": len(groups)}
+    return {name: float(value) if np.isfinite(value) else None for name, value in found.items()} | {
+        "n": len(groups)
+    }
 
 
 def mcnemar(right: np.ndarray, other_right: np.ndarray) -> tuple[float, int, int]:
-    """Exact two-sided p of McNemar's test (binomial), and on how many images only the first and only the second is right."""
+    """Exact two-sided p of McNemar's test (binomial), and on how many images only the first and
+    only the second is right."""
     better, worse = int((right & ~other_right).sum()), int((~right & other_right).sum())
-    return (float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0), better, worse
+    return (
+        (float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0),
+        better,
+        worse,
+    )
 
 
 def bootstrap_p(differences: np.ndarray) -> float:
-    """Two-sided p of a paired bootstrap: twice the smaller share of draws on one side of 0, never below 2 / (draws + 1).
+    """Two-sided p of a paired bootstrap: twice the smaller share of draws on one side of 0, never
+    below 2 / (draws + 1).
 
-    Davison & Hinkley 1997, *Bootstrap Methods and their Application*, equation 4.11, with the interval inverted.
+    Davison & Hinkley 1997, *Bootstrap Methods and their Application*, equation 4.11, with the
+    interval inverted.
     """
     differences = differences[np.isfinite(differences)]
     least = min((differences <= 0).sum(), (differences >= 0).sum())
@@ -79,7 +104,8 @@ def bootstrap_p(differences: np.ndarray) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values of several tests corrected so that the chance of any false alarm stays below the level (Holm 1979)."""
+    """p values of several tests corrected so that the chance of any false alarm stays below the
+    level (Holm 1979)."""
     p_values = np.asarray(p_values, dtype=float)
     order = np.argsort(p_values, kind="stable")
     stepped = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
@@ -91,4 +117,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def over_seeds(values: Sequence[float]) -> dict[str, float | int | None]:
     """Mean and standard deviation (n − 1) over training seeds; one seed has no deviation."""
     values = np.asarray(values, dtype=float)
-    return {"mean": float(values.mean()), "sd": float(values.std(ddof=1)) if len(values) > 1 else None, "seeds": len(values)}
+    return {
+        "mean": float(values.mean()),
+        "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
+        "seeds": len(values),
+    }

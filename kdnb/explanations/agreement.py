@@ -1,4 +1,5 @@
-"""Does the student look where its teacher looks? Likeness of two sets of maps, image by image, with its controls."""
+"""Does the student look where its teacher looks? Likeness of two sets of maps, image by image, with
+its controls."""
 
 from __future__ import annotations
 
@@ -28,15 +29,20 @@ def grid(model: Classifier) -> tuple[int, int]:
 
 
 def coarse(maps: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
-    """Maps ``(N, H, W)`` averaged to a grid: enlarging two maps makes them alike, so likeness is measured where they were made."""
-    return F.adaptive_avg_pool2d(torch.from_numpy(np.ascontiguousarray(maps))[:, None], cells)[:, 0].numpy()
+    """Maps ``(N, H, W)`` averaged to a grid: enlarging two maps makes them alike, so likeness is
+    measured where they were made."""
+    return F.adaptive_avg_pool2d(torch.from_numpy(np.ascontiguousarray(maps))[:, None], cells)[
+        :, 0
+    ].numpy()
 
 
 def likeness(maps: np.ndarray, other: np.ndarray, cells: tuple[int, int]) -> pd.DataFrame:
-    """Likeness of each pair of maps ``(N, H, W)`` ≥ 0: one row an image, columns ``MEASURES``; NaN where a map is flat.
+    """Likeness of each pair of maps ``(N, H, W)`` ≥ 0: one row an image, columns ``MEASURES``; NaN
+    where a map is flat.
 
-    ``spearman``, ``pearson``, ``top10_iou`` (overlap of the highest tenth) and ``js_divergence`` (base 2, 0 equal to 1 apart)
-    on the grid ``cells``, the coarser of the two networks'; ``ssim`` at the size shown.
+    ``spearman``, ``pearson``, ``top10_iou`` (overlap of the highest tenth) and ``js_divergence``
+    (base 2, 0 equal to 1 apart) on the grid ``cells``, the coarser of the two networks'; ``ssim``
+    at the size shown.
     """
     checks.shapes(maps=(maps, "N H W"), other=(other, "N H W"))
     first, second = (coarse(m, cells).reshape(len(m), -1).astype(np.float64) for m in (maps, other))
@@ -45,13 +51,19 @@ def likeness(maps: np.ndarray, other: np.ndarray, cells: tuple[int, int]) -> pd.
     rows = []
     for a, b, large_a, large_b in zip(first, second, maps, other, strict=True):
         high_a, high_b = (set(order(m[None, None])[0, :top]) for m in (a, b))
-        rows.append({
-            "pearson": np.corrcoef(a, b)[0, 1] if np.ptp(a) and np.ptp(b) else np.nan,
-            "top10_iou": len(high_a & high_b) / len(high_a | high_b),
-            "js_divergence": jensenshannon(a, b, base=2) ** 2 if a.sum() > 0 and b.sum() > 0 else np.nan,
-            "ssim": structural_similarity(_unit(large_a), _unit(large_b), data_range=1.0),
-        })  # fmt: skip
-    table = pd.DataFrame(rows).assign(spearman=rank_correlation(first[:, None], second[:, None]))[list(MEASURES)]
+        rows.append(
+            {
+                "pearson": np.corrcoef(a, b)[0, 1] if np.ptp(a) and np.ptp(b) else np.nan,
+                "top10_iou": len(high_a & high_b) / len(high_a | high_b),
+                "js_divergence": jensenshannon(a, b, base=2) ** 2
+                if a.sum() > 0 and b.sum() > 0
+                else np.nan,
+                "ssim": structural_similarity(_unit(large_a), _unit(large_b), data_range=1.0),
+            }
+        )
+    table = pd.DataFrame(rows).assign(spearman=rank_correlation(first[:, None], second[:, None]))[
+        list(MEASURES)
+    ]
     table[flat] = np.nan
     return table
 
@@ -60,28 +72,45 @@ def _unit(image: np.ndarray) -> np.ndarray:
     return (image - image.min()) / max(float(np.ptp(image)), 1e-12)
 
 
-def transfer(teacher: np.ndarray, distilled: np.ndarray, alone: np.ndarray, cells: tuple[int, int],
-             same: np.ndarray) -> tuple[pd.DataFrame, dict]:  # fmt: skip
-    """Does distillation hand on where to look? Likeness to the teacher of the distilled and of the lone student.
+def transfer(
+    teacher: np.ndarray,
+    distilled: np.ndarray,
+    alone: np.ndarray,
+    cells: tuple[int, int],
+    same: np.ndarray,
+) -> tuple[pd.DataFrame, dict]:
+    """Does distillation hand on where to look? Likeness to the teacher of the distilled and of the
+    lone student.
 
-    All maps explain the same class of the same images. ``same`` ``(N,)`` tells where teacher and distilled student give the
-    same answer. Controls: the distilled student's maps of other images, and a centred Gaussian. Returns a table (pair, measure,
-    mean, low, high, n) and, for each measure, the paired differences of the distilled student's likeness to that of the lone one
-    (``alone``: was it handed on?) and to that of another image's map (``other_image``: are they alike at all?), with Wilcoxon's p.
+    All maps explain the same class of the same images. ``same`` ``(N,)`` tells where teacher and
+    distilled student give the same answer. Controls: the distilled student's maps of other images,
+    and a centred Gaussian. Returns a table (pair, measure, mean, low, high, n) and, for each
+    measure, the paired differences of the distilled student's likeness to that of the lone one
+    (``alone``: was it handed on?) and to that of another image's map (``other_image``: are they
+    alike at all?), with Wilcoxon's p.
     """
     axis = np.linspace(-1, 1, teacher.shape[-1])
     centre = np.broadcast_to(np.exp(-2 * (axis[:, None] ** 2 + axis[None] ** 2)), teacher.shape)
     pairs = {
-        "distilled student": likeness(teacher, distilled, cells), "student alone": likeness(teacher, alone, cells),
+        "distilled student": likeness(teacher, distilled, cells),
+        "student alone": likeness(teacher, alone, cells),
         "distilled, other image": likeness(teacher, np.roll(distilled, 1, axis=0), cells),
         "centre prior": likeness(teacher, centre, cells),
-    }  # fmt: skip
+    }
     if same.any() and not same.all():
         pairs["distilled, same answer"] = pairs["distilled student"][same]
         pairs["distilled, other answer"] = pairs["distilled student"][~same]
-    rows = [{"teacher against": pair, "measure": measure} | interval(table[measure].to_numpy())
-            for pair, table in pairs.items() for measure in MEASURES]  # fmt: skip
+    rows = [
+        {"teacher against": pair, "measure": measure} | interval(table[measure].to_numpy())
+        for pair, table in pairs.items()
+        for measure in MEASURES
+    ]
     against = {"alone": pairs["student alone"], "other_image": pairs["distilled, other image"]}
-    gaps = {control: {measure: paired(pairs["distilled student"][measure], table[measure]) for measure in MEASURES}
-            for control, table in against.items()}  # fmt: skip
+    gaps = {
+        control: {
+            measure: paired(pairs["distilled student"][measure], table[measure])
+            for measure in MEASURES
+        }
+        for control, table in against.items()
+    }
     return pd.DataFrame(rows), gaps

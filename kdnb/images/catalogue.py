@@ -1,4 +1,5 @@
-"""The datasets: one entry each, for a reader to skim. A new dataset is a new entry here and nothing else."""
+"""The datasets: one entry each, for a reader to skim. A new dataset is a new entry here and nothing
+else."""
 
 from __future__ import annotations
 
@@ -13,12 +14,14 @@ PARTS = ("train", "val", "test")  # of a split
 class DatasetSpec:
     """What is known of a dataset before any file of it is seen.
 
-    ``classes`` maps a readable name to the folder names that stand for it in public copies (compared without case, blanks
-    and punctuation); empty means that the folders name the classes. ``counts`` are the published images a class.
-    ``groups`` are (pattern, name) pairs that read a patient from a file name; ``group_key`` says it in words. ``trees`` are
-    top folders that hold the same images twice. ``flips`` are the mirrorings that keep an image plausible.
-    ``distrust`` says what was measured against the official split; where it is told, the default is a split by groups.
-    ``pooled``: papers put the published parts together and split anew, whatever the official split.
+    ``classes`` maps a readable name to the folder names that stand for it in public copies
+    (compared without case, blanks and punctuation); empty means that the folders name the classes.
+    ``counts`` are the published images a class. ``groups`` are (pattern, name) pairs that read a
+    patient from a file name; ``group_key`` says it in words. ``trees`` are top folders that hold
+    the same images twice. ``flips`` are the mirrorings that keep an image plausible. ``distrust``
+    says what was measured against the official split; where it is told, the default is a split by
+    groups. ``pooled``: papers put the published parts together and split anew, whatever the
+    official split.
     """
 
     name: str
@@ -55,109 +58,206 @@ class DatasetSpec:
         return sum(self.counts.values())
 
 
-def _phantom(name: str, title: str, modality: str, color: str, classes: tuple[str, ...], flips: str = "") -> DatasetSpec:
+def _phantom(
+    name: str, title: str, modality: str, color: str, classes: tuple[str, ...], flips: str = ""
+) -> DatasetSpec:
     return DatasetSpec(
-        name=name, title=title, modality=modality, color=color, flips=flips, synthetic=True,
-        classes=dict.fromkeys(classes, ()), counts=dict.fromkeys(classes, sum(PER_CLASS.values())),
-        citation="kdnb, this repository (kdnb/phantoms.py)", licence="MIT, as this repository",
+        name=name,
+        title=title,
+        modality=modality,
+        color=color,
+        flips=flips,
+        synthetic=True,
+        classes=dict.fromkeys(classes, ()),
+        counts=dict.fromkeys(classes, sum(PER_CLASS.values())),
+        citation="kdnb, this repository (kdnb/phantoms.py)",
+        licence="MIT, as this repository",
         source="generated from a seed, nothing is downloaded",
         layout="{Train,Val,Test}/<class>/{images,organ masks,lesion masks}/*.png",
-        official_split="Train / Val / Test, made independently of each other", group_key="one image a synthetic patient",
+        official_split="Train / Val / Test, made independently of each other",
+        group_key="one image a synthetic patient",
         notes="Synthetic and no medical evidence of any kind.",
-    )  # fmt: skip
+    )
 
 
 _ENTRIES = (
-    _phantom("phantom_cxr", "Chest phantom", "synthetic chest radiograph", "L",
-             ("COVID-like", "Non-COVID-like", "Normal-like")),
-    _phantom("phantom_histology", "Histology phantom", "synthetic histology", "RGB",
-             ("gland-forming", "solid nests", "benign"), flips="hv"),
-    _phantom("phantom_brain", "Brain phantom", "synthetic brain MRI", "L",
-             ("infiltrating", "extra-axial", "no lesion", "sellar"), flips="h"),
-    _phantom("phantom_fundus", "Fundus phantom", "synthetic fundus photograph", "RGB",
-             ("hazy", "haemorrhages", "large cup", "plain"), flips="h"),
+    _phantom(
+        "phantom_cxr",
+        "Chest phantom",
+        "synthetic chest radiograph",
+        "L",
+        ("COVID-like", "Non-COVID-like", "Normal-like"),
+    ),
+    _phantom(
+        "phantom_histology",
+        "Histology phantom",
+        "synthetic histology",
+        "RGB",
+        ("gland-forming", "solid nests", "benign"),
+        flips="hv",
+    ),
+    _phantom(
+        "phantom_brain",
+        "Brain phantom",
+        "synthetic brain MRI",
+        "L",
+        ("infiltrating", "extra-axial", "no lesion", "sellar"),
+        flips="h",
+    ),
+    _phantom(
+        "phantom_fundus",
+        "Fundus phantom",
+        "synthetic fundus photograph",
+        "RGB",
+        ("hazy", "haemorrhages", "large cup", "plain"),
+        flips="h",
+    ),
     DatasetSpec(
-        name="covid_qu_ex", title="COVID-QU-Ex", modality="chest radiograph", color="L", native_size=(256, 256),
+        name="covid_qu_ex",
+        title="COVID-QU-Ex",
+        modality="chest radiograph",
+        color="L",
+        native_size=(256, 256),
         classes={"COVID-19": ("COVID",), "Non-COVID": ("Non COVID", "Pneumonia"), "Normal": ()},
         counts={"COVID-19": 11956, "Non-COVID": 11263, "Normal": 10701},
         citation="Tahir et al. (2021), COVID-19 infection localization and severity grading from chest X-ray images, "
         "Computers in Biology and Medicine 139:105002, doi:10.1016/j.compbiomed.2021.105002",
-        licence="CC BY-SA 4.0", source="https://www.kaggle.com/datasets/anasmohammedtahir/covidqu",
-        kaggle="anasmohammedtahir/covidqu", size_gb=1.2,
+        licence="CC BY-SA 4.0",
+        source="https://www.kaggle.com/datasets/anasmohammedtahir/covidqu",
+        kaggle="anasmohammedtahir/covidqu",
+        size_gb=1.2,
         layout="Lung Segmentation Data/Lung Segmentation Data/{Train,Val,Test}/<class>/{images,lung masks}/*.png\n"
         "Infection Segmentation Data/Infection Segmentation Data/{Train,Val,Test}/<class>/{images,lung masks,"
         "infection masks}/*.png\n(classes: COVID-19, Non-COVID, Normal)",
-        official_split="Train / Val / Test", trees=("Lung Segmentation Data", "Infection Segmentation Data"),
+        official_split="Train / Val / Test",
+        trees=("Lung Segmentation Data", "Infection Segmentation Data"),
         groups=((r"^(sub-S\d+)", "bimcv-{0}"), (r"^(person\d+)_(?:bacteria|virus)", "kermany-{0}")),
         group_key="none in the published running numbers; patients where upstream names survive (BIMCV, Kermany)",
         notes="Assembled from many sources: the classes differ in scanner and hospital as well as in disease.",
     ),
     DatasetSpec(
-        name="lc25000", title="LC25000", modality="histology (H&E)", color="RGB", flips="hv", native_size=(768, 768),
+        name="lc25000",
+        title="LC25000",
+        modality="histology (H&E)",
+        color="RGB",
+        flips="hv",
+        native_size=(768, 768),
         classes={
-            "lung adenocarcinoma": ("lung_aca",), "lung benign": ("lung_n",), "lung squamous cell carcinoma": ("lung_scc",),
-            "colon adenocarcinoma": ("colon_aca",), "colon benign": ("colon_n",),
+            "lung adenocarcinoma": ("lung_aca",),
+            "lung benign": ("lung_n",),
+            "lung squamous cell carcinoma": ("lung_scc",),
+            "colon adenocarcinoma": ("colon_aca",),
+            "colon benign": ("colon_n",),
         },
-        counts=dict.fromkeys(("lung adenocarcinoma", "lung benign", "lung squamous cell carcinoma",
-                              "colon adenocarcinoma", "colon benign"), 5000),
+        counts=dict.fromkeys(
+            (
+                "lung adenocarcinoma",
+                "lung benign",
+                "lung squamous cell carcinoma",
+                "colon adenocarcinoma",
+                "colon benign",
+            ),
+            5000,
+        ),
         citation="Borkowski et al. (2019), Lung and colon cancer histopathological image dataset (LC25000), arXiv:1912.12142",
         licence="not stated upstream; as on the Kaggle page",
         source="https://www.kaggle.com/datasets/andrewmvd/lung-and-colon-cancer-histopathological-images",
-        kaggle="andrewmvd/lung-and-colon-cancer-histopathological-images", size_gb=1.8,
+        kaggle="andrewmvd/lung-and-colon-cancer-histopathological-images",
+        size_gb=1.8,
         layout="lung_colon_image_set/{colon_image_sets,lung_image_sets}/{colon_aca,colon_n,lung_aca,lung_n,lung_scc}/*.jpeg",
         group_key="source tile, not told by the file names",
         notes="1,250 tiles stand in about 20 rotated and flipped copies each: a random split leaks nearly every test image.",
     ),
     DatasetSpec(
-        name="brain_tumor", title="Brain Tumor MRI", modality="brain MRI", color="L", flips="h",
+        name="brain_tumor",
+        title="Brain Tumor MRI",
+        modality="brain MRI",
+        color="L",
+        flips="h",
         classes={
-            "glioma": ("glioma_tumor",), "meningioma": ("meningioma_tumor",),
-            "no tumor": ("notumor", "no_tumor", "nontumor", "normal", "healthy", "no"), "pituitary": ("pituitary_tumor",),
+            "glioma": ("glioma_tumor",),
+            "meningioma": ("meningioma_tumor",),
+            "no tumor": ("notumor", "no_tumor", "nontumor", "normal", "healthy", "no"),
+            "pituitary": ("pituitary_tumor",),
         },
         counts={"glioma": 1621, "meningioma": 1645, "no tumor": 2000, "pituitary": 1757},
         citation="Nickparvar (2021), Brain Tumor MRI Dataset, Kaggle, doi:10.34740/KAGGLE/DSV/2645886",
         licence="as on the Kaggle page (copies state CC0 and CC BY 4.0)",
         source="https://www.kaggle.com/datasets/masoudnickparvar/brain-tumor-mri-dataset",
-        kaggle="masoudnickparvar/brain-tumor-mri-dataset", size_gb=0.15,
-        layout="{Training,Testing}/{glioma,meningioma,notumor,pituitary}/*.jpg", official_split="Training / Testing",
+        kaggle="masoudnickparvar/brain-tumor-mri-dataset",
+        size_gb=0.15,
+        layout="{Training,Testing}/{glioma,meningioma,notumor,pituitary}/*.jpg",
+        official_split="Training / Testing",
         distrust="189 sets of byte-identical files and neighbouring slices of the same patients stand on both sides",
         group_key="patients are not told by the file names (figshare, SARTAJ and Br35H mixed)",
         notes="A later release on the same page holds 7,200 images; paper B's counts are those of the older one (7,023).",
     ),
     DatasetSpec(
-        name="eye_disease", title="Eye Diseases", modality="fundus photograph", color="RGB", flips="h",
-        classes={"cataract": (), "diabetic retinopathy": ("diabetic_retinopathy", "dr"), "glaucoma": (), "normal": ("healthy",)},
+        name="eye_disease",
+        title="Eye Diseases",
+        modality="fundus photograph",
+        color="RGB",
+        flips="h",
+        classes={
+            "cataract": (),
+            "diabetic retinopathy": ("diabetic_retinopathy", "dr"),
+            "glaucoma": (),
+            "normal": ("healthy",),
+        },
         counts={"cataract": 1038, "diabetic retinopathy": 1098, "glaucoma": 1007, "normal": 1074},
-        citation="Doddi (2022), Eye diseases classification, Kaggle", licence="ODbL 1.0 (as stated in public copies)",
+        citation="Doddi (2022), Eye diseases classification, Kaggle",
+        licence="ODbL 1.0 (as stated in public copies)",
         source="https://www.kaggle.com/datasets/gunavenkatdoddi/eye-diseases-classification",
-        kaggle="gunavenkatdoddi/eye-diseases-classification", size_gb=0.75,
+        kaggle="gunavenkatdoddi/eye-diseases-classification",
+        size_gb=0.75,
         layout="dataset/{cataract,diabetic_retinopathy,glaucoma,normal}/*.{jpg,jpeg,png}",
-        # .jpeg files come from another source than .jpg files: the same number there is another person
+        # .jpeg files come from another source than .jpg files: the same number there is another
+        # person
         groups=((r"^(\d+)_(?:left|right)\.(\w+)$", "patient-{0}-{1}"),),
         group_key="patient (both eyes), where the name is <number>_<left|right>",
     ),
     DatasetSpec(
-        name="alzheimer", title="Alzheimer's Dataset (4 classes)", modality="brain MRI", color="L", native_size=(176, 208),
+        name="alzheimer",
+        title="Alzheimer's Dataset (4 classes)",
+        modality="brain MRI",
+        color="L",
+        native_size=(176, 208),
         classes={
-            "non demented": ("NonDemented", "Non"), "very mild dementia": ("VeryMildDemented", "VeryMildDementia", "VeryMild"),
+            "non demented": ("NonDemented", "Non"),
+            "very mild dementia": ("VeryMildDemented", "VeryMildDementia", "VeryMild"),
             "mild dementia": ("MildDemented", "MildDementia", "Mild"),
             "moderate dementia": ("ModerateDemented", "ModerateDementia", "Moderate"),
         },
-        counts={"non demented": 3200, "very mild dementia": 2240, "mild dementia": 896, "moderate dementia": 64},
-        citation="Dubey, Alzheimer's Dataset (4 class of images), Kaggle", licence="ODbL 1.0 (as stated in public copies)",
+        counts={
+            "non demented": 3200,
+            "very mild dementia": 2240,
+            "mild dementia": 896,
+            "moderate dementia": 64,
+        },
+        citation="Dubey, Alzheimer's Dataset (4 class of images), Kaggle",
+        licence="ODbL 1.0 (as stated in public copies)",
         source="https://www.kaggle.com/datasets/tourist55/alzheimers-dataset-4-class-of-images",
-        kaggle="tourist55/alzheimers-dataset-4-class-of-images", size_gb=0.04,
+        kaggle="tourist55/alzheimers-dataset-4-class-of-images",
+        size_gb=0.04,
         layout="Alzheimer_s Dataset/{train,test}/{MildDemented,ModerateDemented,NonDemented,VeryMildDemented}/*.jpg",
-        official_split="train / test", distrust="slices of one subject stand on both sides", pooled=True,
+        official_split="train / test",
+        distrust="slices of one subject stand on both sides",
+        pooled=True,
         group_key="subjects are not told reliably by the file names",
         notes="Slices of one subject stand in both official splits. Paper B used an augmented copy of about 34,000 images.",
     ),
     DatasetSpec(
-        name="folder", title="Your own images", modality="any", classes={}, citation="yours", licence="yours",
-        source="the folder given as data_root", group_key="none",
+        name="folder",
+        title="Your own images",
+        modality="any",
+        classes={},
+        citation="yours",
+        licence="yours",
+        source="the folder given as data_root",
+        group_key="none",
         layout="<root>/<class>/*.png  or  <root>/{train,val,test}/<class>/*.png  (masks: <class>/lesion masks/<same name>)",
         official_split="train / val / test folders, where there are any",
     ),
-)  # fmt: skip
+)
 
 DATASETS: dict[str, DatasetSpec] = {entry.name: entry for entry in _ENTRIES}

@@ -15,21 +15,30 @@ LARGER = 3  # a download this many times the size that the catalogue tells is no
 
 
 class DatasetMissing(FileNotFoundError):
-    """The images are not on this machine; the message tells what to get from where and where to put it."""
+    """The images are not on this machine; the message tells what to get from where and where to put
+    it."""
 
 
 def locate(spec: DatasetSpec, data_root: str | Path | None = None, download: bool = False) -> Path:
-    """The folder that holds a dataset's images; phantoms and MedMNIST sets are laid out there first."""
+    """The folder that holds a dataset's images; phantoms and MedMNIST sets are laid out there
+    first."""
     if spec.synthetic:
         return phantoms.ensure(spec.name, list(spec.classes), files.cache_dir() / spec.name)
     if spec.name.startswith("medmnist:"):
-        return _unpack_medmnist(spec, Path(data_root) if data_root else files.data_dir() / "medmnist", download)
+        return _unpack_medmnist(
+            spec, Path(data_root) if data_root else files.data_dir() / "medmnist", download
+        )
     if spec.name == "folder" and not data_root:
-        raise DatasetMissing("dataset 'folder' needs data_root, the folder that holds your classes: -p data_root /path/to/images\n"
-                             f"Expected layout: {spec.layout}")  # fmt: skip
+        raise DatasetMissing(
+            "dataset 'folder' needs data_root, the folder that holds your classes: -p data_root /path/to/images\n"
+            f"Expected layout: {spec.layout}"
+        )
     root = Path(data_root).expanduser() if data_root else files.data_dir() / spec.slug
     if not root.is_absolute():
-        root = next((base / root for base in (Path.cwd(), files.ROOT) if (base / root).is_dir()), root.resolve())
+        root = next(
+            (base / root for base in (Path.cwd(), files.ROOT) if (base / root).is_dir()),
+            root.resolve(),
+        )
     if not root.is_dir():
         if download:
             return fetch(spec, root)
@@ -38,7 +47,8 @@ def locate(spec: DatasetSpec, data_root: str | Path | None = None, download: boo
 
 
 def fetch(spec: DatasetSpec, root: str | Path | None = None) -> Path:
-    """Download a public dataset from Kaggle with a progress bar, and return its folder; see :func:`kdnb.data.fetch`."""
+    """Download a public dataset from Kaggle with a progress bar, and return its folder; see
+    :func:`kdnb.data.fetch`."""
     if not spec.kaggle:
         raise ValueError(f"{spec.name} is not a download: {spec.source}.")
     root = Path(root) if root else files.data_dir() / spec.slug
@@ -49,19 +59,25 @@ def fetch(spec: DatasetSpec, root: str | Path | None = None) -> Path:
             try:
                 _bring(spec, part)
                 files.put_in_place(part, whole)
-            except Exception as error:  # no network, no such host, refused, quota: kagglehub raises many kinds
+            except (
+                Exception
+            ) as error:  # no network, no such host, refused, quota: kagglehub raises many kinds
                 reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-                raise DatasetMissing(_how_to_get(spec, root, f"{spec.name} could not be downloaded ({reason}).")) from None
+                raise DatasetMissing(
+                    _how_to_get(spec, root, f"{spec.name} could not be downloaded ({reason}).")
+                ) from None
             finally:
                 shutil.rmtree(part, ignore_errors=True)
     return root
 
 
 def _bring(spec: DatasetSpec, folder: Path) -> None:
-    """Download and unpack into ``folder``; raises ``ValueError`` for what is much larger than published, or holds links.
+    """Download and unpack into ``folder``; raises ``ValueError`` for what is much larger than
+    published, or holds links.
 
-    kagglehub unpacks whatever came: zeros until the disk is full, and a tar, in which links lead past the filter of Python below
-    3.11.13 (CVE-2025-4517), where Kaggle sends zip. So an archive is looked at before kagglehub's extractor gets it.
+    kagglehub unpacks whatever came: zeros until the disk is full, and a tar, in which links lead
+    past the filter of Python below 3.11.13 (CVE-2025-4517), where Kaggle sends zip. So an archive
+    is looked at before kagglehub's extractor gets it.
     """
     import kagglehub
     from kagglehub import http_resolver
@@ -70,16 +86,22 @@ def _bring(spec: DatasetSpec, folder: Path) -> None:
 
     def small(sizes):
         if (size := sum(sizes)) > limit:
-            raise ValueError(f"it holds {size / 1e9:.3g} GB, where {spec.size_gb:g} GB are published")
+            raise ValueError(
+                f"it holds {size / 1e9:.3g} GB, where {spec.size_gb:g} GB are published"
+            )
 
     def checked(archive, out):
         if tarfile.is_tarfile(archive) or not zipfile.is_zipfile(archive):
             raise ValueError("what came is no zip archive")
         with zipfile.ZipFile(archive) as opened:
-            small(entry.file_size for entry in opened.infolist())  # no more is written of any, whatever its data say
+            small(
+                entry.file_size for entry in opened.infolist()
+            )  # no more is written of any, whatever its data say
         extract(archive, out)
 
-    shutil.rmtree(folder, ignore_errors=True)  # left by a killed process; kagglehub goes on in no folder
+    shutil.rmtree(
+        folder, ignore_errors=True
+    )  # left by a killed process; kagglehub goes on in no folder
     http_resolver._extract_archive = checked
     try:
         kagglehub.dataset_download(spec.kaggle, output_dir=str(folder))
@@ -105,7 +127,8 @@ def _how_to_get(spec: DatasetSpec, root: Path, reason: str) -> str:
 
 
 def _unpack_medmnist(spec: DatasetSpec, folder: Path, download: bool) -> Path:
-    """Lay a MedMNIST file out as the ``<split>/<class>/*.png`` tree that every dataset here is read from."""
+    """Lay a MedMNIST file out as the ``<split>/<class>/*.png`` tree that every dataset here is read
+    from."""
     import medmnist
     from PIL import Image
     from tqdm.auto import tqdm
@@ -120,16 +143,23 @@ def _unpack_medmnist(spec: DatasetSpec, folder: Path, download: bool) -> Path:
         for split in PARTS:
             try:
                 data = builder(split=split, root=str(folder), download=download)
-            except Exception as error:  # not there, not reachable, damaged, or pickled objects, which numpy may not open
+            # not there, not reachable, damaged, or pickled objects, which numpy may not open
+            except Exception as error:
                 path = folder / f"{flag}.npz"
-                reason = f"cannot be read from {path} ({error}); delete it first" if path.exists() else f"is not at {path}"
+                reason = (
+                    f"cannot be read from {path} ({error}); delete it first"
+                    if path.exists()
+                    else f"is not at {path}"
+                )
                 raise DatasetMissing(
                     f"{spec.name} {reason}.\n  download:  {spec.source}\n"
                     f"  put it to: {folder}\n  with a network, this does it:  -p download True"
                 ) from error
             numbers = data.labels.reshape(-1).astype(int)
             checks.labels(numbers, len(spec.classes), f"labels of {flag}")
-            for row, (array, label) in enumerate(zip(tqdm(data.imgs, desc=f"{flag} {split}", leave=False), numbers, strict=True)):
+            for row, (array, label) in enumerate(
+                zip(tqdm(data.imgs, desc=f"{flag} {split}", leave=False), numbers, strict=True)
+            ):
                 path = root / split / list(spec.classes)[label] / f"{row:06d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(path)

@@ -1,4 +1,5 @@
-"""The pixel cache (one uint8 file, memory-mapped), the batches that come from it, and augmentation of whole batches."""
+"""The pixel cache (one uint8 file, memory-mapped), the batches that come from it, and augmentation
+of whole batches."""
 
 from __future__ import annotations
 
@@ -23,10 +24,15 @@ STEP = 1000  # images after which a growing cache notes how far it is
 
 
 def decode(path: Path) -> Image.Image:
-    """One image in memory, upright, with 8 bits a channel and no transparency; the first frame of an animation."""
+    """One image in memory, upright, with 8 bits a channel and no transparency; the first frame of
+    an animation."""
     with Image.open(path) as image:
-        ImageOps.exif_transpose(image, in_place=True)  # cameras store pictures as the sensor lay, and say how to turn them
-        if image.mode.startswith("I") or image.mode == "F":  # 16- and 32-bit scans: Pillow would clip, not scale
+        ImageOps.exif_transpose(
+            image, in_place=True
+        )  # cameras store pictures as the sensor lay, and say how to turn them
+        if (
+            image.mode.startswith("I") or image.mode == "F"
+        ):  # 16- and 32-bit scans: Pillow would clip, not scale
             values = np.asarray(image, dtype=np.float32)
             low, high = values.min(), values.max()
             return Image.fromarray(np.uint8((values - low) * (255 / max(high - low, 1e-6))))
@@ -37,18 +43,25 @@ def decode(path: Path) -> Image.Image:
         return image
 
 
-def read_image(path: Path, image_size: int, mode: str, resample: int = Image.Resampling.BILINEAR) -> np.ndarray:
-    """One image as uint8 ``(C, image_size, image_size)``, stretched to a square; C is 1 for mode ``L``, 3 for ``RGB``."""
+def read_image(
+    path: Path, image_size: int, mode: str, resample: int = Image.Resampling.BILINEAR
+) -> np.ndarray:
+    """One image as uint8 ``(C, image_size, image_size)``, stretched to a square; C is 1 for mode
+    ``L``, 3 for ``RGB``."""
     array = np.asarray(decode(path).convert(mode).resize((image_size, image_size), resample))
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
-def cache(root: Path, table: pd.DataFrame, image_size: int, mode: str, name: str, column: str = "path") -> np.ndarray:
-    """Pixels of all rows as a memory-mapped uint8 array ``(N, C, image_size, image_size)``, built once.
+def cache(
+    root: Path, table: pd.DataFrame, image_size: int, mode: str, name: str, column: str = "path"
+) -> np.ndarray:
+    """Pixels of all rows as a memory-mapped uint8 array ``(N, C, image_size, image_size)``, built
+    once.
 
-    The file is keyed by the checksums of what it holds, size and mode. It appears whole or not at all: it grows as ``.part`` and is
-    renamed at the end; who was killed goes on where it stood, and a second process waits for the first. ``column`` may be
-    ``mask`` or ``organ_mask``; rows without one are zero. The pages belong to the system's page cache, not to this process.
+    The file is keyed by the checksums of what it holds, size and mode. It appears whole or not at
+    all: it grows as ``.part`` and is renamed at the end; who was killed goes on where it stood, and
+    a second process waits for the first. ``column`` may be ``mask`` or ``organ_mask``; rows without
+    one are zero. The pages belong to the system's page cache, not to this process.
     """
     held = table["sha256" if column == "path" else f"{column}_sha256"]
     key = files.digest([table[column].tolist(), held.tolist(), column])
@@ -61,11 +74,20 @@ def cache(root: Path, table: pd.DataFrame, image_size: int, mode: str, name: str
     return np.load(path, mmap_mode="c", allow_pickle=False)
 
 
-def _fill(path: Path, shape: tuple[int, ...], root: Path, names: list[str], mode: str, title: str, nearest: bool) -> None:
+def _fill(
+    path: Path,
+    shape: tuple[int, ...],
+    root: Path,
+    names: list[str],
+    mode: str,
+    title: str,
+    nearest: bool,
+) -> None:
     part, progress = path.with_suffix(".part"), path.with_suffix(".progress")
     with files.told_when_full(path):
         if not (part.exists() and progress.exists()):
-            # every block is taken now: a disk that is full later kills the process that writes into a mapped file
+            # every block is taken now: a disk that is full later kills the process that writes into
+            # a mapped file
             array = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
             if hasattr(os, "posix_fallocate"):
                 with open(part, "r+b") as file:
@@ -80,8 +102,14 @@ def _fill(path: Path, shape: tuple[int, ...], root: Path, names: list[str], mode
                 array[row] = read_image(root / names[row], shape[-1], mode, resample)
 
         rows = range(files.read_json(progress)["done"], shape[0])
-        bar = tqdm(total=shape[0], initial=rows.start, desc=f"pixels of {title} at {shape[-1]} px", unit="img", leave=False,
-                   disable=shape[0] < 500)  # fmt: skip
+        bar = tqdm(
+            total=shape[0],
+            initial=rows.start,
+            desc=f"pixels of {title} at {shape[-1]} px",
+            unit="img",
+            leave=False,
+            disable=shape[0] < 500,
+        )
         with bar, ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
             for start in rows[::STEP]:
                 for _ in pool.map(put, rows[start - rows.start :][:STEP]):
@@ -93,21 +121,30 @@ def _fill(path: Path, shape: tuple[int, ...], root: Path, names: list[str], mode
 
 
 class Pixels(Dataset):
-    """Rows of a pixel cache with their labels; a batch is fetched in one go, as float images in [0, 1].
+    """Rows of a pixel cache with their labels; a batch is fetched in one go, as float images in [0,
+    1].
 
-    ``self[rows]`` gives ``(images (B, 3, S, S) float32, labels (B,) int64, rows (B,) int64)``. Grey images are expanded to
-    three channels without being copied.
+    ``self[rows]`` gives ``(images (B, 3, S, S) float32, labels (B,) int64, rows (B,) int64)``. Grey
+    images are expanded to three channels without being copied.
     """
 
-    def __init__(self, images: np.ndarray, labels: Sequence[int], rows: Sequence[int] | None = None):
+    def __init__(
+        self, images: np.ndarray, labels: Sequence[int], rows: Sequence[int] | None = None
+    ):
         self.images = torch.from_numpy(images)
         self.labels = torch.tensor(np.asarray(labels), dtype=torch.int64)
-        self.rows = torch.arange(len(self.labels)) if rows is None else torch.tensor(np.asarray(rows), dtype=torch.int64)
+        self.rows = (
+            torch.arange(len(self.labels))
+            if rows is None
+            else torch.tensor(np.asarray(rows), dtype=torch.int64)
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int | Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def __getitem__(
+        self, index: int | Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rows = self.rows[torch.as_tensor(index)].reshape(-1)
         images = torch.div(self.images[rows], 255.0).expand(-1, 3, -1, -1)
         return images, self.labels[rows], rows
@@ -124,7 +161,8 @@ class Pixels(Dataset):
         return self.subset(rows)[range(len(rows))][0]
 
     def pictures(self, rows: Sequence[int]) -> np.ndarray:
-        """Chosen rows as matplotlib draws them: uint8 ``(n, S, S)`` grey or ``(n, S, S, 3)`` colour."""
+        """Chosen rows as matplotlib draws them: uint8 ``(n, S, S)`` grey or ``(n, S, S, 3)``
+        colour."""
         images = self.images[torch.as_tensor(np.asarray(rows))].permute(0, 2, 3, 1).numpy()
         return images[..., 0] if images.shape[-1] == 1 else images
 
@@ -140,11 +178,13 @@ def _as_is(batch):
 
 @dataclass(frozen=True)
 class Augment:
-    """Random rotation, shift, zoom, flips, brightness and contrast, drawn anew for every image of a batch.
+    """Random rotation, shift, zoom, flips, brightness and contrast, drawn anew for every image of a
+    batch.
 
-    ``degrees`` is the largest rotation either way; ``translate`` a fraction of the side; ``scale``, ``brightness`` and
-    ``contrast`` relative changes (0.1: between 0.9 and 1.1 times). Ours because torchvision's transforms give a whole batch
-    the same parameters, and kornia's are five times slower (1,500 against 7,500 images/s at 96 px on two cores).
+    ``degrees`` is the largest rotation either way; ``translate`` a fraction of the side; ``scale``,
+    ``brightness`` and ``contrast`` relative changes (0.1: between 0.9 and 1.1 times). Ours because
+    torchvision's transforms give a whole batch the same parameters, and kornia's are five times
+    slower (1,500 against 7,500 images/s at 96 px on two cores).
     """
 
     degrees: float = 10.0
@@ -155,8 +195,11 @@ class Augment:
     brightness: float = 0.1
     contrast: float = 0.1
 
-    def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Images ``(B, C, H, W)`` in [0, 1] to the same shape and range; ``generator`` is a CPU generator."""
+    def __call__(
+        self, images: torch.Tensor, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """Images ``(B, C, H, W)`` in [0, 1] to the same shape and range; ``generator`` is a CPU
+        generator."""
         count = len(images)
         # drawn on the CPU: the same seed gives the same views on every device
         draw = torch.rand(8, count, generator=generator) * 2 - 1
@@ -165,11 +208,15 @@ class Augment:
         flip_y = torch.where(draw[3] < 0, -1.0, 1.0) if self.vflip else torch.ones(count)
         cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
         shift_x, shift_y = 2 * self.translate * draw[4], 2 * self.translate * draw[5]
-        matrix = torch.stack([cos * flip_x, -sin * flip_y, shift_x, sin * flip_x, cos * flip_y, shift_y], dim=1)
+        matrix = torch.stack(
+            [cos * flip_x, -sin * flip_y, shift_x, sin * flip_x, cos * flip_y, shift_y], dim=1
+        )
         # a grey image stored once and expanded to three channels is warped once
         grey = images.shape[1] == 3 and images.stride(1) == 0
         moved = images[:, :1] if grey else images
-        grid = F.affine_grid(matrix.view(-1, 2, 3).to(images), list(moved.shape), align_corners=False)
+        grid = F.affine_grid(
+            matrix.view(-1, 2, 3).to(images), list(moved.shape), align_corners=False
+        )
         moved = F.grid_sample(moved, grid, padding_mode="border", align_corners=False)
         gain = (1 + self.contrast * draw[6]).to(images).view(-1, 1, 1, 1)
         bias = (self.brightness * draw[7]).to(images).view(-1, 1, 1, 1)

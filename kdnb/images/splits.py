@@ -1,4 +1,5 @@
-"""Which images are learnt from and which are tested on: official, by image, or by group; the same for every network and seed."""
+"""Which images are learnt from and which are tested on: official, by image, or by group; the same
+for every network and seed."""
 
 from __future__ import annotations
 
@@ -22,33 +23,42 @@ class SplitError(ValueError):
 
 
 def resolve(spec: DatasetSpec, found: Index, mode: str = "auto") -> str:
-    """What ``auto`` means here: official where there is one and nothing is known against it, else group."""
+    """What ``auto`` means here: official where there is one and nothing is known against it, else
+    group."""
     files.lookup(mode, MODES, "split")
     official = {"train", "test"} <= set(found.table["split"])
     if mode == "official" and not official:
-        raise SplitError(f"{spec.name} has no official train and test folders here; use -p split group (or random)")
+        raise SplitError(
+            f"{spec.name} has no official train and test folders here; use -p split group (or random)"
+        )
     if mode != "auto":
         return mode
     return "official" if official and not spec.distrust else "group"
 
 
 def published(spec: DatasetSpec, found: Index) -> str:
-    """The split behind published numbers: official where there is one and papers kept to it, else random."""
+    """The split behind published numbers: official where there is one and papers kept to it, else
+    random."""
     official = {"train", "test"} <= set(found.table["split"])
     return "official" if official and not (spec.pooled or spec.synthetic) else "random"
 
 
 def needs_groups(found: Index, mode: str) -> bool:
-    """Whether a split has to know which images are copies of each other: it cuts by group somewhere."""
+    """Whether a split has to know which images are copies of each other: it cuts by group
+    somewhere."""
     return mode == "group" or (mode == "official" and "val" not in set(found.table["split"]))
 
 
-def assign(spec: DatasetSpec, table: pd.DataFrame, mode: str, family: np.ndarray) -> tuple[pd.DataFrame, str]:
-    """The index table with every row in train, val or test and its ``family``, and a sentence on how that came about.
+def assign(
+    spec: DatasetSpec, table: pd.DataFrame, mode: str, family: np.ndarray
+) -> tuple[pd.DataFrame, str]:
+    """The index table with every row in train, val or test and its ``family``, and a sentence on
+    how that came about.
 
-    ``mode`` as :func:`resolve` returns it, ``family`` ``(N,)`` the number of each row's group. ``random`` is stratified 70/15/15
-    by image and pays no heed to families, as the papers did; ``group`` never parts one. A missing validation set is cut from
-    train, never from test. Raises :class:`SplitError` when a class has too few images or groups.
+    ``mode`` as :func:`resolve` returns it, ``family`` ``(N,)`` the number of each row's group.
+    ``random`` is stratified 70/15/15 by image and pays no heed to families, as the papers did;
+    ``group`` never parts one. A missing validation set is cut from train, never from test. Raises
+    :class:`SplitError` when a class has too few images or groups.
     """
     table = table.assign(family=family)
     if mode == "official":
@@ -58,7 +68,9 @@ def assign(spec: DatasetSpec, table: pd.DataFrame, mode: str, family: np.ndarray
             used += ", validation cut from train"
             table = _carve(table, "train", "val", SHARE)
     elif mode == "random":
-        used = "random: all images re-split 70/15/15 by class, copies and patients not kept together"
+        used = (
+            "random: all images re-split 70/15/15 by class, copies and patients not kept together"
+        )
         table = _by_image(spec, table)
     else:
         used = "group: all images re-split 70/15/15 by class, copies and patients kept together"
@@ -67,18 +79,30 @@ def assign(spec: DatasetSpec, table: pd.DataFrame, mode: str, family: np.ndarray
         table = _carve(table, "train", "val", SHARE / (1 - SHARE))
     needed = ("train", "test") if mode == "official" else PARTS
     counts = pd.crosstab(table["label"], table["split"]).reindex(columns=list(PARTS), fill_value=0)
-    empty = [f"{label!r} has no {part} image" for part in needed for label in counts.index[counts[part] == 0]]
+    empty = [
+        f"{label!r} has no {part} image"
+        for part in needed
+        for label in counts.index[counts[part] == 0]
+    ]
     if empty:
-        way_out = "re-split all images together: -p split group" if mode == "official" else "add images of that class"
-        raise SplitError(f"{spec.name}: class {'; class '.join(empty)} (split {used}). The way out: {way_out}.")
+        way_out = (
+            "re-split all images together: -p split group"
+            if mode == "official"
+            else "add images of that class"
+        )
+        raise SplitError(
+            f"{spec.name}: class {'; class '.join(empty)} (split {used}). The way out: {way_out}."
+        )
     return table, used
 
 
 def publish(table: pd.DataFrame, path: Path) -> Path:
-    """Write a split as a sorted CSV with the columns path (relative to the dataset's root), label, group, part."""
+    """Write a split as a sorted CSV with the columns path (relative to the dataset's root), label,
+    group, part."""
     columns = {"family": "group", "split": "part"}
     rows = table[["path", "label", "family", "split"]].rename(columns=columns).sort_values("path")
-    # numbers by first appearance: the file does not change with the order in which groups were found
+    # numbers by first appearance: the file does not change with the order in which groups were
+    # found
     with files.atomic(path) as temporary:
         rows.assign(group=pd.factorize(rows["group"])[0]).to_csv(temporary, index=False)
     return Path(path)
@@ -93,10 +117,13 @@ def leaking(table: pd.DataFrame, family: np.ndarray) -> pd.DataFrame:
 def _by_image(spec: DatasetSpec, table: pd.DataFrame) -> pd.DataFrame:
     counts = table["label"].value_counts()
     if counts.min() < 3:
-        raise SplitError(f"{spec.name}: class {counts.idxmin()!r} has {counts.min()} images, a split needs at least 3")
+        raise SplitError(
+            f"{spec.name}: class {counts.idxmin()!r} has {counts.min()} images, a split needs at least 3"
+        )
     parts, rng = pd.Series("train", index=table.index), np.random.default_rng(SEED)
     for _, rows in table.groupby("label", sort=True).groups.items():
-        # by class and never none: stratified splitting of a library may leave a small class out of a part
+        # by class and never none: stratified splitting of a library may leave a small class out of
+        # a part
         order, size = rng.permutation(rows), max(1, round(SHARE * len(rows)))
         parts[order[:size]], parts[order[size : 2 * size]] = "test", "val"
     return table.assign(split=parts)
@@ -106,12 +133,15 @@ def _enough_groups(spec: DatasetSpec, table: pd.DataFrame) -> None:
     groups = table.groupby("label")["family"].nunique()
     few = [f"{label!r} has {count}" for label, count in groups.items() if count < len(PARTS)]
     if few:
-        raise SplitError(f"{spec.name}: every class needs 3 groups of related images, one each for train, val and test; "
-                         f"{', '.join(few)}. Add images of other patients, or use -p split random, which leaks.")  # fmt: skip
+        raise SplitError(
+            f"{spec.name}: every class needs 3 groups of related images, one each for train, val and test; "
+            f"{', '.join(few)}. Add images of other patients, or use -p split random, which leaks."
+        )
 
 
 def _carve(table: pd.DataFrame, source: str, part: str, share: float) -> pd.DataFrame:
-    """Move about ``share`` of the rows of ``source`` to ``part``: the same share of every class, whole families only."""
+    """Move about ``share`` of the rows of ``source`` to ``part``: the same share of every class,
+    whole families only."""
     rest = table[table["split"] == source]
     folds = min(max(2, round(1 / share)), rest["family"].nunique(), max(2, len(rest)))
     if folds < 2:
@@ -121,11 +151,16 @@ def _carve(table: pd.DataFrame, source: str, part: str, share: float) -> pd.Data
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=SEED)
     moved = set(rest["family"].iloc[next(splitter.split(codes, codes, rest["family"]))[1]])
     moved = _with_every_class(rest, moved)
-    return table.assign(split=table["split"].where(~((table["split"] == source) & table["family"].isin(moved)), part))
+    return table.assign(
+        split=table["split"].where(
+            ~((table["split"] == source) & table["family"].isin(moved)), part
+        )
+    )
 
 
 def _with_every_class(rest: pd.DataFrame, moved: set) -> set:
-    """Exchange families until every class stands on both sides; on the source's side with two families, where it has three.
+    """Exchange families until every class stands on both sides; on the source's side with two
+    families, where it has three.
 
     The fold of a class with few families may hold none of them, or too many.
     """
@@ -135,7 +170,9 @@ def _with_every_class(rest: pd.DataFrame, moved: set) -> set:
         keep = 2 if len(here) > 2 else 1
         inside = [family for family in small_first if family in moved]
         if not inside and len(here) > 1:
-            moved = moved | {next((f for f in small_first if _spares(rest, moved | {f}, label)), small_first[0])}
+            moved = moved | {
+                next((f for f in small_first if _spares(rest, moved | {f}, label)), small_first[0])
+            }
         while len(here) - len(inside) < keep and len(inside) > 1:
             moved = moved - {inside.pop(0)}
     return moved

@@ -1,11 +1,14 @@
-"""Which images are one image: copies, near copies, rotated and mirrored copies, and the groups that a split must keep together.
+"""Which images are one image: copies, near copies, rotated and mirrored copies, and the groups that
+a split must keep together.
 
-Two searches propose pairs, one measurement decides. A 64-bit perceptual hash in all eight flips and quarter turns finds near
-copies; the nearest neighbours of a rotation- and mirror-invariant descriptor find copies under any turn and zoom about the
-centre. Each proposed pair is then registered (:mod:`kdnb.leakage.registration`) and its fine detail correlated. How far unrelated images
-of the same set correlate decides what counts as a copy: chest radiographs are more alike than histology tiles, and get a
-stricter limit. Where a set was made by augmentation, its families of copies are compared once more, by landmarks
-(:mod:`kdnb.leakage.landmarks`): two of them may come from overlapping photographs.
+Two searches propose pairs, one measurement decides. A 64-bit perceptual hash in all eight flips and
+quarter turns finds near copies; the nearest neighbours of a rotation- and mirror-invariant
+descriptor find copies under any turn and zoom about the centre. Each proposed pair is then
+registered (:mod:`kdnb.leakage.registration`) and its fine detail correlated. How far unrelated
+images of the same set correlate decides what counts as a copy: chest radiographs are more alike
+than histology tiles, and get a stricter limit. Where a set was made by augmentation, its families
+of copies are compared once more, by landmarks (:mod:`kdnb.leakage.landmarks`): two of them may come
+from overlapping photographs.
 """
 
 from __future__ import annotations
@@ -35,16 +38,34 @@ from kdnb.leakage.registration import RADII, log_polar, refine, register
 
 VERSION = 7  # part of the stored links' name: raise it when a rule changes
 HASH_BITS = 6  # perceptual hashes (64 bits) closer than this are looked at
-CLOSEST = (4, 8, 16, 32)  # of them for one image: the first four, and on to the next number only while that finds copies
-WORTH = 1000  # of so many pairs one must be a copy, else the pairs that are less likely are left alone
-NEIGHBOURS = 6  # nearest descriptors that are looked at: the first three, and each further one only while that finds copies
+CLOSEST = (
+    4,
+    8,
+    16,
+    32,
+)  # of them for one image: the first four, and on to the next number only while that finds copies
+WORTH = (
+    1000  # of so many pairs one must be a copy, else the pairs that are less likely are left alone
+)
+# nearest descriptors that are looked at: the first three, and each further one only while that
+# finds copies
+NEIGHBOURS = 6
 ROWS = 4096  # images whose candidates are sorted at a time
-DEVIATIONS = 8.0  # a copy correlates more than unrelated images do by so many standard deviations of Fisher's z
+# a copy correlates more than unrelated images do by so many standard deviations of Fisher's z
+DEVIATIONS = 8.0
 DOUBT = 1.5  # from so many on, a pair gets a second look
 LIMITS = (0.35, 0.97)  # the limit stays between these
-ZOOMS = (0, -4, -2, 2, 4)  # steps of the log-polar radius (7.6 % each) at which neighbours are sought: 0.74 to 1.35
+ZOOMS = (
+    0,
+    -4,
+    -2,
+    2,
+    4,
+)  # steps of the log-polar radius (7.6 % each) at which neighbours are sought: 0.74 to 1.35
 HARMONICS = 13
-AUGMENTED = 10  # images: where the median image has that many copies, the set was made by augmentation
+AUGMENTED = (
+    10  # images: where the median image has that many copies, the set was made by augmentation
+)
 COLUMNS = ["first", "second", "kind", "correlation", "turn", "zoom", "mirrored", "hash_bits"]
 
 
@@ -52,17 +73,19 @@ COLUMNS = ["first", "second", "kind", "correlation", "turn", "zoom", "mirrored",
 class Leakage:
     """What the detector found in one dataset.
 
-    ``links`` has the columns ``COLUMNS``: paths of two images, ``kind`` (``same pixels``, ``near copy``, ``turned copy``,
-    ``same place``), the correlation of their detail after registration, turn in degrees, zoom, mirrored or not, and the distance
-    of the perceptual hashes in bits. A family of m copies has at least m − 1 links, not all m(m − 1)/2. ``facts`` tells the limit,
-    what unrelated images reach, how many pairs were looked at and the seconds it took.
+    ``links`` has the columns ``COLUMNS``: paths of two images, ``kind`` (``same pixels``, ``near
+    copy``, ``turned copy``, ``same place``), the correlation of their detail after registration,
+    turn in degrees, zoom, mirrored or not, and the distance of the perceptual hashes in bits. A
+    family of m copies has at least m − 1 links, not all m(m − 1)/2. ``facts`` tells the limit, what
+    unrelated images reach, how many pairs were looked at and the seconds it took.
     """
 
     links: pd.DataFrame
     facts: dict
 
     def groups(self, table: pd.DataFrame) -> np.ndarray:
-        """Number the rows of an index table so that copies, patients and byte-identical files have one number, ``(N,)``."""
+        """Number the rows of an index table so that copies, patients and byte-identical files have
+        one number, ``(N,)``."""
         rows = dict(zip(table["path"], range(len(table)), strict=True))
         ends = self.links[["first", "second"]].map(rows.get).dropna().to_numpy(dtype=int)
         family = index.families(table)
@@ -71,36 +94,55 @@ class Leakage:
         return join(np.concatenate([ends, chain]), len(table))
 
     def conflicts(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Images whose very pixels stand under two labels too, as rows of an index's problems (columns path, problem, detail)."""
+        """Images whose very pixels stand under two labels too, as rows of an index's problems
+        (columns path, problem, detail)."""
         rows = dict(zip(table["path"], range(len(table)), strict=True))
-        same = self.links.loc[self.links["kind"] == "same pixels", ["first", "second"]].map(rows.get).dropna().to_numpy(dtype=int)
+        same = (
+            self.links.loc[self.links["kind"] == "same pixels", ["first", "second"]]
+            .map(rows.get)
+            .dropna()
+            .to_numpy(dtype=int)
+        )
         table, told = table.assign(family=join(same, len(table))), []
         labels = table.groupby("family")["label"].transform("nunique")
         for _, family in table[labels > 1].groupby("family"):
             all_ = " = ".join(f"{row.path} ({row.label})" for row in family.itertuples())
-            told += [(path, "label conflict", f"same pixels: {all_}; all left out") for path in family["path"]]
+            told += [
+                (path, "label conflict", f"same pixels: {all_}; all left out")
+                for path in family["path"]
+            ]
         return pd.DataFrame(told, columns=["path", "problem", "detail"])
 
 
 def find(found: index.Index, name: str) -> Leakage:
-    """Copies among the images of an index; looked for once, then read from the cache. ``name`` labels bar and file."""
+    """Copies among the images of an index; looked for once, then read from the cache. ``name``
+    labels bar and file."""
     folder = files.cache_dir() / "leakage" / f"{name}-{found.checksum}-{VERSION}"
     with files.lock(folder):
         if not (folder / "facts.json").exists():
             links, facts = detect(found.root, found.table, name, folder)
             with files.atomic(folder / "links.csv") as temporary:
                 links.to_csv(temporary, index=False, float_format="%.5g")
-            files.write_json(folder / "facts.json", facts)  # last: its presence says that the search is whole
+            files.write_json(
+                folder / "facts.json", facts
+            )  # last: its presence says that the search is whole
             for part in folder.glob("part-*"):
                 part.unlink()
     kinds = {"first": str, "second": str, "kind": str}
-    return Leakage(pd.read_csv(folder / "links.csv", dtype=kinds, keep_default_na=False), files.read_json(folder / "facts.json"))
+    return Leakage(
+        pd.read_csv(folder / "links.csv", dtype=kinds, keep_default_na=False),
+        files.read_json(folder / "facts.json"),
+    )
 
 
-def detect(root: Path, table: pd.DataFrame, name: str = "images", folder: Path | None = None) -> tuple[pd.DataFrame, dict]:
-    """Links between the images of a table (columns path, mode), and the facts of the search; see :class:`Leakage`.
+def detect(
+    root: Path, table: pd.DataFrame, name: str = "images", folder: Path | None = None
+) -> tuple[pd.DataFrame, dict]:
+    """Links between the images of a table (columns path, mode), and the facts of the search; see
+    :class:`Leakage`.
 
-    Finished parts of the work are kept in ``folder`` when it is given: who was killed goes on from the last of them.
+    Finished parts of the work are kept in ``folder`` when it is given: who was killed goes on from
+    the last of them.
     """
     started = time.monotonic()
     known = fingerprints.sign(root, table, name, folder)
@@ -115,13 +157,25 @@ def detect(root: Path, table: pd.DataFrame, name: str = "images", folder: Path |
     group = join(rows[["first", "second"]].to_numpy(int), len(table))
     if np.median(np.bincount(group)[group]) >= AUGMENTED:
         places = landmarks.same_place(known.thumbs, group, name)
-        # landmarks of anatomy agree between any two patients: what both pictures show must be as alike as in any other copy
+        # landmarks of anatomy agree between any two patients: what both pictures show must be as
+        # alike as in any other copy
         places = places[places["correlation"] >= limits["limit"]]
-        rows = pd.concat([rows, places.assign(kind="same place", hash_bits=_apart(bits, places))], ignore_index=True)
+        rows = pd.concat(
+            [rows, places.assign(kind="same place", hash_bits=_apart(bits, places))],
+            ignore_index=True,
+        )
     paths = table["path"].to_numpy()
-    rows = rows.assign(first=paths[rows["first"].to_numpy(int)], second=paths[rows["second"].to_numpy(int)])
-    facts = {"images": len(table), **limits, "looked_at": looked_at, "links": len(rows),
-             "seconds": round(time.monotonic() - started, 1), "seconds_reading": round(read - started, 1)}  # fmt: skip
+    rows = rows.assign(
+        first=paths[rows["first"].to_numpy(int)], second=paths[rows["second"].to_numpy(int)]
+    )
+    facts = {
+        "images": len(table),
+        **limits,
+        "looked_at": looked_at,
+        "links": len(rows),
+        "seconds": round(time.monotonic() - started, 1),
+        "seconds_reading": round(read - started, 1),
+    }
     return rows[COLUMNS], facts
 
 
@@ -130,8 +184,18 @@ def same_pixels(known: Signatures) -> pd.DataFrame:
     code = pd.factorize(pd.Series(known.pixels))[0]
     order = np.argsort(code, kind="stable")
     pairs = np.stack([order[:-1], order[1:]], 1)[np.diff(code[order]) == 0]
-    return pd.DataFrame({"first": pairs[:, 0], "second": pairs[:, 1], "kind": "same pixels", "correlation": 1.0, "turn": 0.0,
-                         "zoom": 1.0, "mirrored": False, "hash_bits": 0})  # fmt: skip
+    return pd.DataFrame(
+        {
+            "first": pairs[:, 0],
+            "second": pairs[:, 1],
+            "kind": "same pixels",
+            "correlation": 1.0,
+            "turn": 0.0,
+            "zoom": 1.0,
+            "mirrored": False,
+            "hash_bits": 0,
+        }
+    )
 
 
 def propose(known: Signatures, bits: np.ndarray, rows: np.ndarray) -> list[list[np.ndarray]]:
@@ -142,14 +206,19 @@ def propose(known: Signatures, bits: np.ndarray, rows: np.ndarray) -> list[list[
     if len(rows) < 2:
         return []
     first, second, *further = _neighbours(known.thumbs, known.colours, rows)
-    return [[rows[pairs] for pairs in search] for search in (_close_hashes(bits[rows]), [first], [second], further)]
+    return [
+        [rows[pairs] for pairs in search]
+        for search in (_close_hashes(bits[rows]), [first], [second], further)
+    ]
 
 
 def _close_hashes(bits: np.ndarray) -> list[np.ndarray]:
-    """Pairs whose hashes differ by fewer than ``HASH_BITS`` bits in some orientation: one array for each step of ``CLOSEST``.
+    """Pairs whose hashes differ by fewer than ``HASH_BITS`` bits in some orientation: one array for
+    each step of ``CLOSEST``.
 
-    Every hash is compared with every other, eight bytes each. An index of parts of hashes saves that for different pictures, but
-    puts those that are all alike into one bucket, and then takes longer.
+    Every hash is compared with every other, eight bytes each. An index of parts of hashes saves
+    that for different pictures, but puts those that are all alike into one bucket, and then takes
+    longer.
     """
     store, views = faiss.IndexBinaryFlat(64), np.ascontiguousarray(bits.transpose(1, 0, 2))
     store.add(views[0])
@@ -164,8 +233,11 @@ def _close_hashes(bits: np.ndarray) -> list[np.ndarray]:
     return [_unique(np.concatenate(ranks[low:high])) for low, high in steps]
 
 
-def _neighbours(thumbs: np.ndarray, colours: np.ndarray | None, rows: np.ndarray) -> list[np.ndarray]:
-    """Pairs of nearest descriptors over all zooms, places in ``rows``: one array for each rank, nearest first."""
+def _neighbours(
+    thumbs: np.ndarray, colours: np.ndarray | None, rows: np.ndarray
+) -> list[np.ndarray]:
+    """Pairs of nearest descriptors over all zooms, places in ``rows``: one array for each rank,
+    nearest first."""
     centre = max(abs(zoom) for zoom in ZOOMS) + 1
 
     def describe(zoom):
@@ -174,13 +246,19 @@ def _neighbours(thumbs: np.ndarray, colours: np.ndarray | None, rows: np.ndarray
         parts = []
         for some in np.array_split(rows, math.ceil(len(rows) / 2048)):
             part = log_polar(thumbs[some]).float()
-            rough = torch.fft.rfft(part - part.mean((1, 2), keepdim=True), dim=2)[:, rings, :HARMONICS].abs().sqrt().flatten(1)
+            rough = (
+                torch.fft.rfft(part - part.mean((1, 2), keepdim=True), dim=2)[:, rings, :HARMONICS]
+                .abs()
+                .sqrt()
+                .flatten(1)
+            )
             parts.append(F.normalize(rough, dim=1).numpy())
         shape = np.concatenate(parts)
         return np.ascontiguousarray(shape if colours is None else np.hstack([shape, colours[rows]]))
 
     base = describe(0)
-    # cells of some 200 images in a large set: eight of them are looked into, whatever the set's size
+    # cells of some 200 images in a large set: eight of them are looked into, whatever the set's
+    # size
     cells = max(1, min(len(base) // 40, round(math.sqrt(len(base)) / 2)), len(base) // 200)
     store = faiss.IndexIVFFlat(faiss.IndexFlatL2(base.shape[1]), base.shape[1], cells)
     store.train(base)
@@ -189,20 +267,29 @@ def _neighbours(thumbs: np.ndarray, colours: np.ndarray | None, rows: np.ndarray
     count = min(NEIGHBOURS + 1, len(base))
     answers = [store.search(base if zoom == 0 else describe(zoom), count) for zoom in ZOOMS]
     distance, other = (np.hstack([answer[k] for answer in answers]) for k in (0, 1))
-    return [_unique(pairs) for pairs in _by_rank(lambda some: (other[some], distance[some]), len(base), NEIGHBOURS)]
+    return [
+        _unique(pairs)
+        for pairs in _by_rank(lambda some: (other[some], distance[some]), len(base), NEIGHBOURS)
+    ]
 
 
-def _by_rank(ask: Callable[[slice], tuple[np.ndarray, np.ndarray]], count: int, ranks: int) -> list[np.ndarray]:
-    """Each row's nearest others: pairs ``(row, other)``, one array for each rank from the nearest on.
+def _by_rank(
+    ask: Callable[[slice], tuple[np.ndarray, np.ndarray]], count: int, ranks: int
+) -> list[np.ndarray]:
+    """Each row's nearest others: pairs ``(row, other)``, one array for each rank from the nearest
+    on.
 
-    ``ask`` gives candidates and their distances ``(n, C)`` for a slice of the rows; it may repeat candidates, and -1 is none.
-    Some thousand rows at a time, because a table of all candidates would be the largest thing in memory.
+    ``ask`` gives candidates and their distances ``(n, C)`` for a slice of the rows; it may repeat
+    candidates, and -1 is none. Some thousand rows at a time, because a table of all candidates
+    would be the largest thing in memory.
     """
     found = [[np.empty((0, 2), int)] for _ in range(ranks)]
     for start in range(0, count, ROWS):
         other, distance = ask(slice(start, start + ROWS))
         first = np.broadcast_to(start + np.arange(len(other))[:, None], other.shape)
-        pairs = pd.DataFrame({"first": first.ravel(), "second": other.ravel(), "distance": distance.ravel()})
+        pairs = pd.DataFrame(
+            {"first": first.ravel(), "second": other.ravel(), "distance": distance.ravel()}
+        )
         pairs = pairs[(pairs["second"] >= 0) & (pairs["first"] != pairs["second"])]
         pairs = pairs.sort_values("distance", kind="stable").drop_duplicates(["first", "second"])
         rank = pairs.groupby("first").cumcount()
@@ -217,10 +304,11 @@ def _unique(pairs: np.ndarray) -> np.ndarray:
 
 
 def limits_of(thumbs: np.ndarray, rows: np.ndarray, draws: int = 1500) -> dict[str, float]:
-    """Correlations: the median of unrelated images, from where a pair is in doubt, and the limit from where it is a copy.
+    """Correlations: the median of unrelated images, from where a pair is in doubt, and the limit
+    from where it is a copy.
 
-    Unrelated pairs are drawn at random and registered as well as they can be. Median and median absolute deviation of
-    Fisher's z do not mind the few true copies among them.
+    Unrelated pairs are drawn at random and registered as well as they can be. Median and median
+    absolute deviation of Fisher's z do not mind the few true copies among them.
     """
     if len(rows) < 2:
         return {"unrelated": 0.0, "doubt": 0.0, "limit": LIMITS[1]}
@@ -230,20 +318,32 @@ def limits_of(thumbs: np.ndarray, rows: np.ndarray, draws: int = 1500) -> dict[s
     middle = np.median(z)
     spread = 1.4826 * np.median(np.abs(z - middle))
     reach = {"unrelated": 0.0, "doubt": DOUBT, "limit": DEVIATIONS}
-    reach = {name: float(np.tanh(middle + deviations * spread)) for name, deviations in reach.items()}
+    reach = {
+        name: float(np.tanh(middle + deviations * spread)) for name, deviations in reach.items()
+    }
     return reach | {"limit": float(np.clip(reach["limit"], *LIMITS))}
 
 
-def confirm(known: Signatures, bits: np.ndarray, searches: list[list[np.ndarray]],
-            limits: dict[str, float], name: str, folder: Path | None = None) -> tuple[int, pd.DataFrame]:  # fmt: skip
-    """Register the pairs of :func:`propose` and keep the copies; pairs whose ends are joined already are passed over.
+def confirm(
+    known: Signatures,
+    bits: np.ndarray,
+    searches: list[list[np.ndarray]],
+    limits: dict[str, float],
+    name: str,
+    folder: Path | None = None,
+) -> tuple[int, pd.DataFrame]:
+    """Register the pairs of :func:`propose` and keep the copies; pairs whose ends are joined
+    already are passed over.
 
-    Pairs in doubt get a second look with free stretch (:func:`refine`), where they must come half way from the limit to 1.
+    Pairs in doubt get a second look with free stretch (:func:`refine`), where they must come half
+    way from the limit to 1.
     """
     links, looked_at, tried = [], 0, np.empty((0, 2), int)
     group = np.arange(len(known))
     total = sum(len(pairs) for search in searches for pairs in search)
-    bar = tqdm(total=total, desc=f"comparing {name}", unit="pair", leave=False, disable=len(known) < 500)
+    bar = tqdm(
+        total=total, desc=f"comparing {name}", unit="pair", leave=False, disable=len(known) < 500
+    )
     # many small transforms: two threads with a batch each are faster than two threads for one batch
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -271,28 +371,44 @@ def confirm(known: Signatures, bits: np.ndarray, searches: list[list[np.ndarray]
                     break
     torch.set_num_threads(threads)  # an initializer may reach further than its thread
     bar.close()
-    found = pd.concat(links, ignore_index=True) if links else register(known.thumbs, np.empty((0, 2), int))
+    found = (
+        pd.concat(links, ignore_index=True)
+        if links
+        else register(known.thumbs, np.empty((0, 2), int))
+    )
     upright = (found["turn"] % 90).pipe(lambda turn: np.minimum(turn, 90 - turn)) < 3
     near = upright & (np.abs(np.log(found["zoom"])) < 0.08)
-    return looked_at, found.assign(kind=np.where(near, "near copy", "turned copy"), hash_bits=_apart(bits, found))
+    return looked_at, found.assign(
+        kind=np.where(near, "near copy", "turned copy"), hash_bits=_apart(bits, found)
+    )
 
 
 def _apart(bits: np.ndarray, links: pd.DataFrame) -> np.ndarray:
-    """Bits in which the hashes of linked images differ, in the orientation that suits them best, ``(n,)``."""
+    """Bits in which the hashes of linked images differ, in the orientation that suits them best,
+    ``(n,)``."""
     one, other = links["first"].to_numpy(int), links["second"].to_numpy(int)
     return np.bitwise_count(bits[one] ^ bits[other, :1]).sum(-1).min(1)
 
 
-def _copies(thumbs: np.ndarray, pairs: np.ndarray, limits: dict[str, float]) -> dict[str, np.ndarray]:
+def _copies(
+    thumbs: np.ndarray, pairs: np.ndarray, limits: dict[str, float]
+) -> dict[str, np.ndarray]:
     measured, limit, stricter = register(thumbs, pairs), limits["limit"], (1 + limits["limit"]) / 2
     # likelier than chance and not yet sure: a stretch may keep two copies apart
-    refined = refine(thumbs, measured[measured["correlation"].between(limits["doubt"], limit, inclusive="left")], stricter)
-    kept = pd.concat([measured[measured["correlation"] >= limit], refined[refined["correlation"] >= stricter]])
+    refined = refine(
+        thumbs,
+        measured[measured["correlation"].between(limits["doubt"], limit, inclusive="left")],
+        stricter,
+    )
+    kept = pd.concat(
+        [measured[measured["correlation"] >= limit], refined[refined["correlation"] >= stricter]]
+    )
     return {column: kept[column].to_numpy() for column in kept}
 
 
 def join(pairs: np.ndarray, count: int) -> np.ndarray:
-    """Number ``count`` rows so that joined ones have one number (connected components), ``(count,)``."""
+    """Number ``count`` rows so that joined ones have one number (connected components),
+    ``(count,)``."""
     edges = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     return connected_components(edges, directed=False)[1]
 

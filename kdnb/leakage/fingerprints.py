@@ -1,4 +1,5 @@
-"""What is kept of an image so that a whole set can be searched for copies: pixels' checksum, thumbnails, hashes, colours."""
+"""What is kept of an image so that a whole set can be searched for copies: pixels' checksum,
+thumbnails, hashes, colours."""
 
 from __future__ import annotations
 
@@ -25,9 +26,9 @@ THUMB = 96  # pixels a side of what is kept of an image
 
 @dataclass(frozen=True)
 class Signatures:
-    """What is kept of N images: ``pixels`` SHA-256 of the decoded RGB pixels and their shape, ``thumbs`` grey uint8
-    ``(N, THUMB, THUMB)``, ``small`` grey uint8 ``(N, 32, 32)`` for hashing, ``colours`` root frequencies ``(N, 512)`` of
-    8×8×8 colours (None where the set is grey)."""
+    """What is kept of N images: ``pixels`` SHA-256 of the decoded RGB pixels and their shape,
+    ``thumbs`` grey uint8 ``(N, THUMB, THUMB)``, ``small`` grey uint8 ``(N, 32, 32)`` for hashing,
+    ``colours`` root frequencies ``(N, 512)`` of 8×8×8 colours (None where the set is grey)."""
 
     pixels: list[str]
     thumbs: np.ndarray
@@ -38,7 +39,9 @@ class Signatures:
         return len(self.pixels)
 
 
-def sign(root: Path, table: pd.DataFrame, name: str = "images", folder: Path | None = None) -> Signatures:
+def sign(
+    root: Path, table: pd.DataFrame, name: str = "images", folder: Path | None = None
+) -> Signatures:
     """Decode every image once and keep what the search needs."""
     grey = table["mode"].isin(["L", "1", "LA", "I", "I;16", "F"]).all()
 
@@ -49,42 +52,67 @@ def sign(root: Path, table: pd.DataFrame, name: str = "images", folder: Path | N
         if not grey:
             cells = np.asarray(image.resize((32, 32), Image.Resampling.BOX)).astype(int) // 32
             counts = np.bincount((cells @ [64, 8, 1]).ravel(), minlength=512)
-            colours = np.sqrt(counts / counts.sum()).astype(np.float32)  # Hellinger: distances of roots of frequencies
-        return {"pixels": hashlib.sha256(str(whole.shape).encode() + whole.tobytes()).hexdigest(),
-                "thumbs": np.asarray(shades.resize((THUMB, THUMB), Image.Resampling.BOX)),
-                "small": np.asarray(shades.resize((32, 32), Image.Resampling.LANCZOS)), "colours": colours}  # fmt: skip
+            colours = np.sqrt(counts / counts.sum()).astype(
+                np.float32
+            )  # Hellinger: distances of roots of frequencies
+        return {
+            "pixels": hashlib.sha256(str(whole.shape).encode() + whole.tobytes()).hexdigest(),
+            "thumbs": np.asarray(shades.resize((THUMB, THUMB), Image.Resampling.BOX)),
+            "small": np.asarray(shades.resize((32, 32), Image.Resampling.LANCZOS)),
+            "colours": colours,
+        }
 
     paths, whole = table["path"].tolist(), {}
-    bar = tqdm(total=len(paths), desc=f"signatures of {name}", unit="img", leave=False, disable=len(paths) < 500)
+    bar = tqdm(
+        total=len(paths),
+        desc=f"signatures of {name}",
+        unit="img",
+        leave=False,
+        disable=len(paths) < 500,
+    )
     with bar, ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
         for start in range(0, len(paths), PART):
+
             def seen(some=paths[start : start + PART]):
                 rows = list(pool.map(look, some))
                 return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
             part = kept(folder, f"signatures-{start}", seen)
-            if not start:  # room for all at once: parts that are put together at the end take their memory twice
+            # room for all at once: parts that are put together at the end take their memory twice
+            if not start:
                 for key, value in part.items():
                     room = files.scratch if key == "thumbs" else np.empty  # the only large ones
                     whole[key] = room((len(paths), *value.shape[1:]), value.dtype)
             for key, value in part.items():
                 whole[key][start : start + PART] = value
             bar.update(len(part["pixels"]))
-    return Signatures(whole["pixels"].tolist(), whole["thumbs"], whole["small"], None if grey else whole["colours"])
+    return Signatures(
+        whole["pixels"].tolist(),
+        whole["thumbs"],
+        whole["small"],
+        None if grey else whole["colours"],
+    )
 
 
-def kept(folder: Path | None, name: str, work: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """A part of a long search: kept in ``folder`` when there is one, so that a killed search goes on after it."""
+def kept(
+    folder: Path | None, name: str, work: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """A part of a long search: kept in ``folder`` when there is one, so that a killed search goes
+    on after it."""
     return files.remembered(folder / f"part-{PART}-{name}.npz", work) if folder else work()
 
 
 def hash_all(small: np.ndarray) -> np.ndarray:
-    """64-bit perceptual hashes ``(N, 8, 8)`` uint8 of the eight flips and quarter turns of images ``(N, 32, 32)``.
+    """64-bit perceptual hashes ``(N, 8, 8)`` uint8 of the eight flips and quarter turns of images
+    ``(N, 32, 32)``.
 
-    Bit for bit ``imagehash.phash`` of the turned images. Ours because a flip only changes signs in the cosine transform and a
-    quarter turn transposes it: one transform of a whole set in place of eight for each image.
+    Bit for bit ``imagehash.phash`` of the turned images. Ours because a flip only changes signs in
+    the cosine transform and a quarter turn transposes it: one transform of a whole set in place of
+    eight for each image.
     """
-    parts = np.array_split(small, math.ceil(len(small) / 4096) or 1)  # a large set as floats would be the most memory of a search
+    parts = np.array_split(
+        small, math.ceil(len(small) / 4096) or 1
+    )  # a large set as floats would be the most memory of a search
     return np.concatenate([_hashes(part) for part in parts])
 
 

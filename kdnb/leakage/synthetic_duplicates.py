@@ -1,4 +1,5 @@
-"""Copies whose origin is known, to measure the detector: planted among phantoms, or published for a real set."""
+"""Copies whose origin is known, to measure the detector: planted among phantoms, or published for a
+real set."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def _recoded(image: Image.Image) -> Image.Image:
 
 def _cropped(image: Image.Image) -> Image.Image:
     edge = round(0.02 * image.width)  # 2 % off the left and the top, back to the old size
-    return image.crop((edge, edge, image.width, image.height)).resize(image.size, Image.Resampling.BILINEAR)
+    return image.crop((edge, edge, image.width, image.height)).resize(
+        image.size, Image.Resampling.BILINEAR
+    )
 
 
 WAYS: dict[str, Callable[[Image.Image], Image.Image]] = {
@@ -43,10 +46,18 @@ WAYS: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-def plant(name: str, labels: Sequence[str], each: int, ways: Sequence[str] = tuple(WAYS), root: Path | None = None) -> Path:
-    """Draw ``each`` phantoms a class, with a copy in each of some ``ways``, as a ``<class>/<number>-<way>.png`` tree.
+def plant(
+    name: str,
+    labels: Sequence[str],
+    each: int,
+    ways: Sequence[str] = tuple(WAYS),
+    root: Path | None = None,
+) -> Path:
+    """Draw ``each`` phantoms a class, with a copy in each of some ``ways``, as a
+    ``<class>/<number>-<way>.png`` tree.
 
-    Drawn once; ``root`` defaults to a folder of the cache. Returns the tree's root, to be loaded as dataset ``folder``.
+    Drawn once; ``root`` defaults to a folder of the cache. Returns the tree's root, to be loaded as
+    dataset ``folder``.
     """
     ways = [files.lookup(way, WAYS, "way to copy an image") for way in ways]
     mark = files.digest([VERSION, phantoms.VERSION, name, list(labels), each, ways])
@@ -54,8 +65,12 @@ def plant(name: str, labels: Sequence[str], each: int, ways: Sequence[str] = tup
     with files.lock(root):
         if not (root / "complete").exists():
             todo = [(label, number) for label in labels for number in range(each)]
-            for count, (label, number) in enumerate(tqdm(todo, desc="planting copies", unit="img", leave=False, disable=each < 50)):
-                drawn = phantoms.draw(name, label, 10_000 + count)  # not one of the phantom's own numbers
+            for count, (label, number) in enumerate(
+                tqdm(todo, desc="planting copies", unit="img", leave=False, disable=each < 50)
+            ):
+                drawn = phantoms.draw(
+                    name, label, 10_000 + count
+                )  # not one of the phantom's own numbers
                 image = Image.fromarray(np.uint8(np.clip(drawn.image, 0, 1) * 255))
                 (root / label).mkdir(parents=True, exist_ok=True)
                 image.save(root / label / f"{number:04d}-original.png")
@@ -67,29 +82,42 @@ def plant(name: str, labels: Sequence[str], each: int, ways: Sequence[str] = tup
 
 def origins(table: pd.DataFrame) -> np.ndarray:
     """The number of the phantom that each row of an index table was copied from, ``(N,)``."""
-    return pd.factorize(table["path"].str.rsplit("-", n=1).str[0].str.replace(r"-(upside|turned)$", "", regex=True))[0]
+    return pd.factorize(
+        table["path"].str.rsplit("-", n=1).str[0].str.replace(r"-(upside|turned)$", "", regex=True)
+    )[0]
 
 
 def published(root: Path, table: pd.DataFrame) -> np.ndarray | None:
-    """Origins ``(N,)`` that others found, from ``groups.csv`` beside the images (columns class, file, group); None without it.
+    """Origins ``(N,)`` that others found, from ``groups.csv`` beside the images (columns class,
+    file, group); None without it.
 
-    LC25000-clean (Batchkala et al. 2024) publishes one for LC25000. It scores the detector and is never shown to it. An image
-    that it does not name is its own origin.
+    LC25000-clean (Batchkala et al. 2024) publishes one for LC25000. It scores the detector and is
+    never shown to it. An image that it does not name is its own origin.
     """
     path = Path(root) / "groups.csv"
     if not path.exists():
         return None
     told = pd.read_csv(path, dtype=str)
-    known = dict(zip(told["class"] + "/" + told["file"], told["class"] + "/" + told["group"], strict=True))
+    known = dict(
+        zip(told["class"] + "/" + told["file"], told["class"] + "/" + told["group"], strict=True)
+    )
     names = table["path"].str.split("/").str[-2:].str.join("/")
     return pd.factorize(names.map(known).fillna(table["path"]))[0]
 
 
 def score(origin: np.ndarray, group: np.ndarray, labels: Sequence[str]) -> dict[str, object]:
-    """How well groups ``(N,)`` agree with origins: ``recall`` and ``precision`` of pairs of one origin, in [0, 1], and the
-    adjusted Rand index (1 for the same groups, 0 for chance; Hubert & Arabie 1985), over all images and by class."""
+    """How well groups ``(N,)`` agree with origins: ``recall`` and ``precision`` of pairs of one
+    origin, in [0, 1], and the adjusted Rand index (1 for the same groups, 0 for chance; Hubert &
+    Arabie 1985), over all images and by class."""
     (_, false), (missed, right) = pair_confusion_matrix(origin, group)
     frame = pd.DataFrame({"origin": origin, "group": group, "label": np.asarray(labels)})
-    by_class = {label: float(adjusted_rand_score(part["origin"], part["group"])) for label, part in frame.groupby("label")}
-    return {"recall": float(right / max(1, right + missed)), "precision": float(right / max(1, right + false)),
-            "adjusted_rand": float(adjusted_rand_score(origin, group)), "adjusted_rand_by_class": by_class}  # fmt: skip
+    by_class = {
+        label: float(adjusted_rand_score(part["origin"], part["group"]))
+        for label, part in frame.groupby("label")
+    }
+    return {
+        "recall": float(right / max(1, right + missed)),
+        "precision": float(right / max(1, right + false)),
+        "adjusted_rand": float(adjusted_rand_score(origin, group)),
+        "adjusted_rand_by_class": by_class,
+    }

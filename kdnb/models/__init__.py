@@ -14,4 +14,16 @@ from kdnb.models.zoo import (
     resolve,
 )
 
-__all__ = ["Classifier", "SUPERNET", "ZOO", "checksum", "count_layers", "count_macs", "count_parameters", "create", "precision", "predict", "resolve"]
+__all__ = [
+    "Classifier",
+    "SUPERNET",
+    "ZOO",
+    "checksum",
+    "count_layers",
+    "count_macs",
+    "count_parameters",
+    "create",
+    "precision",
+    "predict",
+    "resolve",
+]

@@ -1,4 +1,5 @@
-"""Published weights of the zoo's networks: read from ``weights/`` or brought from where they are published."""
+"""Published weights of the zoo's networks: read from ``weights/`` or brought from where they are
+published."""
 
 from __future__ import annotations
 
@@ -16,15 +17,23 @@ from kdnb import files
 
 
 class PretrainedMissing(FileNotFoundError):
-    """Pretrained weights are not on this machine; the message tells from where and to which path to bring them."""
+    """Pretrained weights are not on this machine; the message tells from where and to which path to
+    bring them."""
 
 
-def timm_network(name: str, timm_name: str, num_classes: int, image_size: int, build: Callable[[int, int], nn.Module],
-                 sha256: str | None = None) -> nn.Module:  # fmt: skip
-    """A timm network with its published ImageNet weights and a new classifier, at ``image_size`` pixels.
+def timm_network(
+    name: str,
+    timm_name: str,
+    num_classes: int,
+    image_size: int,
+    build: Callable[[int, int], nn.Module],
+    sha256: str | None = None,
+) -> nn.Module:
+    """A timm network with its published ImageNet weights and a new classifier, at ``image_size``
+    pixels.
 
-    ``build(num_classes, image_size)`` makes the bare one where its tables of positions must be interpolated. Raises
-    :class:`PretrainedMissing`.
+    ``build(num_classes, image_size)`` makes the bare one where its tables of positions must be
+    interpolated. Raises :class:`PretrainedMissing`.
     """
     config = timm.get_pretrained_cfg(timm_name)
     url = config.url or f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
@@ -39,7 +48,9 @@ def timm_network(name: str, timm_name: str, num_classes: int, image_size: int, b
         native.set_input_size(img_size=image_size)
         return native
     network = build(num_classes, image_size)
-    network.load_state_dict(resize_positions(native.state_dict(), network.state_dict()), strict=True)
+    network.load_state_dict(
+        resize_positions(native.state_dict(), network.state_dict()), strict=True
+    )
     return network
 
 
@@ -51,26 +62,40 @@ def _timm_names(network: nn.Module, state: dict) -> dict:
 
 
 def resize_positions(state: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Interpolate position embeddings ``(1, C, h, w)`` (Visformer) to the target's grid; other tensors stay."""
+    """Interpolate position embeddings ``(1, C, h, w)`` (Visformer) to the target's grid; other
+    tensors stay."""
     return {
-        key: F.interpolate(value, target[key].shape[-2:], mode="bicubic", align_corners=False, antialias=False)
-        if value.ndim == 4 and "pos_embed" in key and value.shape != target[key].shape else value
+        key: F.interpolate(
+            value, target[key].shape[-2:], mode="bicubic", align_corners=False, antialias=False
+        )
+        if value.ndim == 4 and "pos_embed" in key and value.shape != target[key].shape
+        else value
         for key, value in state.items()
-    }  # fmt: skip
+    }
 
 
 def read(name: str, url: str, sha256: str | None = None) -> dict[str, Tensor]:
-    """Tensors from ``weights/<name>.{safetensors,pth,pt}``, brought from ``url`` once; pickles are never executed.
+    """Tensors from ``weights/<name>.{safetensors,pth,pt}``, brought from ``url`` once; pickles are
+    never executed.
 
     Raises :class:`PretrainedMissing`, and ``ValueError`` where the file has another checksum.
     """
     folder = files.weights_dir()
-    path = next((p for p in (folder / f"{name}{suffix}" for suffix in (".safetensors", ".pth", ".pt")) if p.exists()), None)
+    path = next(
+        (
+            p
+            for p in (folder / f"{name}{suffix}" for suffix in (".safetensors", ".pth", ".pt"))
+            if p.exists()
+        ),
+        None,
+    )
     if path is None:
         path = folder / f"{name}{Path(url).suffix or '.pth'}"
         _download(name, url, path)
     if sha256 and not (actual := files.file_sha256(path)).startswith(sha256.lower()):
-        raise ValueError(f"{path} has SHA-256 {actual}, expected {sha256}: delete it and download it again")
+        raise ValueError(
+            f"{path} has SHA-256 {actual}, expected {sha256}: delete it and download it again"
+        )
     if path.suffix == ".safetensors":
         return load_file(path)
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -81,7 +106,9 @@ def _download(name: str, url: str, path: Path) -> None:
     try:
         with files.lock(path), files.atomic(path) as temporary:
             torch.hub.download_url_to_file(url, str(temporary), progress=True)
-    except Exception as error:  # no network, no such host, refused, certificate: urllib raises many kinds
+    except (
+        Exception
+    ) as error:  # no network, no such host, refused, certificate: urllib raises many kinds
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise PretrainedMissing(
             f"pretrained weights of {name} are not at {path} and could not be downloaded ({reason}).\n"

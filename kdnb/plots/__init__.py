@@ -28,4 +28,31 @@ from kdnb.plots.explanations import (
 )
 from kdnb.plots.tradeoffs import bubbles, front, predictor, runtimes
 
-__all__ = ["accuracies", "bubbles", "cells", "class_balance", "confusion", "feature_maps", "forest", "front", "gains", "gallery", "learning_curves", "likeness", "maps_over_images", "measures", "predictor", "probes", "problems", "reliability", "removal", "runtimes", "samples", "sanity", "shap_values", "similarity", "times", "views"]
+__all__ = [
+    "accuracies",
+    "bubbles",
+    "cells",
+    "class_balance",
+    "confusion",
+    "feature_maps",
+    "forest",
+    "front",
+    "gains",
+    "gallery",
+    "learning_curves",
+    "likeness",
+    "maps_over_images",
+    "measures",
+    "predictor",
+    "probes",
+    "problems",
+    "reliability",
+    "removal",
+    "runtimes",
+    "samples",
+    "sanity",
+    "shap_values",
+    "similarity",
+    "times",
+    "views",
+]

@@ -7,16 +7,25 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-# Okabe-Ito through seaborn: told apart with any colour vision. One role, one colour, one dash in every figure.
+# Okabe-Ito through seaborn: told apart with any colour vision. One role, one colour, one dash in
+# every figure.
 PALETTE = sns.color_palette("colorblind")
 ROLES = {"teacher": (PALETTE[0], "-"), "distilled": (PALETTE[1], "-"), "alone": (PALETTE[7], "--")}
 ORGAN, LESION = PALETTE[9], PALETTE[1]
 
 
-def start(rows: int = 1, columns: int = 1, size: tuple[float, float] = (4.0, 3.2), **options) -> tuple[Figure, np.ndarray]:
+def start(
+    rows: int = 1, columns: int = 1, size: tuple[float, float] = (4.0, 3.2), **options
+) -> tuple[Figure, np.ndarray]:
     sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=0.85)
-    figure, axes = plt.subplots(rows, columns, figsize=(size[0] * columns, size[1] * rows), layout="constrained",
-                                squeeze=False, **options)  # fmt: skip
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(size[0] * columns, size[1] * rows),
+        layout="constrained",
+        squeeze=False,
+        **options,
+    )
     return figure, axes
 
 

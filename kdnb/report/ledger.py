@@ -1,7 +1,9 @@
-"""The ledger of claims in print: a table, one page to attach to a submission, and the numbers of the README.
+"""The ledger of claims in print: a table, one page to attach to a submission, and the numbers of
+the README.
 
-``python -m kdnb.report.ledger`` writes them all from the result files: ``outputs/claims.csv``, ``outputs/claims.html``,
-``outputs/claims.pdf`` where a Chromium is installed, and what stands between markers in ``README.md``.
+``python -m kdnb.report.ledger`` writes them all from the result files: ``outputs/claims.csv``,
+``outputs/claims.html``, ``outputs/claims.pdf`` where a Chromium is installed, and what stands
+between markers in ``README.md``.
 """
 
 from __future__ import annotations
@@ -27,12 +29,16 @@ from kdnb.report.measures import Row
 from kdnb.report.results import Result
 from kdnb.report.verdicts import HOLDS, NOT, PART, RULES, SEEDS, UNTESTED, VERDICTS
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Row))[:15]  # the rest explains, and stands on the page
+COLUMNS = tuple(field.name for field in dataclasses.fields(Row))[
+    :15
+]  # the rest explains, and stands on the page
 
 
 def table(rows: Sequence[Row]) -> pd.DataFrame:
     """The rows with the columns of ``outputs/claims.csv``; differences of accuracy are shares of 1."""
-    return pd.DataFrame([dataclasses.asdict(row) for row in rows], columns=COLUMNS).astype({"n": "Int64"})
+    return pd.DataFrame([dataclasses.asdict(row) for row in rows], columns=COLUMNS).astype(
+        {"n": "Int64"}
+    )
 
 
 def csv(rows: Sequence[Row]) -> str:
@@ -44,7 +50,11 @@ def measured(row: Row) -> str:
     """What was measured, as a reader reads it, with its interval; empty if nothing was."""
     if row.measured is None:
         return ""
-    scale, form = (100, "{:+.1f}") if row.unit == "points" else (1, "{:+.2f}" if row.unit.startswith("in ") else "{:.3f}")
+    scale, form = (
+        (100, "{:+.1f}")
+        if row.unit == "points"
+        else (1, "{:+.2f}" if row.unit.startswith("in ") else "{:.3f}")
+    )
     text = form.format(scale * row.measured)
     if row.low is not None and row.low != row.high:
         text += f" [{form.format(scale * row.low)}, {form.format(scale * row.high)}]"
@@ -52,39 +62,66 @@ def measured(row: Row) -> str:
 
 
 def summary(rows: Sequence[Row], found: Sequence[Result] = ()) -> list[str]:
-    """The ledger in sentences, every number counted from its rows or taken from the result files ``found``."""
+    """The ledger in sentences, every number counted from its rows or taken from the result files
+    ``found``."""
     tested = [row for row in rows if row.measured is not None]
     by_claim: dict[str, list[Row]] = {}
     for row in tested:
         by_claim.setdefault(row.id, []).append(row)
-    said = {verdict: [rows[0] for rows in by_claim.values() if whole(rows) == verdict] for verdict in VERDICTS}
+    said = {
+        verdict: [rows[0] for rows in by_claim.values() if whole(rows) == verdict]
+        for verdict in VERDICTS
+    }
     asked, implied = {row.id for row in rows}, {row.id for row in rows if "implied" in row.claimed}
-    told = [f"{len(asked)} claims of the two papers, {len(implied)} of them implied by what a paper says and not stated, make "
-            f"{len(rows)} rows here; for {len(by_claim)} of the claims something was measured. Each over all its rows: "
-            + "; ".join(f"{verdict}: {len(said[verdict])}" for verdict in VERDICTS) + "."]  # fmt: skip
-    told += [f"What {verdict}: {'; '.join(_briefly(said[verdict]))}." for verdict in (HOLDS, NOT) if said[verdict]]
+    told = [
+        f"{len(asked)} claims of the two papers, {len(implied)} of them implied by what a paper says and not stated, make "
+        f"{len(rows)} rows here; for {len(by_claim)} of the claims something was measured. Each over all its rows: "
+        + "; ".join(f"{verdict}: {len(said[verdict])}" for verdict in VERDICTS)
+        + "."
+    ]
+    told += [
+        f"What {verdict}: {'; '.join(_briefly(said[verdict]))}."
+        for verdict in (HOLDS, NOT)
+        if said[verdict]
+    ]
     if gains := [row for row in tested if row.id.endswith("-gain")]:
         above, below = sum(row.low > 0 for row in gains), sum(row.high < 0 for row in gains)
-        told.append("Whether distillation makes a student better than the same student without a teacher has "
-                    f"{len(gains)} row{'s' * (len(gains) > 1)}: the 95 % interval lies above zero in {above}, below zero in "
-                    f"{below}, and holds zero in {len(gains) - above - below}; {sum(_runs(row) >= SEEDS for row in gains)} of them "
-                    f"have {SEEDS} training runs or more.")  # fmt: skip
+        told.append(
+            "Whether distillation makes a student better than the same student without a teacher has "
+            f"{len(gains)} row{'s' * (len(gains) > 1)}: the 95 % interval lies above zero in {above}, below zero in "
+            f"{below}, and holds zero in {len(gains) - above - below}; {sum(_runs(row) >= SEEDS for row in gains)} of them "
+            f"have {SEEDS} training runs or more."
+        )
     if tested and not any(row.profile == "paper" for row in tested):
-        told.append("No row is of a paper's own setting (224 px, ImageNet weights, its length): what speaks for or against a claim "
-                    "does so in a smaller one, named in the row.")  # fmt: skip
-    stand_ins = sorted({pages.short(row.dataset) for row in tested if "stand-in" in row.dataset or "partial" in row.dataset})
+        told.append(
+            "No row is of a paper's own setting (224 px, ImageNet weights, its length): what speaks for or against a claim "
+            "does so in a smaller one, named in the row."
+        )
+    stand_ins = sorted(
+        {
+            pages.short(row.dataset)
+            for row in tested
+            if "stand-in" in row.dataset or "partial" in row.dataset
+        }
+    )
     if stand_ins:
-        told.append(f"Not the published images: {', '.join(stand_ins)}. No accuracy and no map of theirs holds more than in part, "
-                    "and none refutes.")  # fmt: skip
+        told.append(
+            f"Not the published images: {', '.join(stand_ins)}. No accuracy and no map of theirs holds more than in part, "
+            "and none refutes."
+        )
     if worth := [_leak(leak) for leak in results.leaks(found).to_dict("records")]:
-        told.append("What the papers' split is worth to the student alone, in points of balanced accuracy over the split that "
-                    f"keeps copies together: {'; '.join(worth)}.")  # fmt: skip
+        told.append(
+            "What the papers' split is worth to the student alone, in points of balanced accuracy over the split that "
+            f"keeps copies together: {'; '.join(worth)}."
+        )
     return told
 
 
 def _leak(leak: dict) -> str:
-    return (f"{pages.short(leak['dataset'])} {pages.points(leak)}, where {leak['copies']:,} of {leak['n']:,} test images have a "
-            "relative in training")  # fmt: skip
+    return (
+        f"{pages.short(leak['dataset'])} {pages.points(leak)}, where {leak['copies']:,} of {leak['n']:,} test images have a "
+        "relative in training"
+    )
 
 
 def _briefly(rows: Sequence[Row]) -> list[str]:
@@ -93,12 +130,16 @@ def _briefly(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         claim, _, dataset = row.claim.partition(" on ")
         by_claim.setdefault(claim, []).append(dataset)
-    return [f"{claim} on {', '.join(names)}" if any(names) else claim for claim, names in by_claim.items()]
+    return [
+        f"{claim} on {', '.join(names)}" if any(names) else claim
+        for claim, names in by_claim.items()
+    ]
 
 
 def whole(rows: Sequence[Row]) -> str:
-    """One verdict for all rows of a claim: that of every row, else the doubt: it holds in part where some rows speak for it and
-    none against, and does not hold where some speak against it and none for it."""
+    """One verdict for all rows of a claim: that of every row, else the doubt: it holds in part
+    where some rows speak for it and none against, and does not hold where some speak against it and
+    none for it."""
     said = {row.verdict for row in rows}
     if len(said) == 1:
         return said.pop()
@@ -107,28 +148,50 @@ def whole(rows: Sequence[Row]) -> str:
 
 
 def differences(rows: Sequence[Row]) -> Figure | None:
-    """Every measured difference of accuracy with its interval, by dataset; None where there is none."""
-    chosen = sorted((row for row in rows if row.unit == "points" and row.low is not None), key=lambda row: (row.dataset, row.id))
+    """Every measured difference of accuracy with its interval, by dataset; None where there is
+    none."""
+    chosen = sorted(
+        (row for row in rows if row.unit == "points" and row.low is not None),
+        key=lambda row: (row.dataset, row.id),
+    )
     if not chosen:
         return None
-    what = {"teacher": "student − teacher", "gain": "distilled − alone", "released": "published loss − alone",
-            "optimum": "claimed α, T − best other cell"}  # fmt: skip
-    frame = pd.DataFrame([
-        {"group": pages.short(row.dataset), "difference": row.measured, "low": row.low, "high": row.high,
-         "label": f"{what[row.id.split('-')[-1]]}  ({row.split}, {row.setting.split(',')[0]}, {_count(row)})"}
-        for row in chosen])  # fmt: skip
+    what = {
+        "teacher": "student − teacher",
+        "gain": "distilled − alone",
+        "released": "published loss − alone",
+        "optimum": "claimed α, T − best other cell",
+    }
+    frame = pd.DataFrame(
+        [
+            {
+                "group": pages.short(row.dataset),
+                "difference": row.measured,
+                "low": row.low,
+                "high": row.high,
+                "label": f"{what[row.id.split('-')[-1]]}  ({row.split}, {row.setting.split(',')[0]}, {_count(row)})",
+            }
+            for row in chosen
+        ]
+    )
     return plots.forest(frame, "Differences that the papers claim, as measured here")
 
 
 def leaks(found: Sequence[Result]) -> Figure | None:
-    """The papers' split minus the group split for each dataset, with its interval; None where notebook 08 was not run."""
+    """The papers' split minus the group split for each dataset, with its interval; None where
+    notebook 08 was not run."""
     frame = results.leaks(found)
     if frame.empty:
         return None
-    labels = [f"{row['student']}, {row['split']} − group, {row['seeds']} seeds; {row['copies'] / row['n']:.0%} have a relative"
-              for row in frame.to_dict("records")]  # fmt: skip
-    return plots.forest(frame.assign(label=labels, group=frame["dataset"].map(pages.short)),
-                          "What the papers' split is worth", "balanced accuracy")  # fmt: skip
+    labels = [
+        f"{row['student']}, {row['split']} − group, {row['seeds']} seeds; {row['copies'] / row['n']:.0%} have a relative"
+        for row in frame.to_dict("records")
+    ]
+    return plots.forest(
+        frame.assign(label=labels, group=frame["dataset"].map(pages.short)),
+        "What the papers' split is worth",
+        "balanced accuracy",
+    )
 
 
 def _runs(row: Row) -> int:
@@ -141,17 +204,26 @@ def _count(row: Row) -> str:
 
 
 def heat_maps(found: Sequence[Result]) -> dict[str, Figure]:
-    """Paper B's α × T grids where they were run: a title → figure for each dataset and split; the paper's best cell is framed."""
+    """Paper B's α × T grids where they were run: a title → figure for each dataset and split; the
+    paper's best cell is framed."""
     drawn = {}
     for claim in claims.CLAIMS:
-        for split in sorted({r.split for r in results.real(found, "distill")}) if claim.id.endswith("-optimum") else ():
+        for split in (
+            sorted({r.split for r in results.real(found, "distill")})
+            if claim.id.endswith("-optimum")
+            else ()
+        ):
             runs = results.grid(found, claim.dataset, split)
             if len(runs) > 1:
-                values = pd.Series({key: pool.accuracy("distilled").value for key, pool in runs.items()}).unstack()
+                values = pd.Series(
+                    {key: pool.accuracy("distilled").value for key, pool in runs.items()}
+                ).unstack()
                 first = next(iter(runs.values()))
                 wanted = dict(claim.wanted)
-                title = (f"{pages.short(first.first.title)}, split {split}: distilled student, "
-                         f"n {first.accuracy('distilled').n:,}, seeds {first.seeds}")  # fmt: skip
+                title = (
+                    f"{pages.short(first.first.title)}, split {split}: distilled student, "
+                    f"n {first.accuracy('distilled').n:,}, seeds {first.seeds}"
+                )
                 drawn[title] = plots.cells(values, (wanted["alpha"], wanted["temperature"]), title)
     return drawn
 
@@ -160,7 +232,9 @@ def described(rows: Sequence[Row]) -> str:
     """The figure of differences in words, for those who do not see it."""
     return "Differences in test accuracy with 95 % intervals. " + "; ".join(
         f"{pages.short(row.dataset)}, {row.split}, {row.claim}: {measured(row)}"
-        for row in rows if row.unit == "points" and row.low is not None)  # fmt: skip
+        for row in rows
+        if row.unit == "points" and row.low is not None
+    )
 
 
 STYLE = """
@@ -230,27 +304,44 @@ arXiv 2502.15959. Research use only, no medical advice. Every number below was c
 
 
 def fragment(rows: Sequence[Row], link: str = "") -> str:
-    """Rows as an HTML table, every text escaped; ``link`` is put before the result files' names as their address."""
-    return _TABLE.render(rows=[(row, measured(row), row.verdict.replace(" ", "-")) for row in rows], link=link)
+    """Rows as an HTML table, every text escaped; ``link`` is put before the result files' names as
+    their address."""
+    return _TABLE.render(
+        rows=[(row, measured(row), row.verdict.replace(" ", "-")) for row in rows], link=link
+    )
 
 
 def pictures(rows: Sequence[Row], found: Sequence[Result]) -> list[tuple[Figure, str, str]]:
     """The figures of the ledger, each with its caption and with what it shows in words."""
     drawn = []
     if (figure := differences(rows)) is not None:
-        caption = ("Points: mean over seeds; bars: 95 % intervals, paired over test images and joined with the spread over seeds "
-                   "where there are several. A stand-in or partial copy is called so.")  # fmt: skip
+        caption = (
+            "Points: mean over seeds; bars: 95 % intervals, paired over test images and joined with the spread over seeds "
+            "where there are several. A stand-in or partial copy is called so."
+        )
         drawn.append((figure, caption, described(rows)))
     if (figure := leaks(found)) is not None:
         words = "; ".join(_leak(leak) for leak in results.leaks(found).to_dict("records"))
-        caption = ("The same student without a teacher under the papers' split and under the one that keeps copies and patients "
-                   "together. Bars: 95 % intervals over images and seeds; the two splits test on different images.")  # fmt: skip
-        drawn.append((figure, caption, f"Differences in balanced accuracy with 95 % intervals. {words}"))
+        caption = (
+            "The same student without a teacher under the papers' split and under the one that keeps copies and patients "
+            "together. Bars: 95 % intervals over images and seeds; the two splits test on different images."
+        )
+        drawn.append(
+            (figure, caption, f"Differences in balanced accuracy with 95 % intervals. {words}")
+        )
     for title, figure in heat_maps(found).items():
         values = figure.axes[0].collections[0].get_array()
-        words = (f"Heat map of test accuracy by α and temperature. {title}. From {values.min():.1f} to {values.max():.1f} %; the "
-                 "cell that the paper found best is framed.")  # fmt: skip
-        drawn.append((figure, f"Paper B's α and temperature. {title}. Framed: the cell that the paper found best.", words))
+        words = (
+            f"Heat map of test accuracy by α and temperature. {title}. From {values.min():.1f} to {values.max():.1f} %; the "
+            "cell that the paper found best is framed."
+        )
+        drawn.append(
+            (
+                figure,
+                f"Paper B's α and temperature. {title}. Framed: the cell that the paper found best.",
+                words,
+            )
+        )
     return drawn
 
 
@@ -263,15 +354,21 @@ def _inside(figure: Figure) -> str:
 def page(rows: Sequence[Row], found: Sequence[Result] = ()) -> str:
     """The ledger as one HTML file that needs no other."""
     # what is marked as safe is our own style and fragments whose every value the template escaped
-    return _PAGE.render(style=Markup(STYLE), summary=summary(rows, found), rules=RULES,  # nosec B704
-                        figures=[(_inside(figure), caption, alt) for figure, caption, alt in pictures(rows, found)],
-                        measured=Markup(fragment([row for row in rows if row.measured is not None])),  # nosec B704
-                        missing=Markup(fragment([row for row in rows if row.measured is None])))  # nosec B704  # fmt: skip
+    return _PAGE.render(
+        style=Markup(STYLE),
+        summary=summary(rows, found),
+        rules=RULES,  # nosec B704
+        figures=[(_inside(figure), caption, alt) for figure, caption, alt in pictures(rows, found)],
+        measured=Markup(fragment([row for row in rows if row.measured is not None])),  # nosec B704
+        missing=Markup(fragment([row for row in rows if row.measured is None])),
+    )  # nosec B704
 
 
 def chromium() -> str | None:
     """The installed Chromium or Chrome, if there is one."""
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    return next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
 
 
 def print_pdf(source: Path, target: Path) -> Path | None:
@@ -280,21 +377,35 @@ def print_pdf(source: Path, target: Path) -> Path | None:
     if browser is None:
         return None
     with tempfile.TemporaryDirectory() as profile, files.atomic(target) as temporary:
-        subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}",
-                        "--no-pdf-header-footer", f"--print-to-pdf={temporary}", Path(source).resolve().as_uri()],
-                       check=True, capture_output=True, timeout=120)  # fmt: skip
+        subprocess.run(
+            [
+                browser,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                f"--user-data-dir={profile}",
+                "--no-pdf-header-footer",
+                f"--print-to-pdf={temporary}",
+                Path(source).resolve().as_uri(),
+            ],
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
     return target
 
 
 def save(rows: Sequence[Row], folder: Path, found: Sequence[Result] = ()) -> list[Path]:
-    """Write ``claims.csv``, ``claims.html`` and, where a Chromium is installed, ``claims.pdf`` into a folder."""
+    """Write ``claims.csv``, ``claims.html`` and, where a Chromium is installed, ``claims.pdf`` into
+    a folder."""
     files.write_text(folder / "claims.csv", csv(rows))
     html = files.write_text(folder / "claims.html", page(rows, found))
     return [folder / "claims.csv", html, *filter(None, [print_pdf(html, folder / "claims.pdf")])]
 
 
 def refresh(text: str, root: Path = files.ROOT) -> str:
-    """A document with its numbers taken from the result files of a repository again, see :func:`kdnb.report.readme.refresh`."""
+    """A document with its numbers taken from the result files of a repository again, see
+    :func:`kdnb.report.readme.refresh`."""
     found = results.load(root / "outputs")
     return readme.refresh(text, root, found, summary(claims.ledger(found), found))
 

@@ -27,17 +27,33 @@ from kdnb.data import Dataset
 from kdnb.study import Study
 from kdnb.training import loop
 
-STARTED = time.monotonic()  # a notebook imports this first: the wall time of its results counts from here
+STARTED = (
+    time.monotonic()
+)  # a notebook imports this first: the wall time of its results counts from here
 
 
 def save(study: Study, dataset: Dataset, name: str, results: dict) -> Path:
-    """Write one result file under the study's outputs: the results and all they rest on. Returns the path."""
-    return files.write_json(study.outputs() / f"{name}.json", {
-        "results": results, "config": study.config(), "training": loop.VERSION,
-        "data": {"title": dataset.title, "caveat": dataset.caveat, "split": dataset.split, "checksum": dataset.checksum,
-                 "images": len(dataset.table), "classes": list(dataset.classes), "citation": dataset.spec.citation},
-        "provenance": provenance.collect(), "wall_seconds": round(time.monotonic() - STARTED, 1),
-    })  # fmt: skip
+    """Write one result file under the study's outputs: the results and all they rest on. Returns
+    the path."""
+    return files.write_json(
+        study.outputs() / f"{name}.json",
+        {
+            "results": results,
+            "config": study.config(),
+            "training": loop.VERSION,
+            "data": {
+                "title": dataset.title,
+                "caveat": dataset.caveat,
+                "split": dataset.split,
+                "checksum": dataset.checksum,
+                "images": len(dataset.table),
+                "classes": list(dataset.classes),
+                "citation": dataset.spec.citation,
+            },
+            "provenance": provenance.collect(),
+            "wall_seconds": round(time.monotonic() - STARTED, 1),
+        },
+    )
 
 
 def save_table(study: Study, name: str, table: pd.DataFrame) -> Path:
@@ -67,8 +83,11 @@ def short(title: str) -> str:
 
 
 def points(row: Mapping[str, object]) -> str:
-    """A difference of shares with its interval in percentage points: ``+1.4 [−0.2, +3.1]``; keys difference, low, high."""
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * row[key] for key in ("difference", "low", "high"))).replace("-", "−")
+    """A difference of shares with its interval in percentage points: ``+1.4 [−0.2, +3.1]``; keys
+    difference, low, high."""
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(
+        *(100 * row[key] for key in ("difference", "low", "high"))
+    ).replace("-", "−")
 
 
 def written(*paths: Path) -> None:
@@ -107,7 +126,8 @@ _TEMPLATE = (
 
 
 def render(executed: Path, page: Path, about: str = "") -> Path:
-    """An executed notebook as one HTML file: figures inside, code folded, formulas as MathML, no script and no network.
+    """An executed notebook as one HTML file: figures inside, code folded, formulas as MathML, no
+    script and no network.
 
     ``about`` names the images, a stand-in as one: it becomes the caption of every figure.
     """
@@ -123,28 +143,44 @@ def render(executed: Path, page: Path, about: str = "") -> Path:
                     output.data["image/png"] = _slim(output.data["image/png"])
     title = re.sub(r"[#*`]", "", notebook.cells[0].source.splitlines()[0]).strip()
     exporter = HTMLExporter(
-        template_file="kdnb.html.j2", extra_loaders=[DictLoader({"kdnb.html.j2": _TEMPLATE})],
-        exclude_input_prompt=True, exclude_output_prompt=True,
-    )  # fmt: skip
+        template_file="kdnb.html.j2",
+        extra_loaders=[DictLoader({"kdnb.html.j2": _TEMPLATE})],
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+    )
     exporter.register_filter("highlight_code", Highlight2HTML(pygments_lexer="python"))
     body, _ = exporter.from_notebook_node(notebook)
     body = describe(harmless(body), about)
     style = HtmlFormatter(style="friendly").get_style_defs(".highlight")
-    return files.write_text(page, _PAGE.format(title=title, highlight=style, body=body, source=executed.name))
+    return files.write_text(
+        page, _PAGE.format(title=title, highlight=style, body=body, source=executed.name)
+    )
 
 
-_MARKS = re.compile(r"<h[1-4]\b[^>]*>(?P<heading>.*?)</h[1-4]>|<p>(?P<text>.*?)</p>|<img\b[^>]*>", re.DOTALL)
-_NO_ALT = ("", "figure", "No description has been provided for this image")  # what nbconvert and older pages say
+_MARKS = re.compile(
+    r"<h[1-4]\b[^>]*>(?P<heading>.*?)</h[1-4]>|<p>(?P<text>.*?)</p>|<img\b[^>]*>", re.DOTALL
+)
+_NO_ALT = (
+    "",
+    "figure",
+    "No description has been provided for this image",
+)  # what nbconvert and older pages say
 
 
 def describe(html: str, about: str = "") -> str:
-    """Give every image that has none an alternative text: the heading it stands under and what is said there first.
+    """Give every image that has none an alternative text: the heading it stands under and what is
+    said there first.
 
-    A page's argument stands above its figure, so that is what a reader who does not see the figure should hear again. ``about``
-    (the dataset) comes first in it and becomes a caption below the figure, once.
+    A page's argument stands above its figure, so that is what a reader who does not see the figure
+    should hear again. ``about`` (the dataset) comes first in it and becomes a caption below the
+    figure, once.
     """
     heading, said, number = "", "", 0
-    before, caption = (f"{escape(about)}: ", f'<small class="caption">{escape(about)}</small>') if about else ("", "")
+    before, caption = (
+        (f"{escape(about)}: ", f'<small class="caption">{escape(about)}</small>')
+        if about
+        else ("", "")
+    )
 
     def visit(match):
         nonlocal heading, said, number
@@ -157,7 +193,13 @@ def describe(html: str, about: str = "") -> str:
             alt = re.search(r'alt="([^"]*)"', match[0])
             text = alt[1] if alt else ""
             if text in _NO_ALT:
-                text = escape(textwrap.shorten(f"Figure {number} of: {heading or 'this page'}. {said}", 240, placeholder=" …"))
+                text = escape(
+                    textwrap.shorten(
+                        f"Figure {number} of: {heading or 'this page'}. {said}",
+                        240,
+                        placeholder=" …",
+                    )
+                )
             elif text.startswith(before):
                 return match[0]
             bare = match[0] if alt is None else match[0].replace(alt[0], "")
@@ -168,27 +210,40 @@ def describe(html: str, about: str = "") -> str:
 
 
 def harmless(html: str) -> str:
-    """HTML without what a browser would run or fetch: names of files and classes reach a page through tables of pandas."""
+    """HTML without what a browser would run or fetch: names of files and classes reach a page
+    through tables of pandas."""
     soup = BeautifulSoup(html, "html.parser")
-    for tag in soup.find_all(["script", "iframe", "object", "embed", "form", "base", "meta", "link"]):
+    for tag in soup.find_all(
+        ["script", "iframe", "object", "embed", "form", "base", "meta", "link"]
+    ):
         tag.decompose()
     for tag in soup.find_all(True):
         for name in [name for name in tag.attrs if name.lower().startswith("on")]:
             del tag[name]
         for name in ("href", "src", "xlink:href", "action", "formaction"):
-            scheme = re.match(r"[\x00-\x20]*([a-z][\x00-\x20a-z0-9+.-]*):", str(tag.get(name, "")), re.IGNORECASE)
-            if scheme and re.sub(r"\s", "", scheme[1].lower()) not in ("http", "https", "mailto", "data"):
+            scheme = re.match(
+                r"[\x00-\x20]*([a-z][\x00-\x20a-z0-9+.-]*):", str(tag.get(name, "")), re.IGNORECASE
+            )
+            if scheme and re.sub(r"\s", "", scheme[1].lower()) not in (
+                "http",
+                "https",
+                "mailto",
+                "data",
+            ):
                 del tag[name]
     return str(soup)
 
 
 def _plain(html: str) -> str:
     """The text of a piece of HTML, without formulas and the pilcrows of headings."""
-    return " ".join(unescape(re.sub(r"<math.*?</math>|<[^>]+>|¶", " ", html, flags=re.DOTALL)).split())
+    return " ".join(
+        unescape(re.sub(r"<math.*?</math>|<[^>]+>|¶", " ", html, flags=re.DOTALL)).split()
+    )
 
 
 def _slim(png: str) -> str:
-    """A base64 PNG with a palette of 256 colours: a third of the size, and a page of photographs stays light."""
+    """A base64 PNG with a palette of 256 colours: a third of the size, and a page of photographs
+    stays light."""
     with Image.open(io.BytesIO(base64.b64decode(png))) as image:
         buffer = io.BytesIO()
         image.convert("RGB").quantize(256).save(buffer, "PNG", optimize=True)
@@ -199,6 +254,11 @@ def _formulas(markdown: str) -> str:
     """``$…$`` and ``$$…$$`` outside code as MathML, which browsers draw without a script."""
     parts = re.split(r"(```.*?```|`[^`\n]*`)", markdown, flags=re.DOTALL)
     for number in range(0, len(parts), 2):
-        text = re.sub(r"\$\$(.+?)\$\$", lambda m: mathml(m[1].strip(), display="block"), parts[number], flags=re.DOTALL)
+        text = re.sub(
+            r"\$\$(.+?)\$\$",
+            lambda m: mathml(m[1].strip(), display="block"),
+            parts[number],
+            flags=re.DOTALL,
+        )
         parts[number] = re.sub(r"(?<![\\$])\$([^$\n]+?)\$", lambda m: mathml(m[1]), text)
     return "".join(parts)

@@ -1,4 +1,5 @@
-"""Numbers in documents: what stands between markers in ``README.md`` is taken from result files, the rest must hold none."""
+"""Numbers in documents: what stands between markers in ``README.md`` is taken from result files,
+the rest must hold none."""
 
 from __future__ import annotations
 
@@ -20,9 +21,11 @@ _INLINE = re.compile(r"(<!-- (outputs/\S+\.json) (\S+) (\S+) -->).*?(<!-- / -->)
 def refresh(text: str, root: Path, found: Sequence[Result], told: Sequence[str]) -> str:
     """A document with its numbers taken from result files again.
 
-    ``<!-- results -->`` … ``<!-- /results -->`` becomes the sentences ``told`` and the table of distillations. Between
-    ``<!-- outputs/x.json results.a.b .1f -->`` and ``<!-- / -->`` stands that value of that file in that format.
+    ``<!-- results -->`` … ``<!-- /results -->`` becomes the sentences ``told`` and the table of
+    distillations. Between ``<!-- outputs/x.json results.a.b .1f -->`` and ``<!-- / -->`` stands
+    that value of that file in that format.
     """
+
     def value(match):
         node = files.read_json(root / match[2])
         for key in match[3].split("."):
@@ -33,11 +36,15 @@ def refresh(text: str, root: Path, found: Sequence[Result], told: Sequence[str])
     shown = _headline(frame)
     lines = [f"- {sentence}" for sentence in told]
     if len(frame) > len(shown):
-        lines.append(f"- {len(frame) - len(shown)} more cells (other α and T, fewer seeds) stand in `09_report` and "
-                     "`outputs/claims.html` as heat maps.")  # fmt: skip
+        lines.append(
+            f"- {len(frame) - len(shown)} more cells (other α and T, fewer seeds) stand in `09_report` and "
+            "`outputs/claims.html` as heat maps."
+        )
     if older := sum(row != CURRENT for row in frame.get("batch statistics", ())):
-        lines.append(f"- {older} of all {len(frame)} settings (†) are of an earlier training loop, whose batch statistics were "
-                     "those of augmented views; networks with batch norm (the teachers, OFA-595) may do better now.")  # fmt: skip
+        lines.append(
+            f"- {older} of all {len(frame)} settings (†) are of an earlier training loop, whose batch statistics were "
+            "those of augmented views; networks with batch norm (the teachers, OFA-595) may do better now."
+        )
     lines += ["", *_markdown(shown)]
     return _INLINE.sub(value, _BLOCK.sub(lambda m: m[1] + "\n".join(lines) + m[2], text))
 
@@ -53,28 +60,54 @@ def _headline(frame: pd.DataFrame) -> pd.DataFrame:
 def _markdown(frame: pd.DataFrame) -> list[str]:
     if frame.empty:
         return ["No distillation of real images under `outputs/` yet."]
-    head = ["dataset", "split", "teacher → student", "method", "px", "seeds", "n", "teacher", "distilled", "alone",
-            "distilled − alone, points"]  # fmt: skip
+    head = [
+        "dataset",
+        "split",
+        "teacher → student",
+        "method",
+        "px",
+        "seeds",
+        "n",
+        "teacher",
+        "distilled",
+        "alone",
+        "distilled − alone, points",
+    ]
     rows = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row in frame.to_dict("records"):
-        cells = [pages.short(row["dataset"]), row["split"], f"{row['teacher']} → {row['student']}",
-                 f"{row['method']} α {row['α']:g} T {row['T']:g}",
-                 f"{row['px']}{'' if row['batch statistics'] == CURRENT else ' †'}", row["seeds"], row["n"],
-                 *(row[f"{role} accuracy"] for role in ("teacher", "distilled", "alone")), pages.points(row)]  # fmt: skip
+        cells = [
+            pages.short(row["dataset"]),
+            row["split"],
+            f"{row['teacher']} → {row['student']}",
+            f"{row['method']} α {row['α']:g} T {row['T']:g}",
+            f"{row['px']}{'' if row['batch statistics'] == CURRENT else ' †'}",
+            row["seeds"],
+            row["n"],
+            *(row[f"{role} accuracy"] for role in ("teacher", "distilled", "alone")),
+            pages.points(row),
+        ]
         rows.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return rows
 
 
 # what looks measured: shares, percentages, points, times, factors, accuracies
-MEASURED = re.compile(r"(?<![\w./])0\.\d+|\d\s?%|\d (?:points?|ms|images/s)\b|\d\s?(?:×|times\b)|accurac\w+ (?:of )?\d"
-                      r"|(?<![\w.])9\d\.\d")  # fmt: skip
+MEASURED = re.compile(
+    r"(?<![\w./])0\.\d+|\d\s?%|\d (?:points?|ms|images/s)\b|\d\s?(?:×|times\b)|accurac\w+ (?:of )?\d"
+    r"|(?<![\w.])9\d\.\d"
+)
 
 
 def stray(text: str) -> list[str]:
     """Lines of a document with a number that looks measured and has no result file behind it.
 
-    Code, formulas, and what :func:`refresh` keeps up to date are left out; a 95 % interval is a name, not a number.
+    Code, formulas, and what :func:`refresh` keeps up to date are left out; a 95 % interval is a
+    name, not a number.
     """
-    for pattern in (_BLOCK, _INLINE, re.compile(r"```.*?```|\$\$.*?\$\$", re.DOTALL), re.compile(r"`[^`\n]*`|95 %")):
+    for pattern in (
+        _BLOCK,
+        _INLINE,
+        re.compile(r"```.*?```|\$\$.*?\$\$", re.DOTALL),
+        re.compile(r"`[^`\n]*`|95 %"),
+    ):
         text = pattern.sub("", text)
     return [line for line in text.splitlines() if MEASURED.search(line)]

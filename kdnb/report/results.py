@@ -1,4 +1,5 @@
-"""The result files that notebooks wrote, read back: runs pooled over seeds, and estimates with their intervals."""
+"""The result files that notebooks wrote, read back: runs pooled over seeds, and estimates with
+their intervals."""
 
 from __future__ import annotations
 
@@ -14,15 +15,31 @@ from kdnb import files
 from kdnb.images.catalogue import DATASETS
 
 # what makes two runs the same experiment, the seed apart
-_SETTING = ("dataset", "teacher", "teacher_weights", "student", "method", "alpha", "temperature", "image_size", "profile",
-            "teacher_epochs", "student_epochs", "batch_size", "lr", "augment", "pretrained")  # fmt: skip
+_SETTING = (
+    "dataset",
+    "teacher",
+    "teacher_weights",
+    "student",
+    "method",
+    "alpha",
+    "temperature",
+    "image_size",
+    "profile",
+    "teacher_epochs",
+    "student_epochs",
+    "batch_size",
+    "lr",
+    "augment",
+    "pretrained",
+)
 # where a network's batch statistics come from, by the version of the training loop
 BATCH_STATISTICS = {1: "augmented views", 2: "clean images"}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured value with its 95 % interval, test images ``n`` and training runs ``seeds``; None where there is none."""
+    """A measured value with its 95 % interval, test images ``n`` and training runs ``seeds``; None
+    where there is none."""
 
     value: float
     low: float | None = None
@@ -33,7 +50,8 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Result:
-    """One result file: ``kind`` is the first word of its name (distill, explain, …), ``file`` its path as it may be shown."""
+    """One result file: ``kind`` is the first word of its name (distill, explain, …), ``file`` its
+    path as it may be shown."""
 
     kind: str
     file: str
@@ -46,10 +64,15 @@ class Result:
 
     @property
     def title(self) -> str:
-        """The dataset with its caveat: a stand-in is called so wherever its numbers stand, with the classes it lacks."""
+        """The dataset with its caveat: a stand-in is called so wherever its numbers stand, with the
+        classes it lacks."""
         data, spec = self.stored["data"], DATASETS.get(self.config["dataset"])
         here, published = len(data.get("classes", ())), len(spec.classes) if spec else 0
-        few = f", {here} of {published} classes" if 0 < here < published and "classes" not in data["title"] else ""
+        few = (
+            f", {here} of {published} classes"
+            if 0 < here < published and "classes" not in data["title"]
+            else ""
+        )
         return data["title"].replace(":", f"{few}:", 1) if self.caveat else data["title"]
 
     @property
@@ -59,7 +82,8 @@ class Result:
 
     @property
     def split(self) -> str:
-        """The split that was used, in one word: ``auto`` is what it came to (official, pooled, random, group)."""
+        """The split that was used, in one word: ``auto`` is what it came to (official, pooled,
+        random, group)."""
         return self.stored["data"]["split"].split()[0].rstrip(":,")
 
     @property
@@ -75,22 +99,33 @@ class Result:
 
 
 def load(folder: Path | None = None) -> list[Result]:
-    """Every result file under ``outputs/``; smoke runs prove nothing and are left out, and so is the same run stored twice.
+    """Every result file under ``outputs/``; smoke runs prove nothing and are left out, and so is
+    the same run stored twice.
 
-    What is true of networks whatever they were trained on comes with neither configuration nor data: the counts that notebook 00
-    writes as kind ``zoo``, the times of :mod:`benchmarks.latency` as kind ``latency``.
+    What is true of networks whatever they were trained on comes with neither configuration nor
+    data: the counts that notebook 00 writes as kind ``zoo``, the times of :mod:`benchmarks.latency`
+    as kind ``latency``.
     """
     folder = folder or files.outputs_dir()
     networks = {"zoo": folder / "zoo.json", "latency": folder / "benchmarks" / "latency.json"}
-    found = {kind: Result(kind, _shown(path, folder), files.read_json(path)) for kind, path in networks.items() if path.exists()}
+    found = {
+        kind: Result(kind, _shown(path, folder), files.read_json(path))
+        for kind, path in networks.items()
+        if path.exists()
+    }
     for path in sorted(folder.rglob("*.json"), key=lambda path: (len(path.parts), path)):
         stored = files.read_json(path)
         if not isinstance(stored, dict) or not {"results", "config", "data"} <= stored.keys():
             continue
-        if not {"dataset", "seed"} <= stored["config"].keys() or stored["config"].get("profile") == "smoke":
+        if (
+            not {"dataset", "seed"} <= stored["config"].keys()
+            or stored["config"].get("profile") == "smoke"
+        ):
             continue
         kind = path.stem.split("-")[0]
-        same = files.digest([kind, stored["config"], stored["data"]["checksum"], stored.get("training", 1)])
+        same = files.digest(
+            [kind, stored["config"], stored["data"]["checksum"], stored.get("training", 1)]
+        )
         found.setdefault(same, Result(kind, _shown(path, folder), stored))
     return list(found.values())
 
@@ -101,9 +136,17 @@ def _shown(path: Path, folder: Path) -> str:
 
 
 def real(results: Iterable[Result], kind: str, dataset: str | None = None) -> list[Result]:
-    """Results of one kind on images of patients: phantoms, and folders of the reader's own, are no evidence on the papers."""
-    return [result for result in results if result.kind == kind and not result.synthetic and result.config["dataset"] in DATASETS
-            and result.config["dataset"] != "folder" and dataset in (None, result.config["dataset"])]  # fmt: skip
+    """Results of one kind on images of patients: phantoms, and folders of the reader's own, are no
+    evidence on the papers."""
+    return [
+        result
+        for result in results
+        if result.kind == kind
+        and not result.synthetic
+        and result.config["dataset"] in DATASETS
+        and result.config["dataset"] != "folder"
+        and dataset in (None, result.config["dataset"])
+    ]
 
 
 @dataclass(frozen=True)
@@ -122,17 +165,30 @@ class Pool:
         """The setting of the row in words."""
         c = self.first.config
         weights = "ImageNet weights" if c["pretrained"] else "random initial weights"
-        return (f"{c['teacher']} → {c['student']}, {c['method']} α {c['alpha']:g} T {c['temperature']:g}, {c['image_size']} px, "
-                f"at most {c['teacher_epochs']} + {c['student_epochs']} epochs, {weights}, "
-                f"batch statistics of {BATCH_STATISTICS[self.first.training]}{self._best_epochs()}")  # fmt: skip
+        return (
+            f"{c['teacher']} → {c['student']}, {c['method']} α {c['alpha']:g} T {c['temperature']:g}, {c['image_size']} px, "
+            f"at most {c['teacher_epochs']} + {c['student_epochs']} epochs, {weights}, "
+            f"batch statistics of {BATCH_STATISTICS[self.first.training]}{self._best_epochs()}"
+        )
 
     def _best_epochs(self) -> str:
-        """Where validation was best, seed by seed: a best epoch that is the last one may not have been the best to come."""
+        """Where validation was best, seed by seed: a best epoch that is the last one may not have
+        been the best to come."""
         told = []
         for role in ("teacher", "distilled", "alone"):
-            runs = [run for member in self.members for name, run in member.stored["results"].get("training", {}).items()
-                    if name.split()[0] == role and "best_epoch" in run]  # fmt: skip
-            told += [f"{role} {' '.join(str(run['best_epoch']) for run in runs)} of {runs[0]['epochs_run']}"] if runs else []
+            runs = [
+                run
+                for member in self.members
+                for name, run in member.stored["results"].get("training", {}).items()
+                if name.split()[0] == role and "best_epoch" in run
+            ]
+            told += (
+                [
+                    f"{role} {' '.join(str(run['best_epoch']) for run in runs)} of {runs[0]['epochs_run']}"
+                ]
+                if runs
+                else []
+            )
         return f"; best epochs: {', '.join(told)}" if told else ""
 
     @property
@@ -146,91 +202,140 @@ class Pool:
         return " ".join(str(member.config["seed"]) for member in self.members)
 
     def accuracy(self, role: str) -> Estimate:
-        """Test accuracy of ``teacher``, ``distilled`` or ``alone``: an interval for the images, then over seeds, within [0, 1]."""
+        """Test accuracy of ``teacher``, ``distilled`` or ``alone``: an interval for the images,
+        then over seeds, within [0, 1]."""
         e = combine([_share(member.stored["results"][role]) for member in self.members])
         return replace(e, low=max(0.0, e.low), high=min(1.0, e.high))
 
     def difference(self, pair: str) -> Estimate:
-        """``distilled_minus_alone`` or ``distilled_minus_teacher`` in accuracy: the paired bootstrap, then over seeds."""
+        """``distilled_minus_alone`` or ``distilled_minus_teacher`` in accuracy: the paired
+        bootstrap, then over seeds."""
         stored = [member.stored["results"][pair] for member in self.members]
         return combine([Estimate(d["difference"], d["low"], d["high"], d["n"], 1) for d in stored])
 
 
-def pools(results: Iterable[Result], dataset: str | None = None, kind: str = "distill") -> list[Pool]:
-    """Real results of a kind by setting, split, data and training loop, each with its seeds in order."""
+def pools(
+    results: Iterable[Result], dataset: str | None = None, kind: str = "distill"
+) -> list[Pool]:
+    """Real results of a kind by setting, split, data and training loop, each with its seeds in
+    order."""
     groups: dict[str, dict[int, Result]] = {}
     for result in real(results, kind, dataset):
-        key = [result.config.get(name) for name in _SETTING] + [result.split, result.stored["data"]["checksum"], result.training]
+        key = [result.config.get(name) for name in _SETTING] + [
+            result.split,
+            result.stored["data"]["checksum"],
+            result.training,
+        ]
         groups.setdefault(files.digest(key), {}).setdefault(result.config["seed"], result)
     return [Pool(tuple(by_seed[seed] for seed in sorted(by_seed))) for by_seed in groups.values()]
 
 
 def combine(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean over seeds. Its half-width joins two chances in quadrature: that of the test images, which are the same for
-    every seed (mean half-width of the single intervals), and that of training (Student's t over the seeds).
+    """The mean over seeds. Its half-width joins two chances in quadrature: that of the test images,
+    which are the same for every seed (mean half-width of the single intervals), and that of
+    training (Student's t over the seeds).
 
     With one seed the second is unknown and the interval holds the images' chance alone.
     """
     values = np.array([e.value for e in estimates])
     middle, count = float(values.mean()), len(values)
-    training = float(stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
+    training = (
+        float(stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / np.sqrt(count))
+        if count > 1
+        else 0.0
+    )
     below = float(np.hypot(np.mean([e.value - e.low for e in estimates]), training))
     above = float(np.hypot(np.mean([e.high - e.value for e in estimates]), training))
     return Estimate(middle, middle - below, middle + above, estimates[0].n, count)
 
 
 def _share(score: dict) -> Estimate:
-    """Wilson's interval, which also knows shares of 0 and 1, or the bootstrap's where groups of images make it wider."""
+    """Wilson's interval, which also knows shares of 0 and 1, or the bootstrap's where groups of
+    images make it wider."""
     right = round(score["accuracy"] * score["n"])
     wilson = stats.binomtest(right, score["n"]).proportion_ci(method="wilson")
     low, high = score.get("intervals", {}).get("accuracy", wilson)
-    return Estimate(score["accuracy"], min(float(wilson.low), low), max(float(wilson.high), high), score["n"], 1)
+    return Estimate(
+        score["accuracy"], min(float(wilson.low), low), max(float(wilson.high), high), score["n"], 1
+    )
 
 
 def distillations(results: Iterable[Result]) -> pd.DataFrame:
-    """Every real distillation, one row a setting: what the report prints, each number with split, n and seeds."""
+    """Every real distillation, one row a setting: what the report prints, each number with split, n
+    and seeds."""
     rows = []
     for pool in pools(results):
         gain, config = pool.difference("distilled_minus_alone"), pool.first.config
         shares = {role: pool.accuracy(role) for role in ("teacher", "distilled", "alone")}
-        accuracy = {f"{role} accuracy": f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]" for role, e in shares.items()}
-        rows.append({
-            "dataset": pool.first.title, "split": pool.first.split, "teacher": config["teacher"], "student": config["student"],
-            "method": config["method"], "α": config["alpha"], "T": config["temperature"], "px": config["image_size"],
-            "epochs": f"{config['teacher_epochs']} + {config['student_epochs']}",
-            "initial weights": "ImageNet" if config["pretrained"] else "random",
-            "batch statistics": BATCH_STATISTICS[pool.first.training], "seeds": gain.seeds, "n": gain.n,
-            **accuracy, "difference": gain.value, "low": gain.low, "high": gain.high,
-        })  # fmt: skip
+        accuracy = {
+            f"{role} accuracy": f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
+            for role, e in shares.items()
+        }
+        rows.append(
+            {
+                "dataset": pool.first.title,
+                "split": pool.first.split,
+                "teacher": config["teacher"],
+                "student": config["student"],
+                "method": config["method"],
+                "α": config["alpha"],
+                "T": config["temperature"],
+                "px": config["image_size"],
+                "epochs": f"{config['teacher_epochs']} + {config['student_epochs']}",
+                "initial weights": "ImageNet" if config["pretrained"] else "random",
+                "batch statistics": BATCH_STATISTICS[pool.first.training],
+                "seeds": gain.seeds,
+                "n": gain.n,
+                **accuracy,
+                "difference": gain.value,
+                "low": gain.low,
+                "high": gain.high,
+            }
+        )
     table = pd.DataFrame(rows)
-    return table.sort_values(["dataset", "split", "teacher", "student", "method"], ignore_index=True) if rows else table
+    return (
+        table.sort_values(["dataset", "split", "teacher", "student", "method"], ignore_index=True)
+        if rows
+        else table
+    )
 
 
-def grid(results: Iterable[Result], dataset: str, split: str, method: str = "kd_fmv") -> dict[tuple[float, float], Pool]:
+def grid(
+    results: Iterable[Result], dataset: str, split: str, method: str = "kd_fmv"
+) -> dict[tuple[float, float], Pool]:
     """(α, temperature) → distillations of a dataset and split; empty where nothing was run.
 
-    Of several students, sizes or lengths, the setting with the most cells is taken, and of its seeds those that every cell has:
-    a mean of three runs beside single ones would not compare.
+    Of several students, sizes or lengths, the setting with the most cells is taken, and of its
+    seeds those that every cell has: a mean of three runs beside single ones would not compare.
     """
     by_setting: dict[str, dict[tuple[float, float], Pool]] = {}
     for pool in pools(results, dataset):
         config = pool.first.config
         if pool.first.split == split and config["method"] == method:
-            rest = [config.get(name) for name in _SETTING if name not in ("alpha", "temperature")] + [pool.first.training]
-            by_setting.setdefault(files.digest(rest), {})[config["alpha"], config["temperature"]] = pool
+            rest = [
+                config.get(name) for name in _SETTING if name not in ("alpha", "temperature")
+            ] + [pool.first.training]
+            by_setting.setdefault(files.digest(rest), {})[
+                config["alpha"], config["temperature"]
+            ] = pool
     cells = max(by_setting.values(), key=len, default={})
     seeds = [{member.config["seed"] for member in pool.members} for pool in cells.values()]
     common = set.intersection(*seeds) if seeds else set()
-    kept = {cell: tuple(m for m in pool.members if m.config["seed"] in common) for cell, pool in cells.items()}
+    kept = {
+        cell: tuple(m for m in pool.members if m.config["seed"] in common)
+        for cell, pool in cells.items()
+    }
     return {cell: Pool(members) for cell, members in kept.items() if members}
 
 
 def leaks(results: Iterable[Result]) -> pd.DataFrame:
-    """What the papers' split is worth to the student alone: balanced accuracy (shares of 1) under it minus under the group split.
+    """What the papers' split is worth to the student alone: balanced accuracy (shares of 1) under
+    it minus under the group split.
 
-    A row for each result of notebook 08, with columns dataset, student, split, difference, low, high, seeds, and copies, how many
-    of the n test images have a relative in training. The splits test on different images, so that their half-widths, each of images
-    and seeds, join in quadrature.
+    A row for each result of notebook 08, with columns dataset, student, split, difference, low,
+    high, seeds, and copies, how many of the n test images have a relative in training. The splits
+    test on different images, so that their half-widths, each of images and seeds, join in
+    quadrature.
     """
     rows = []
     for result in real(results, "integrity"):
@@ -240,10 +345,17 @@ def leaks(results: Iterable[Result]) -> pd.DataFrame:
             under.setdefault(run["split"], []).append(one)
         (split, theirs), (_, ours) = ((name, combine(runs)) for name, runs in under.items())
         first, middle = stored["leaks"][0], theirs.value - ours.value
-        rows.append({
-            "dataset": result.title, "student": result.config["student"], "split": split, "difference": middle,
-            "low": middle - float(np.hypot(theirs.value - theirs.low, ours.high - ours.value)),
-            "high": middle + float(np.hypot(theirs.high - theirs.value, ours.value - ours.low)),
-            "seeds": theirs.seeds, "n": first["test images"], "copies": first["with a relative in training"],
-        })  # fmt: skip
+        rows.append(
+            {
+                "dataset": result.title,
+                "student": result.config["student"],
+                "split": split,
+                "difference": middle,
+                "low": middle - float(np.hypot(theirs.value - theirs.low, ours.high - ours.value)),
+                "high": middle + float(np.hypot(theirs.high - theirs.value, ours.value - ours.low)),
+                "seeds": theirs.seeds,
+                "n": first["test images"],
+                "copies": first["with a relative in training"],
+            }
+        )
     return pd.DataFrame(rows)

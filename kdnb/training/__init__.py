@@ -1,5 +1,12 @@
 """Training: one loop for teachers and students, resumable after every epoch."""
 
-from kdnb.training.loop import VERSION, distil, fit, train_alone, train_on_shuffled_labels, train_teachers
+from kdnb.training.loop import (
+    VERSION,
+    distil,
+    fit,
+    train_alone,
+    train_on_shuffled_labels,
+    train_teachers,
+)
 
 __all__ = ["VERSION", "distil", "fit", "train_alone", "train_on_shuffled_labels", "train_teachers"]

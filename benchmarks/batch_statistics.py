@@ -49,7 +49,7 @@ def compare(dataset: Dataset, model: Classifier) -> dict:
     """Test accuracy of one network with either statistics, and the paired difference, clean minus
     augmented."""
     test = dataset.pixels(model.image_size, "test")
-    labels, families = test.labels[test.rows].numpy(), dataset.families("test")
+    labels, groups = test.labels[test.rows].numpy(), dataset.groups("test")
     sources = {
         "clean images": batch_norm.calibration_images(dataset, model.image_size),
         "augmented views": views(dataset, model.image_size),
@@ -59,9 +59,7 @@ def compare(dataset: Dataset, model: Classifier) -> dict:
         for name, images in sources.items()
     }
     balanced = {name: metrics.balanced_accuracy(labels, z.argmax(1)) for name, z in logits.items()}
-    difference = metrics.compare(
-        labels, logits["clean images"], logits["augmented views"], families
-    )
+    difference = metrics.compare(labels, logits["clean images"], logits["augmented views"], groups)
     return {
         "dataset": dataset.title,
         "split": dataset.split_name,
@@ -78,7 +76,7 @@ def main() -> None:
     for study in tqdm(STUDIES, desc="studies", unit="study"):
         dataset = study.load_data()
         runs = loop.train_teachers(study, dataset)
-        runs += [loop.train_alone(study, dataset)] if study.student == "ofa595" else []
+        runs += [loop.train_baseline(study, dataset)] if study.student == "ofa595" else []
         rows += [compare(dataset, run.model) | {"seed": study.seed} for run in runs]
         for row in rows[-len(runs) :]:
             print(row["network"], row["seed"], row["balanced_accuracy"], flush=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from tempfile import TemporaryDirectory
 
 import pandas as pd
@@ -72,8 +73,8 @@ def main() -> None:
                 root, v2.Compose(transforms), is_valid_file=lambda path: "/images/" in path
             )
             took, seen = seconds(
-                lambda: DataLoader(folder, BATCH, shuffle=True, num_workers=workers)
-            )  # noqa: B023
+                partial(DataLoader, folder, BATCH, shuffle=True, num_workers=workers)
+            )
             rows.append(
                 {
                     "way": f"ImageFolder, {workers} workers",

@@ -94,7 +94,7 @@ class Dataset:
         """Label numbers, shape ``(N,)``."""
         return self.table["label"].map({name: i for i, name in enumerate(self.classes)}).to_numpy()
 
-    def families(self, split: str) -> np.ndarray:
+    def groups(self, split: str) -> np.ndarray:
         """Group numbers of one split's images, ``(n,)`` in the order of :meth:`pixels`: intervals
         draw a group as one."""
         files.lookup(split, splits.PARTS, "split")
@@ -185,7 +185,7 @@ def load(
     root = downloads.locate(spec, data_root, download)
     found = index.build(spec, root)
     mode = splits.resolve(spec, found, split)
-    table, family = found.table, index.families(found.table)
+    table, family = found.table, index.groups(found.table)
     if splits.needs_groups(found, mode) and not spec.synthetic:  # every phantom is drawn alone
         seen = detector.find(found, spec.slug)
         # same pixels, two labels: neither learnt from nor tested on, as byte-identical ones in the

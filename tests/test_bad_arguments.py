@@ -243,8 +243,8 @@ WRONG = {
         lambda m: data.load("phantom_cxr", per_class=0),
         "per_class must be at least 1",
     ),
-    "families: split": (
-        lambda m: PAIR.families("tset"),
+    "groups: split": (
+        lambda m: PAIR.groups("tset"),
         "unknown split 'tset'. Did you mean 'test'",
     ),
     "pixels: split": (

@@ -185,8 +185,8 @@ def test_brier_by_hand():
 def test_temperature_undoes_what_was_done():
     rng = np.random.default_rng(0)
     logits = 2 * rng.normal(size=(4000, 3))
-    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    labels = (rng.random((4000, 1)) > chances.cumsum(1)).sum(1)
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = (rng.random((4000, 1)) > probabilities.cumsum(1)).sum(1)
     assert calibration.fit_temperature(labels, logits) == pytest.approx(1, abs=0.1)
     assert calibration.fit_temperature(labels, 3 * logits) == pytest.approx(3, abs=0.3)
     change = calibration.before_and_after(labels, 3 * logits, 3.0)

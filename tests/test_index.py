@@ -185,6 +185,6 @@ def test_families_hold_patients_and_copies_together():
     import pandas as pd
 
     table = pd.DataFrame({"group": ["a", "a", "", "", ""], "sha256": ["1", "2", "2", "3", "4"]})
-    family = index.families(table)
+    family = index.groups(table)
     assert family[0] == family[1] == family[2]
     assert len(np.unique(family)) == 3

@@ -159,9 +159,11 @@ def test_an_empty_map_is_counted_and_takes_no_part(monkeypatch):
 def test_figures_of_explanations(audited):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 64, 64), dtype=np.uint8)
-    chances = {name: np.full((6, 3), 1 / 3) for name in audited.explanations}
+    probabilities = {name: np.full((6, 3), 1 / 3) for name in audited.explanations}
     names = {"grad_cam": "Grad-CAM", "saliency": "Saliency"}
-    columns, titles, signed = audited.panels(names, np.array([0, 2]), ("a", "b", "c"), chances)
+    columns, titles, signed = audited.panels(
+        names, np.array([0, 2]), ("a", "b", "c"), probabilities
+    )
     assert (
         len(columns) == 4 and titles["teacher\nGrad-CAM"] == ["a 0.33", "a 0.33"] and signed == []
     )

@@ -144,7 +144,7 @@ def test_where_all_images_are_alike_only_the_nearest_are_compared(monkeypatch, c
     """30 images of one hash make 435 pairs: all are looked at only if the first of them were
     copies."""
     thumbs = np.zeros((30, fingerprints.THUMB, fingerprints.THUMB), np.uint8)
-    known = fingerprints.Signatures(["x"] * 30, thumbs, thumbs[:, :32, :32], None)
+    known = fingerprints.Fingerprints(["x"] * 30, thumbs, thumbs[:, :32, :32], None)
     steps = detector._close_hashes(np.zeros((30, 8, 8), np.uint8))
     seen = []
 

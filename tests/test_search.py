@@ -173,10 +173,10 @@ def test_a_supernet_is_trained_searched_and_its_student_tuned(home, folder):
     mine = data.load("folder", folder)
     run = loop.fit(study, mine, zoo.SUPERNET, Objective("hard"), 2)
     assert len(run.history) == 2 and run.record["key"]["model"] == zoo.SUPERNET
-    judge = search.Judge(run.model, mine)
+    judge = search.SubnetEvaluator(run.model, mine)
     before = zoo.checksum(run.model.network)
     assert 0 <= judge(SMALLEST) <= 1 and zoo.checksum(run.model.network) == before
-    again = search.Judge(run.model, mine)
+    again = search.SubnetEvaluator(run.model, mine)
     again.model = None  # a search that goes on asks nothing twice
     assert again(SMALLEST) == judge(SMALLEST)
     student = search.extract(run.model, SMALLEST, judge.calibration)
@@ -198,7 +198,7 @@ def judge(folder, monkeypatch):
 
     monkeypatch.setattr(search, "extract", lambda model, choice, calibration: choice)
     monkeypatch.setattr(loop, "predict", predict)
-    return lambda: search.Judge(model, mine), asked
+    return lambda: search.SubnetEvaluator(model, mine), asked
 
 
 def _child(work):

@@ -80,9 +80,9 @@ def test_images_that_belong_together_make_an_interval_wider(framed):
     )  # five families of four, answered alike
     logits = np.eye(2)[labels ^ (copies % 2)]
 
-    def width(families):
+    def width(groups):
         numbers = np.full(len(test), 1000)
-        numbers[test] = families
+        numbers[test] = groups
         score = shortcuts._score(
             dataclasses.replace(framed, table=framed.table.assign(family=numbers)),
             "test",

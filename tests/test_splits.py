@@ -19,8 +19,8 @@ def table_of(sizes: dict[str, list[int]]) -> tuple[pd.DataFrame, np.ndarray]:
     """One class a key, one family an entry, as many images as it says."""
     rows = [
         (label, number)
-        for label, families in sizes.items()
-        for number, size in enumerate(families)
+        for label, groups in sizes.items()
+        for number, size in enumerate(groups)
         for _ in range(size)
     ]
     table = pd.DataFrame(rows, columns=["label", "number"]).assign(split="")

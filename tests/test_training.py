@@ -246,7 +246,7 @@ def test_distilled_and_lone_student_start_from_the_same_weights_and_order(mine, 
     monkeypatch.setattr(loop, "_train", note)
     for job in (
         lambda: loop.distil(study(), mine, teachers),
-        lambda: loop.train_alone(study(), mine),
+        lambda: loop.train_baseline(study(), mine),
     ):
         with pytest.raises(InterruptedError):
             job()

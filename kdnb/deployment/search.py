@@ -50,7 +50,7 @@ def extract(model: Classifier, choice: Choice, calibration: Tensor) -> Classifie
     return batch_norm.recalibrate(student, calibration)
 
 
-class Judge:
+class SubnetEvaluator:
     """Balanced accuracy on validation images of subnets with shared weights; every answer is kept
     on disk, so that a search that was stopped goes on where it stood."""
 

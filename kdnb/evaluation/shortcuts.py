@@ -125,10 +125,10 @@ def forests(dataset: Dataset, trees: int = 300) -> pd.DataFrame:
     for view, values in tqdm(features.items(), desc="forests", unit="view", leave=False):
         forest = RandomForestClassifier(trees, n_jobs=-1, random_state=0, class_weight="balanced")
         forest.fit(values[parts["learn"]], labels[parts["learn"]])
-        chances = np.zeros((len(parts["test"]), len(dataset.classes)))
-        chances[:, forest.classes_] = forest.predict_proba(values[parts["test"]])
+        probabilities = np.zeros((len(parts["test"]), len(dataset.classes)))
+        probabilities[:, forest.classes_] = forest.predict_proba(values[parts["test"]])
         truth = labels[parts["test"]]
-        score = _score(dataset, "test", truth, np.log(np.maximum(chances, 1e-6)))
+        score = _score(dataset, "test", truth, np.log(np.maximum(probabilities, 1e-6)))
         rows.append({"model": "random forest", "view": view, **score})
     return pd.DataFrame(rows)
 
@@ -154,7 +154,7 @@ def _score(
     dataset: Dataset, split: str, labels: np.ndarray, logits: np.ndarray
 ) -> dict[str, float]:
     score = metrics.evaluate(
-        labels, logits, dataset.classes, dataset.split_name, dataset.families(split)
+        labels, logits, dataset.classes, dataset.split_name, dataset.groups(split)
     )
     low, high = score["intervals"]["balanced_accuracy"]
     return {

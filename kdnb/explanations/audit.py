@@ -70,7 +70,7 @@ class Audit:
         methods: Mapping[str, str],
         rows: np.ndarray,
         classes: Sequence[str],
-        chances: Mapping[str, np.ndarray],
+        probabilities: Mapping[str, np.ndarray],
     ) -> tuple[dict, dict, list[str]]:
         """For a figure: column title → maps of chosen images, → the class asked for with its
         probability, and signed columns.
@@ -83,7 +83,7 @@ class Audit:
                 key, found = f"{model.split()[0]}\n{shown}", parts[method]
                 columns[key] = found.maps[rows]
                 titles[key] = [
-                    f"{classes[found.targets[n]]} {chances[model][n, found.targets[n]]:.2f}"
+                    f"{classes[found.targets[n]]} {probabilities[model][n, found.targets[n]]:.2f}"
                     for n in rows
                 ]
                 signed += [key] if METHODS[method].signed else []

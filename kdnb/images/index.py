@@ -409,7 +409,7 @@ def _settle_copies(table: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, s
     return table, problems
 
 
-def families(table: pd.DataFrame) -> np.ndarray:
+def groups(table: pd.DataFrame) -> np.ndarray:
     """Number the rows so that one patient, or one set of byte-identical files, has one number
     (shape ``(N,)``)."""
     rows = np.arange(len(table))

@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 from kdnb import files
 from kdnb.images import index
 from kdnb.leakage import fingerprints, landmarks
-from kdnb.leakage.fingerprints import Signatures
+from kdnb.leakage.fingerprints import Fingerprints
 from kdnb.leakage.registration import RADII, log_polar, refine, register
 
 VERSION = 7  # part of the stored links' name: raise it when a rule changes
@@ -88,7 +88,7 @@ class Leakage:
         one number, ``(N,)``."""
         rows = dict(zip(table["path"], range(len(table)), strict=True))
         ends = self.links[["first", "second"]].map(rows.get).dropna().to_numpy(dtype=int)
-        family = index.families(table)
+        family = index.groups(table)
         order = np.argsort(family, kind="stable")
         chain = np.stack([order[:-1], order[1:]], 1)[np.diff(family[order]) == 0]
         return join(np.concatenate([ends, chain]), len(table))
@@ -179,7 +179,7 @@ def detect(
     return rows[COLUMNS], facts
 
 
-def same_pixels(known: Signatures) -> pd.DataFrame:
+def same_pixels(known: Fingerprints) -> pd.DataFrame:
     """Chains of images with the same decoded pixels, as links between row numbers."""
     code = pd.factorize(pd.Series(known.pixels))[0]
     order = np.argsort(code, kind="stable")
@@ -198,7 +198,7 @@ def same_pixels(known: Signatures) -> pd.DataFrame:
     )
 
 
-def propose(known: Signatures, bits: np.ndarray, rows: np.ndarray) -> list[list[np.ndarray]]:
+def propose(known: Fingerprints, bits: np.ndarray, rows: np.ndarray) -> list[list[np.ndarray]]:
     """Pairs of rows worth a look, ``(M, 2)`` each, the likeliest first. Only ``rows`` take part.
 
     The later arrays of one list are worth it only where the earlier ones held copies.
@@ -325,7 +325,7 @@ def limits_of(thumbs: np.ndarray, rows: np.ndarray, draws: int = 1500) -> dict[s
 
 
 def confirm(
-    known: Signatures,
+    known: Fingerprints,
     bits: np.ndarray,
     searches: list[list[np.ndarray]],
     limits: dict[str, float],

@@ -25,7 +25,7 @@ THUMB = 96  # pixels a side of what is kept of an image
 
 
 @dataclass(frozen=True)
-class Signatures:
+class Fingerprints:
     """What is kept of N images: ``pixels`` SHA-256 of the decoded RGB pixels and their shape,
     ``thumbs`` grey uint8 ``(N, THUMB, THUMB)``, ``small`` grey uint8 ``(N, 32, 32)`` for hashing,
     ``colours`` root frequencies ``(N, 512)`` of 8×8×8 colours (None where the set is grey)."""
@@ -41,7 +41,7 @@ class Signatures:
 
 def sign(
     root: Path, table: pd.DataFrame, name: str = "images", folder: Path | None = None
-) -> Signatures:
+) -> Fingerprints:
     """Decode every image once and keep what the search needs."""
     grey = table["mode"].isin(["L", "1", "LA", "I", "I;16", "F"]).all()
 
@@ -65,7 +65,7 @@ def sign(
     paths, whole = table["path"].tolist(), {}
     bar = tqdm(
         total=len(paths),
-        desc=f"signatures of {name}",
+        desc=f"fingerprints of {name}",
         unit="img",
         leave=False,
         disable=len(paths) < 500,
@@ -86,7 +86,7 @@ def sign(
             for key, value in part.items():
                 whole[key][start : start + PART] = value
             bar.update(len(part["pixels"]))
-    return Signatures(
+    return Fingerprints(
         whole["pixels"].tolist(),
         whole["thumbs"],
         whole["small"],

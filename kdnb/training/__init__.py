@@ -4,9 +4,16 @@ from kdnb.training.loop import (
     VERSION,
     distil,
     fit,
-    train_alone,
+    train_baseline,
     train_on_shuffled_labels,
     train_teachers,
 )
 
-__all__ = ["VERSION", "distil", "fit", "train_alone", "train_on_shuffled_labels", "train_teachers"]
+__all__ = [
+    "VERSION",
+    "distil",
+    "fit",
+    "train_baseline",
+    "train_on_shuffled_labels",
+    "train_teachers",
+]

@@ -42,7 +42,7 @@ class State:
     epoch: int = 0
     history: list[dict] = field(default_factory=list)
     best: tuple[float, float] | None = None
-    stale: int = 0
+    epochs_without_improvement: int = 0
 
 
 def load(folder: Path) -> Run:
@@ -81,7 +81,7 @@ def keep(
         "epoch": state.epoch,
         "history": state.history,
         "best": state.best,
-        "stale": state.stale,
+        "stale": state.epochs_without_improvement,
     }
     with files.atomic(folder / "last.safetensors") as temporary:
         save_file(tensors, temporary, {"progress": json.dumps(progress)})

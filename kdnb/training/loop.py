@@ -74,7 +74,7 @@ def distil(study: Study, dataset: Dataset, teachers: list[Run]) -> Run:
     return fit(study, dataset, study.student, study.objective(), study.student_epochs, teachers)
 
 
-def train_alone(study: Study, dataset: Dataset) -> Run:
+def train_baseline(study: Study, dataset: Dataset) -> Run:
     """Train the same student without a teacher: same seed, same budget, same data."""
     return fit(study, dataset, study.student, Objective("hard"), study.student_epochs)
 
@@ -262,7 +262,12 @@ def _train(
     )
 
     state = checkpoints.restore(folder, model, optimizer)
-    epoch, rows, best, stale = state.epoch, state.history, state.best, state.stale
+    epoch, rows, best, epochs_without_improvement = (
+        state.epoch,
+        state.history,
+        state.best,
+        state.epochs_without_improvement,
+    )
     steps, started = settings.epochs * len(loader), time.monotonic()
     bar = tqdm(
         total=steps,
@@ -273,7 +278,7 @@ def _train(
         mininterval=0.5,
         disable=not accelerator.is_main_process,
     )
-    while epoch < settings.epochs and stale < settings.patience:
+    while epoch < settings.epochs and epochs_without_improvement < settings.patience:
         # all randomness of an epoch follows from (seed, epoch): nothing of it has to be stored
         torch.manual_seed(settings.seed * 100_003 + epoch)
         # each process draws views of its own, all the same subnets of a supernet
@@ -343,9 +348,17 @@ def _train(
         )
         score = (scores["val_balanced_accuracy"], -scores["val_loss"])
         improved = best is None or score > best
-        best, stale, epoch = (score, 0, epoch + 1) if improved else (best, stale + 1, epoch + 1)
+        best, epochs_without_improvement, epoch = (
+            (score, 0, epoch + 1) if improved else (best, epochs_without_improvement + 1, epoch + 1)
+        )
         if accelerator.is_main_process:
-            checkpoints.keep(folder, model, optimizer, State(epoch, rows, best, stale), improved)
+            checkpoints.keep(
+                folder,
+                model,
+                optimizer,
+                State(epoch, rows, best, epochs_without_improvement),
+                improved,
+            )
     bar.close()
     if accelerator.is_main_process:
         checkpoints.finish(

@@ -1,0 +1,104 @@
+"""Declared parameters: a dataclass field with its default, its range and one line of help.
+
+A study, the options of a method and the settings of a wing are all declared this way, so that the
+value of a ``-p`` is checked by one rule and described by one sentence wherever it appears.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kdnb import files
+
+
+class BadParameter(ValueError):
+    """A parameter with a value that it cannot take; the message says which values are allowed."""
+
+
+def parameter(
+    default: object,
+    help: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Iterable[str] | None = None,
+) -> Any:
+    """A dataclass field that :func:`check` validates.
+
+    ``help`` is the comment beside the parameter in a notebook. ``low`` and ``high`` are inclusive
+    bounds of a number, or of each number of a list; ``choices`` are the allowed names of a text.
+    ``None`` as a value is allowed where the annotation allows it, and is not compared.
+    """
+    names = None if choices is None else tuple(choices)
+    metadata = {"help": help, "low": low, "high": high, "choices": names}
+    if isinstance(default, dict | list):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def declared(owner: type) -> dict[str, dataclasses.Field]:
+    """The parameters of a dataclass by name, in order."""
+    return {field.name: field for field in dataclasses.fields(owner) if "help" in field.metadata}
+
+
+def check(instance: object) -> None:
+    """Convert and validate every declared field of a frozen dataclass; call in ``__post_init__``.
+
+    Raises :class:`BadParameter` for a wrong type or a number out of range, ``UnknownName`` with the
+    nearest match for a name that is not among the choices.
+    """
+    for name, field in declared(type(instance)).items():
+        value = converted(field, getattr(instance, name))
+        object.__setattr__(instance, name, value)
+        if value is None:
+            continue
+        if field.metadata["choices"] is not None:
+            files.lookup(value, field.metadata["choices"], name)
+        for number in value if isinstance(value, tuple) else (value,):
+            _within(name, number, field.metadata["low"], field.metadata["high"])
+
+
+def converted(field: dataclasses.Field, value: object) -> object:
+    """The value in the field's type, where that is what was meant.
+
+    Papermill reads ``007`` as 7 and keeps lists as lists. Raises :class:`BadParameter`.
+    """
+    kinds = [kind.strip() for kind in str(field.type).split("|")]
+    if value is None and "None" in kinds:
+        return None
+    for kind in kinds:
+        if (found := _as(kind, value)) is not None:
+            return found
+    text = "str" in kinds and isinstance(value, int | float)
+    hint = " (papermill reads numbers as numbers: pass it with -r instead of -p)" if text else ""
+    raise BadParameter(f"{field.name} must be {field.type}, got {value!r}{hint}")
+
+
+def _as(kind: str, value: object) -> object | None:
+    """``value`` as the type that an annotation names, or None where it is not of that type."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == "tuple[float, ...]" and isinstance(value, list | tuple):
+        plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+        return tuple(float(v) for v in value) if plain else None
+    if kind == "tuple[str, ...]" and isinstance(value, list | tuple):
+        return tuple(value) if all(isinstance(v, str) for v in value) else None
+    if kind.startswith(("dict", "Mapping")) and isinstance(value, Mapping):
+        return dict(value) if all(isinstance(key, str) for key in value) else None
+    if kind == "float" and number:
+        return float(value)
+    plain = {"str": str, "bool": bool, "int": int}.get(kind)
+    if plain is None or not isinstance(value, plain) or (plain is int and not number):
+        return None
+    return value
+
+
+def _within(name: str, value: object, low: float | None, high: float | None) -> None:
+    below = low is not None and not value >= low
+    above = high is not None and not value <= high
+    if not below and not above:
+        return
+    if low is not None and high is not None:
+        raise BadParameter(f"{name} must lie between {low} and {high}, got {value}")
+    limit = f"at least {low}" if low is not None else f"at most {high}"
+    raise BadParameter(f"{name} must be {limit}, got {value}")

@@ -47,6 +47,7 @@ _PROMISES = BeartypeConf(
         "kdnb.models.ofa",
         "kdnb.models.depthwise",
         "kdnb.study",
+        "kdnb.images.source",
     ),
 )
 beartype_this_package(conf=_PROMISES)

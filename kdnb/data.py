@@ -17,6 +17,7 @@ from kdnb.images import downloads, index, pixels, splits
 from kdnb.images.catalogue import DATASETS, DatasetSpec
 from kdnb.images.downloads import DatasetMissing as DatasetMissing
 from kdnb.images.pixels import Augment, Pixels
+from kdnb.images.source import Source
 from kdnb.leakage import detector
 
 MASKS = ("mask", "organ_mask")  # columns of the index that name a mask of the image
@@ -27,8 +28,7 @@ SEEDS = 2**32 - 1  # the largest seed that pandas and numpy take
 class Dataset:
     """Images with labels and splits: an index table and what can be read off it.
 
-    ``table`` has the index's columns and ``family``, the number of the group that an image belongs
-    to; ``split`` says how the parts came about.
+    ``table`` has the index's columns and ``group``, the number of the images kept together with this one; ``split`` says how the parts came about.
     """
 
     spec: DatasetSpec
@@ -98,7 +98,7 @@ class Dataset:
         """Group numbers of one split's images, ``(n,)`` in the order of :meth:`pixels`: intervals
         draw a group as one."""
         files.lookup(split, splits.PARTS, "split")
-        return self.table.loc[self.table["split"] == split, "family"].to_numpy()
+        return self.table.loc[self.table["split"] == split, "group"].to_numpy()
 
     def counts(self) -> pd.DataFrame:
         """Images by class (rows) and split (columns)."""
@@ -170,13 +170,14 @@ def load(
     split: str = "auto",
     download: bool = False,
     per_class: int | None = None,
+    source: Source | None = None,
 ) -> Dataset:
     """Load a dataset of the catalogue, ``medmnist:<name>``, or ``folder`` with ``data_root``.
 
     ``split``: ``official`` as published, ``random`` re-split by image as papers do, ``group``
     re-split with copies and patients kept together, ``auto`` official where nothing is known
     against it, else group. ``per_class`` keeps at most so many images of a class in each split (for
-    trying things out). Raises ``UnknownName``, ``DatasetMissing`` or ``SplitError``, each telling
+    trying things out). ``source`` says how the files are read (:class:`~kdnb.images.source.Source`). Raises ``UnknownName``, ``DatasetMissing`` or ``SplitError``, each telling
     what to do next.
     """
     files.lookup(split, splits.MODES, "split")
@@ -185,7 +186,7 @@ def load(
     root = downloads.locate(spec, data_root, download)
     found = index.build(spec, root)
     mode = splits.resolve(spec, found, split)
-    table, family = found.table, index.groups(found.table)
+    table, group = found.table, index.groups(found.table)
     if splits.needs_groups(found, mode) and not spec.synthetic:  # every phantom is drawn alone
         seen = detector.find(found, spec.slug)
         # same pixels, two labels: neither learnt from nor tested on, as byte-identical ones in the
@@ -195,8 +196,8 @@ def load(
             found, problems=pd.concat([found.problems, conflicts], ignore_index=True)
         )
         table = table[~table["path"].isin(conflicts["path"])].reset_index(drop=True)
-        family = seen.groups(table)
-    table, used = splits.assign(spec, table, mode, family)
+        group = seen.groups(table)
+    table, used = splits.assign(spec, table, mode, group)
     if per_class:
         table = table.groupby(["split", "label"], sort=False).head(per_class).reset_index(drop=True)
     return Dataset(spec, found, table, used)

@@ -143,7 +143,7 @@ TABLE = pd.DataFrame(
         "path": ["1.png", "2.png"],
         "label": ["a", "b"],
         "split": ["train", "test"],
-        "family": [0, 1],
+        "group": [0, 1],
         "mode": "L",
         "mask": "",
         "organ_mask": "",

@@ -181,10 +181,10 @@ def test_a_link_back_up_the_tree_does_not_loop(folder):
     assert len(index.build(DATASETS["folder"], folder).table) == 3 * 42
 
 
-def test_families_hold_patients_and_copies_together():
+def test_groups_hold_patients_and_copies_together():
     import pandas as pd
 
-    table = pd.DataFrame({"group": ["a", "a", "", "", ""], "sha256": ["1", "2", "2", "3", "4"]})
-    family = index.groups(table)
-    assert family[0] == family[1] == family[2]
-    assert len(np.unique(family)) == 3
+    table = pd.DataFrame({"patient": ["a", "a", "", "", ""], "sha256": ["1", "2", "2", "3", "4"]})
+    group = index.groups(table)
+    assert group[0] == group[1] == group[2]
+    assert len(np.unique(group)) == 3

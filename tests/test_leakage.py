@@ -76,7 +76,7 @@ def test_patients_and_copies_of_copies_form_one_group():
     table = pd.DataFrame(
         {
             "path": list("abcdef"),
-            "group": ["p", "", "p", "", "", ""],
+            "patient": ["p", "", "p", "", "", ""],
             "sha256": list("112345"),
             "label": "x",
         }
@@ -235,7 +235,7 @@ def copies(photo, count):
     ]
 
 
-def test_overlapping_photographs_of_an_augmented_set_are_one_family(home):
+def test_overlapping_photographs_of_an_augmented_set_are_one_group(home):
     slides = [tissue(seed) for seed in range(4)]
     first, second = (
         photograph(slides[0], 0, 0, 136),

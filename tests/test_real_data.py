@@ -47,8 +47,8 @@ def test_both_eyes_of_a_patient_stay_together(real):
     if not (real / "eye_disease").is_dir():
         pytest.skip("eye_disease is not in KDNB_DATA")
     table = data.load("eye_disease").table
-    known = table[table["group"] != ""]
-    assert len(known) > 1000 and known.groupby("group")["split"].nunique().max() == 1
+    known = table[table["patient"] != ""]
+    assert len(known) > 1000 and known.groupby("patient")["split"].nunique().max() == 1
 
 
 def test_lc25000s_groups_are_the_published_ones(real):
@@ -58,7 +58,7 @@ def test_lc25000s_groups_are_the_published_ones(real):
     dataset = data.load("lc25000")
     origin = synthetic_duplicates.published(dataset.index.root, dataset.table)
     score = synthetic_duplicates.score(
-        origin, dataset.table["family"].to_numpy(), dataset.table["label"]
+        origin, dataset.table["group"].to_numpy(), dataset.table["label"]
     )
     assert (
         score["adjusted_rand"] >= 0.95 and min(score["adjusted_rand_by_class"].values()) >= 0.95

@@ -77,14 +77,14 @@ def test_images_that_belong_together_make_an_interval_wider(framed):
     labels = framed.labels[test]
     copies = (
         pd.Series(labels).groupby(labels).cumcount().to_numpy() // 4
-    )  # five families of four, answered alike
+    )  # five groups of four, answered alike
     logits = np.eye(2)[labels ^ (copies % 2)]
 
     def width(groups):
         numbers = np.full(len(test), 1000)
         numbers[test] = groups
         score = shortcuts._score(
-            dataclasses.replace(framed, table=framed.table.assign(family=numbers)),
+            dataclasses.replace(framed, table=framed.table.assign(group=numbers)),
             "test",
             labels,
             logits,

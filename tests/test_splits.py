@@ -16,7 +16,7 @@ FOLDER = DATASETS["folder"]
 
 
 def table_of(sizes: dict[str, list[int]]) -> tuple[pd.DataFrame, np.ndarray]:
-    """One class a key, one family an entry, as many images as it says."""
+    """One class a key, one group an entry, as many images as it says."""
     rows = [
         (label, number)
         for label, groups in sizes.items()
@@ -39,30 +39,29 @@ groups_of_classes = st.dictionaries(
 @settings(max_examples=60, deadline=None)
 @given(groups_of_classes)
 def test_a_group_split_parts_no_group_and_leaves_no_part_empty(sizes):
-    table, family = table_of(sizes)
-    split, used = splits.assign(FOLDER, table, "group", family)
-    assert split.groupby("family")["split"].nunique().max() == 1
+    table, group = table_of(sizes)
+    split, used = splits.assign(FOLDER, table, "group", group)
+    assert split.groupby("group")["split"].nunique().max() == 1
     assert (pd.crosstab(split["label"], split["split"])[list(splits.PARTS)] > 0).all(axis=None)
-    assert used.startswith("group") and splits.leaking(split, family).empty
+    assert used.startswith("group") and splits.leaking(split, group).empty
     assert (
-        split["split"].tolist()
-        == splits.assign(FOLDER, table, "group", family)[0]["split"].tolist()
+        split["split"].tolist() == splits.assign(FOLDER, table, "group", group)[0]["split"].tolist()
     )
 
 
 @settings(max_examples=30, deadline=None)
 @given(groups_of_classes)
 def test_a_random_split_has_every_class_in_every_part(sizes):
-    table, family = table_of(sizes)
-    split, _ = splits.assign(FOLDER, table, "random", family)
+    table, group = table_of(sizes)
+    split, _ = splits.assign(FOLDER, table, "random", group)
     counts = pd.crosstab(split["label"], split["split"])
     assert (counts["train"] > 0).all() and sorted(split["split"].unique()) == sorted(splits.PARTS)
 
 
 def test_shares_are_what_they_should_be():
-    table, family = table_of({"a": [5] * 100, "b": [1] * 300})
+    table, group = table_of({"a": [5] * 100, "b": [1] * 300})
     counts = pd.crosstab(
-        *splits.assign(FOLDER, table, "group", family)[0][["label", "split"]].T.to_numpy(),
+        *splits.assign(FOLDER, table, "group", group)[0][["label", "split"]].T.to_numpy(),
         normalize="index",
     )
     assert np.allclose(counts[list(splits.PARTS)], [0.7, 0.15, 0.15], atol=0.03)
@@ -70,27 +69,27 @@ def test_shares_are_what_they_should_be():
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_class_with_too_few_groups_is_named(count):
-    table, family = table_of({"rare": [9] * count, "common": [1] * 30})
+    table, group = table_of({"rare": [9] * count, "common": [1] * 30})
     with pytest.raises(splits.SplitError, match=f"'rare' has {count}.*-p split random"):
-        splits.assign(FOLDER, table, "group", family)
+        splits.assign(FOLDER, table, "group", group)
 
 
 def test_copies_leak_under_a_random_split_and_not_by_group():
-    table, family = table_of({"a": [20] * 10, "b": [20] * 10})
-    by_image, _ = splits.assign(FOLDER, table, "random", family)
-    by_group, _ = splits.assign(FOLDER, table, "group", family)
+    table, group = table_of({"a": [20] * 10, "b": [20] * 10})
+    by_image, _ = splits.assign(FOLDER, table, "random", group)
+    by_group, _ = splits.assign(FOLDER, table, "group", group)
     assert (
-        len(splits.leaking(by_image, family)) == (by_image["split"] == "test").sum()
-        and splits.leaking(by_group, family).empty
+        len(splits.leaking(by_image, group)) == (by_image["split"] == "test").sum()
+        and splits.leaking(by_group, group).empty
     )
 
 
 def test_the_published_table_is_sorted_and_does_not_hang_on_numbering(tmp_path):
-    table, family = table_of({"a": [3] * 5, "b": [2] * 5})
-    split, _ = splits.assign(FOLDER, table, "group", family)
+    table, group = table_of({"a": [3] * 5, "b": [2] * 5})
+    split, _ = splits.assign(FOLDER, table, "group", group)
     first = splits.publish(split, tmp_path / "splits" / "group.csv")
     again = splits.publish(
-        split.assign(family=100 - split["family"]).sample(frac=1, random_state=0),
+        split.assign(group=100 - split["group"]).sample(frac=1, random_state=0),
         tmp_path / "again.csv",
     )
     assert first.read_bytes() == again.read_bytes()

@@ -22,12 +22,12 @@ from tqdm.contrib.concurrent import thread_map
 from kdnb import files
 from kdnb.images.catalogue import DatasetSpec
 
-VERSION = 2  # part of the stored index's fingerprint: raise it when a column or a rule changes
+VERSION = 3  # part of the stored index's fingerprint: raise it when a column or a rule changes
 COLUMNS = [
     "path",
     "label",
     "split",
-    "group",
+    "patient",
     "mask",
     "organ_mask",
     "width",
@@ -127,7 +127,7 @@ def build(spec: DatasetSpec, root: Path, cache: Path | None = None) -> Index:
                 store / "table.csv", table
             )  # last: its presence says that the index is whole
         table = pd.read_csv(
-            store / "table.csv", keep_default_na=False, dtype={"group": str, "label": str}
+            store / "table.csv", keep_default_na=False, dtype={"patient": str, "label": str}
         )
         problems = pd.read_csv(store / "problems.csv", keep_default_na=False, dtype=str)
     present = tuple(name for name in classes if (table["label"] == name).any())
@@ -271,7 +271,7 @@ def _read(
                 "path": name,
                 "label": label,
                 "split": split,
-                "group": _group(spec, path),
+                "patient": _patient(spec, path),
                 "mask": mask,
                 "organ_mask": organ,
                 **facts[name],
@@ -343,7 +343,7 @@ def _denied(error: OSError) -> tuple[str, str]:
     return "unreadable", f"{type(error).__name__}: {error.strerror}; copy it anew"
 
 
-def _group(spec: DatasetSpec, path: PurePosixPath) -> str:
+def _patient(spec: DatasetSpec, path: PurePosixPath) -> str:
     """The patient (or tile) a file's name tells, or nothing."""
     for pattern, name in spec.groups:
         if match := re.search(pattern, path.name, flags=re.IGNORECASE):
@@ -414,8 +414,8 @@ def groups(table: pd.DataFrame) -> np.ndarray:
     (shape ``(N,)``)."""
     rows = np.arange(len(table))
     known = np.where(
-        table["group"] != "",
-        "group " + table["group"].astype(str),
+        table["patient"] != "",
+        "patient " + table["patient"].astype(str),
         "sha " + table["sha256"].astype(str),
     )
     keys = np.concatenate([known, ("sha " + table["sha256"].astype(str)).to_numpy()])

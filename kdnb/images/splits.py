@@ -50,17 +50,17 @@ def needs_groups(found: Index, mode: str) -> bool:
 
 
 def assign(
-    spec: DatasetSpec, table: pd.DataFrame, mode: str, family: np.ndarray
+    spec: DatasetSpec, table: pd.DataFrame, mode: str, group: np.ndarray
 ) -> tuple[pd.DataFrame, str]:
-    """The index table with every row in train, val or test and its ``family``, and a sentence on
+    """The index table with every row in train, val or test and its ``group``, and a sentence on
     how that came about.
 
-    ``mode`` as :func:`resolve` returns it, ``family`` ``(N,)`` the number of each row's group.
-    ``random`` is stratified 70/15/15 by image and pays no heed to families, as the papers did;
+    ``mode`` as :func:`resolve` returns it, ``group`` ``(N,)`` the number of each row's group.
+    ``random`` is stratified 70/15/15 by image and pays no heed to groups, as the papers did;
     ``group`` never parts one. A missing validation set is cut from train, never from test. Raises
     :class:`SplitError` when a class has too few images or groups.
     """
-    table = table.assign(family=family)
+    table = table.assign(group=group)
     if mode == "official":
         used = f"official ({spec.official_split})"
         table.loc[table["split"] == "", "split"] = "train"
@@ -99,8 +99,11 @@ def assign(
 def publish(table: pd.DataFrame, path: Path) -> Path:
     """Write a split as a sorted CSV with the columns path (relative to the dataset's root), label,
     group, part."""
-    columns = {"family": "group", "split": "part"}
-    rows = table[["path", "label", "family", "split"]].rename(columns=columns).sort_values("path")
+    rows = (
+        table[["path", "label", "group", "split"]]
+        .rename(columns={"split": "part"})
+        .sort_values("path")
+    )
     # numbers by first appearance: the file does not change with the order in which groups were
     # found
     with files.atomic(path) as temporary:
@@ -108,10 +111,10 @@ def publish(table: pd.DataFrame, path: Path) -> Path:
     return Path(path)
 
 
-def leaking(table: pd.DataFrame, family: np.ndarray) -> pd.DataFrame:
+def leaking(table: pd.DataFrame, group: np.ndarray) -> pd.DataFrame:
     """Rows of test that have a relative in train or validation."""
-    family = pd.Series(family, index=table.index)
-    return table[(table["split"] == "test") & family.isin(family[table["split"] != "test"])]
+    group = pd.Series(group, index=table.index)
+    return table[(table["split"] == "test") & group.isin(group[table["split"] != "test"])]
 
 
 def _by_image(spec: DatasetSpec, table: pd.DataFrame) -> pd.DataFrame:
@@ -130,7 +133,7 @@ def _by_image(spec: DatasetSpec, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _enough_groups(spec: DatasetSpec, table: pd.DataFrame) -> None:
-    groups = table.groupby("label")["family"].nunique()
+    groups = table.groupby("label")["group"].nunique()
     few = [f"{label!r} has {count}" for label, count in groups.items() if count < len(PARTS)]
     if few:
         raise SplitError(
@@ -141,34 +144,32 @@ def _enough_groups(spec: DatasetSpec, table: pd.DataFrame) -> None:
 
 def _carve(table: pd.DataFrame, source: str, part: str, share: float) -> pd.DataFrame:
     """Move about ``share`` of the rows of ``source`` to ``part``: the same share of every class,
-    whole families only."""
+    whole groups only."""
     rest = table[table["split"] == source]
-    folds = min(max(2, round(1 / share)), rest["family"].nunique(), max(2, len(rest)))
+    folds = min(max(2, round(1 / share)), rest["group"].nunique(), max(2, len(rest)))
     if folds < 2:
         return table
     codes = pd.factorize(rest["label"])[0]
     folds = max(2, min(folds, int(pd.Series(codes).value_counts().min())))
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=SEED)
-    moved = set(rest["family"].iloc[next(splitter.split(codes, codes, rest["family"]))[1]])
+    moved = set(rest["group"].iloc[next(splitter.split(codes, codes, rest["group"]))[1]])
     moved = _with_every_class(rest, moved)
     return table.assign(
-        split=table["split"].where(
-            ~((table["split"] == source) & table["family"].isin(moved)), part
-        )
+        split=table["split"].where(~((table["split"] == source) & table["group"].isin(moved)), part)
     )
 
 
 def _with_every_class(rest: pd.DataFrame, moved: set) -> set:
-    """Exchange families until every class stands on both sides; on the source's side with two
-    families, where it has three.
+    """Exchange groups until every class stands on both sides; on the source's side with two
+    groups, where it has three.
 
-    The fold of a class with few families may hold none of them, or too many.
+    The fold of a class with few groups may hold none of them, or too many.
     """
-    sizes = rest["family"].value_counts()
-    for label, here in rest.groupby("label")["family"].unique().items():
-        small_first = sorted(here, key=lambda family: (sizes[family], family))
+    sizes = rest["group"].value_counts()
+    for label, here in rest.groupby("label")["group"].unique().items():
+        small_first = sorted(here, key=lambda group: (sizes[group], group))
         keep = 2 if len(here) > 2 else 1
-        inside = [family for family in small_first if family in moved]
+        inside = [group for group in small_first if group in moved]
         if not inside and len(here) > 1:
             moved = moved | {
                 next((f for f in small_first if _spares(rest, moved | {f}, label)), small_first[0])
@@ -179,6 +180,6 @@ def _with_every_class(rest: pd.DataFrame, moved: set) -> set:
 
 
 def _spares(rest: pd.DataFrame, moved: set, label: str) -> bool:
-    """Whether every other class would keep a family on the source's side."""
-    left = rest[~rest["family"].isin(moved)]
+    """Whether every other class would keep a group on the source's side."""
+    left = rest[~rest["group"].isin(moved)]
     return set(left["label"]) >= set(rest["label"]) - {label}

@@ -6,7 +6,7 @@ quarter turns finds near copies; the nearest neighbours of a rotation- and mirro
 descriptor find copies under any turn and zoom about the centre. Each proposed pair is then
 registered (:mod:`kdnb.leakage.registration`) and its fine detail correlated. How far unrelated
 images of the same set correlate decides what counts as a copy: chest radiographs are more alike
-than histology tiles, and get a stricter limit. Where a set was made by augmentation, its families
+than histology tiles, and get a stricter limit. Where a set was made by augmentation, its groups
 of copies are compared once more, by landmarks (:mod:`kdnb.leakage.landmarks`): two of them may come
 from overlapping photographs.
 """
@@ -76,7 +76,7 @@ class Leakage:
     ``links`` has the columns ``COLUMNS``: paths of two images, ``kind`` (``same pixels``, ``near
     copy``, ``turned copy``, ``same place``), the correlation of their detail after registration,
     turn in degrees, zoom, mirrored or not, and the distance of the perceptual hashes in bits. A
-    family of m copies has at least m − 1 links, not all m(m − 1)/2. ``facts`` tells the limit, what
+    group of m copies has at least m − 1 links, not all m(m − 1)/2. ``facts`` tells the limit, what
     unrelated images reach, how many pairs were looked at and the seconds it took.
     """
 
@@ -88,9 +88,9 @@ class Leakage:
         one number, ``(N,)``."""
         rows = dict(zip(table["path"], range(len(table)), strict=True))
         ends = self.links[["first", "second"]].map(rows.get).dropna().to_numpy(dtype=int)
-        family = index.groups(table)
-        order = np.argsort(family, kind="stable")
-        chain = np.stack([order[:-1], order[1:]], 1)[np.diff(family[order]) == 0]
+        group = index.groups(table)
+        order = np.argsort(group, kind="stable")
+        chain = np.stack([order[:-1], order[1:]], 1)[np.diff(group[order]) == 0]
         return join(np.concatenate([ends, chain]), len(table))
 
     def conflicts(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -103,13 +103,13 @@ class Leakage:
             .dropna()
             .to_numpy(dtype=int)
         )
-        table, told = table.assign(family=join(same, len(table))), []
-        labels = table.groupby("family")["label"].transform("nunique")
-        for _, family in table[labels > 1].groupby("family"):
-            all_ = " = ".join(f"{row.path} ({row.label})" for row in family.itertuples())
+        table, told = table.assign(group=join(same, len(table))), []
+        labels = table.groupby("group")["label"].transform("nunique")
+        for _, group in table[labels > 1].groupby("group"):
+            all_ = " = ".join(f"{row.path} ({row.label})" for row in group.itertuples())
             told += [
                 (path, "label conflict", f"same pixels: {all_}; all left out")
-                for path in family["path"]
+                for path in group["path"]
             ]
         return pd.DataFrame(told, columns=["path", "problem", "detail"])
 

@@ -4,7 +4,7 @@ Augmented sets hold twenty copies of one photograph, and now and then twenty mor
 photograph that overlaps the first in another zoom, stain and frame. Whole images of the two hardly
 correlate, their landmarks agree: SIFT features (Lowe 2004, doi:10.1023/B:VISI.0000029664.99615.94)
 and one affine map for all of them (RANSAC, Fischler & Bolles 1981, doi:10.1145/358669.358692), both
-OpenCV's. A few images stand for each family of copies.
+OpenCV's. A few images stand for each group of copies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from kdnb.leakage import registration
 
-EACH = 3  # images that stand for a family
+EACH = 3  # images that stand for a group
 FEATURES = 200  # of an image at most
 VOTES = 8  # nearest features of each feature, over all images
 CANDIDATES = 10  # images with most votes that are looked at, for each image and its mirror image

@@ -1,24 +1,24 @@
-# Two commands: `make reproduce` runs and renders the notebooks, `make test` proves them.
-# Everything lives in .venv; a second run installs nothing.
+# `make reproduce` runs and renders the notebooks, `make test` tests everything.
+# The environment is .venv; a second call installs nothing.
 PYTHON  ?= python3
 PROFILE ?= quick
 ARGS    ?=
 BIN     := .venv/bin
 READY   := .venv/.ready
 
-.PHONY: help setup reproduce test test-slow bench audit study site lock strip clean
+.PHONY: help setup reproduce test test-slow bench audit study site lock format clean
 help:
-	@echo "make reproduce   run all notebooks on the embedded phantom and render them (about 20 min on 2 cores)"
-	@echo "                 another study: make reproduce ARGS='-p dataset brain_tumor -p profile quick'"
-	@echo "make test        linter, unit tests and every notebook under nbval (about 12 min)"
-	@echo "make test-slow   the tests that take minutes each: the workflow killed and resumed, the whole site in a browser"
-	@echo "make bench       measure the speed goals; writes outputs/benchmarks/"
-	@echo "make study       the whole matrix of both papers as a Snakemake workflow (SET=cpu, paper or smoke)"
-	@echo "make audit       known holes in the locked packages, risky code in ours"
-	@echo "make site        ledger, README numbers and the static site from outputs/, offline; site/_build/html/index.html"
-	@echo "make lock        resolve pyproject.toml again into requirements.lock"
-	@echo "make strip       take outputs out of notebooks/ before a commit, the checked facts excepted"
-	@echo "make clean       delete caches and trained weights (never results)"
+	@echo "make reproduce   run all notebooks on the synthetic chest dataset and render them (about 20 min on 2 cores)"
+	@echo "                 another dataset: make reproduce ARGS='-p dataset brain_tumor'"
+	@echo "make test        code style, unit tests, and every notebook as a test (about 12 min)"
+	@echo "make test-slow   tests of minutes each: the workflow killed and resumed, the whole site in a browser"
+	@echo "make study       the experiments of both papers as a Snakemake workflow (SET=cpu, paper or smoke)"
+	@echo "make site        claims, README results and the static site from outputs/, without a network"
+	@echo "make bench       measure speed; writes outputs/benchmarks/"
+	@echo "make audit       known vulnerabilities of the locked packages, risky code in kdnb"
+	@echo "make format      format the code and remove outputs from notebooks/, before a commit"
+	@echo "make lock        resolve pyproject.toml into requirements.lock"
+	@echo "make clean       delete caches, checkpoints and logs, but no results"
 
 setup: $(READY)
 $(READY): requirements.lock pyproject.toml
@@ -33,13 +33,13 @@ $(READY): requirements.lock pyproject.toml
 reproduce: $(READY)
 	$(BIN)/python -m kdnb.run -p profile $(PROFILE) $(ARGS)
 
-# One thread a worker: two notebooks train side by side. loadscope keeps a notebook's cells, and a test module, together.
+# One thread per worker, because two notebooks train at the same time. loadscope keeps the cells of a notebook in one worker.
 test: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	KDNB_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n2 --dist loadscope \
 	    --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks tests
 
-# What takes minutes each: the workflow killed and resumed, the whole site in a browser.
 test-slow: $(READY)
 	KDNB_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests
 
@@ -53,7 +53,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.shared_cores
 
-# Every run in its own folder under outputs/runs/; interrupted, the same command goes on. A cluster: PROFILE_DIR=profiles/slurm
+# One folder per run under outputs/runs/; after an interruption the same command continues. On a cluster: PROFILE_DIR=profiles/slurm
 SET         ?= cpu
 PROFILE_DIR ?= profiles/local
 study: $(READY)
@@ -64,7 +64,7 @@ site: $(READY)
 	$(BIN)/python -m kdnb.run 00 09
 	$(BIN)/python -m kdnb.report.site
 
-# Known holes in the locked packages (asks a public service: without a network it fails and says so), and risky code in ours.
+# Known vulnerabilities of the locked packages (asks a public service and needs a network), and risky code in kdnb.
 audit: $(READY)
 	$(BIN)/bandit --quiet --recursive kdnb --severity-level medium
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements.lock
@@ -73,8 +73,10 @@ lock: $(READY)
 	VIRTUAL_ENV=.venv $(BIN)/uv pip compile --quiet --universal --generate-hashes --all-extras --no-header \
 	    pyproject.toml -o requirements.lock
 
-# Before a commit: outputs out of the notebooks, but for each one's checked facts.
-strip: $(READY)
+# The one output that each notebook keeps is its checked cell (tag keep_output).
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 	$(BIN)/nbstripout --keep-count notebooks/*.ipynb
 
 clean:

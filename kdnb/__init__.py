@@ -1,17 +1,17 @@
-"""kdnb: the thin module behind the notebooks on explainable knowledge distillation.
+"""Notebook companion to two papers on explainable knowledge distillation for medical images.
 
-README.md, "Where things are", lists the rooms from the ground up; a lower one never imports a
-higher one.
+README.md, "Where things are", lists the wings of the package from the ground up; a wing imports
+only from those above it in that table.
 """
 
 import os
 import warnings
 from collections.abc import Sequence
 
-# Read when torch is loaded. Its threads wait for one another by spinning; where other work shares
-# the cores, the one waited for may have none, and everything goes several times slower. A short
-# spin costs a few percent on a machine that does nothing else.
-if "OMP_WAIT_POLICY" not in os.environ:  # else somebody has chosen
+# OpenMP reads this when torch is imported. Its threads wait for each other in a busy loop; where
+# other processes share the cores, that loop takes time from the thread it waits for, and training
+# becomes several times slower. A short loop costs a few percent on an idle machine.
+if "OMP_WAIT_POLICY" not in os.environ:  # otherwise the user has chosen a policy
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import numpy as np
@@ -20,13 +20,13 @@ from beartype import BeartypeConf, BeartypeHintOverrides, BeartypeViolationVerbo
 from beartype.claw import beartype_this_package
 from torch import Tensor
 
-# Annotations are promises: a wrong type is refused at once, in words that name the parameter.
-# Numbers of numpy are numbers, and arrays are sequences. Networks are left alone, because compilers
-# and exporters read their code: what readers call in their modules is ``typed`` by hand; a study
-# checks itself. Functions within functions carry no annotations: they would be wrapped anew at
-# every call, and beartype keeps the last thousands of what it wrapped, with all that they hold (a
-# search for copies grew by 140 kB a pair).
-_PROMISES = BeartypeConf(
+# Type hints are checked at every call, and an error names the parameter. NumPy numbers count as
+# numbers, arrays as sequences. Modules that define networks are skipped, because compilers and
+# exporters read their source; their public functions are decorated with ``typed`` by hand. A study
+# checks its own fields. Nested functions carry no hints: beartype would wrap them at every call and
+# keep the last few thousand wrappers with everything they refer to (140 kB a pair of images in the
+# search for duplicates).
+TYPE_CHECKS = BeartypeConf(
     hint_overrides=BeartypeHintOverrides(
         {
             np.ndarray: np.ndarray | pd.Series,
@@ -50,11 +50,10 @@ _PROMISES = BeartypeConf(
         "kdnb.images.source",
     ),
 )
-beartype_this_package(conf=_PROMISES)
-typed = beartype(conf=_PROMISES)
+beartype_this_package(conf=TYPE_CHECKS)
+typed = beartype(conf=TYPE_CHECKS)
 
-# libraries that ask for a widget bar say so in every notebook where ipywidgets is missing; our bars
-# are plain text
+# Progress bars here are plain text; without ipywidgets some libraries would warn in every notebook.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
 __version__ = "0.1.0"

@@ -22,8 +22,26 @@ _HERE = Path(__file__).resolve().parents[1]
 ROOT = _HERE if (_HERE / "pyproject.toml").exists() else Path.cwd()
 
 
-class UnknownName(ValueError):
-    """A name that no registry holds; the message tells the allowed ones and the nearest match."""
+class UserError(Exception):
+    """An error whose message is meant for the reader: a notebook shows that sentence alone.
+
+    ``%env KDNB_TRACEBACK=1`` and then ``%tb`` show the whole trace; scripts always print it.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        """The lines that IPython prints in place of the trace."""
+        if os.environ.get("KDNB_TRACEBACK"):
+            from IPython import get_ipython
+
+            return get_ipython().InteractiveTB.structured_traceback(
+                type(self), self, self.__traceback__
+            )
+        hint = "For the whole trace: %env KDNB_TRACEBACK=1, then %tb"
+        return [f"{type(self).__name__}: {self}", "", hint]
+
+
+class UnknownName(UserError, ValueError):
+    """A name that no registry holds; the message lists the allowed ones and the nearest match."""
 
 
 def lookup(name: str, known: Iterable[str], what: str) -> str:
@@ -88,7 +106,7 @@ def shown(path: Path) -> str:
     return str(path)
 
 
-class DiskFull(OSError):
+class DiskFull(UserError, OSError):
     """No space is left for a file; earlier files are as they were. The message says where and what
     to do."""
 

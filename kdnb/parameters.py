@@ -7,13 +7,14 @@ value of a ``-p`` is checked by one rule and described by one sentence wherever 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from kdnb import files
 
 
-class BadParameter(ValueError):
+class BadParameter(files.UserError, ValueError):
     """A parameter with a value that it cannot take; the message says which values are allowed."""
 
 
@@ -23,23 +24,48 @@ def parameter(
     low: float | None = None,
     high: float | None = None,
     choices: Iterable[str] | None = None,
+    profiles: Mapping[str, object] | None = None,
+    valid: Callable[[Any], object] | None = None,
 ) -> Any:
     """A dataclass field that :func:`check` validates.
 
     ``help`` is the comment beside the parameter in a notebook. ``low`` and ``high`` are inclusive
     bounds of a number, or of each number of a list; ``choices`` are the allowed names of a text.
-    ``None`` as a value is allowed where the annotation allows it, and is not compared.
+    ``profiles`` holds the value of each profile, which stands in for ``None``. ``valid`` is called
+    with the value and raises for one that is not allowed. ``None`` as a value is allowed where the
+    annotation allows it, and is not compared.
     """
-    names = None if choices is None else tuple(choices)
-    metadata = {"help": help, "low": low, "high": high, "choices": names}
+    metadata = {
+        "help": help,
+        "low": low,
+        "high": high,
+        "choices": None if choices is None else tuple(choices),
+        "profiles": dict(profiles or {}),
+        "valid": valid,
+    }
     if isinstance(default, dict | list):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
+@dataclass(frozen=True)
+class Parameters:
+    """Base of every group of declared parameters: a value that is not allowed is refused at once."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
 def declared(owner: type) -> dict[str, dataclasses.Field]:
     """The parameters of a dataclass by name, in order."""
     return {field.name: field for field in dataclasses.fields(owner) if "help" in field.metadata}
+
+
+def default(field: dataclasses.Field) -> object:
+    """The value of a parameter that is not set."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def check(instance: object) -> None:
@@ -57,6 +83,8 @@ def check(instance: object) -> None:
             files.lookup(value, field.metadata["choices"], name)
         for number in value if isinstance(value, tuple) else (value,):
             _within(name, number, field.metadata["low"], field.metadata["high"])
+        if field.metadata["valid"] is not None:
+            field.metadata["valid"](value)
 
 
 def converted(field: dataclasses.Field, value: object) -> object:

@@ -6,22 +6,29 @@ from __future__ import annotations
 import argparse
 import ast
 import logging
+import os
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
 import papermill
+from ipykernel.kernelspec import write_kernel_spec
 from papermill.exceptions import PapermillExecutionError
 
-from kdnb import files
+from kdnb import cells, files
 from kdnb.report import pages
 from kdnb.study import Study
+
+KERNEL = "kdnb"  # the name of the kernel that runs in this interpreter
 
 
 def notebooks(chosen: list[str] | None = None) -> list[Path]:
     """The numbered notebooks in order, or those whose names start with one of ``chosen``."""
-    every = sorted((files.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    every = cells.notebooks()
     if not chosen:
         return every
     for name in chosen:
@@ -30,80 +37,108 @@ def notebooks(chosen: list[str] | None = None) -> list[Path]:
     return [path for path in every if path.stem.startswith(tuple(chosen))]
 
 
-def declared(notebook: nbformat.NotebookNode) -> set[str]:
-    """Names that a notebook's parameters cell sets."""
-    cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    return {
-        target.id
-        for node in ast.parse(cell.source).body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-    }
+@contextmanager
+def own_kernel() -> Iterator[str]:
+    """Yield the name of a kernel in this very interpreter, whatever other kernels are installed."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_kernel_spec(Path(folder, "kernels", KERNEL))
+        before = os.environ.get("JUPYTER_PATH")
+        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (folder, before)))
+        try:
+            yield KERNEL
+        finally:
+            if before is None:
+                del os.environ["JUPYTER_PATH"]
+            else:
+                os.environ["JUPYTER_PATH"] = before
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Execute, render and time each notebook; the first failure stops the series with exit status
     1."""
-    parser = argparse.ArgumentParser(prog="python -m kdnb.run", description=__doc__)
-    parser.add_argument(
-        "notebook", nargs="*", help="number or name, for example 03; all by default"
-    )
-    parser.add_argument(
-        "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE")
-    )
-    options = parser.parse_args(arguments)
+    options = _options(arguments)
     try:
         parameters = {name: _literal(value) for name, value in options.parameters}
-        study = Study.from_parameters(parameters)
+        study = Study.of(*cells.WINGS).from_parameters(parameters)
         paths = notebooks(options.notebook)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    logging.getLogger("papermill").setLevel(logging.WARNING)
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # its warnings are of hidden parameters
     timings = _Timings(study)
     started = time.monotonic()
-    for number, path in enumerate(paths, 1):
-        left = _clock(sum(timings.expected(later) for later in paths[number - 1 :]))
-        print(
-            f"[{number}/{len(paths)}] {path.stem} on {study.dataset}, profile {study.profile}: about {left} left",
-            flush=True,
-        )
-        begun = time.monotonic()
-        executed = files.cache_dir() / "executed" / study.outputs().name / path.name
-        executed.parent.mkdir(parents=True, exist_ok=True)
-        known = declared(nbformat.read(path, as_version=4))
-        try:
-            # the kernel's progress bars come to this terminal as they move; its advice on
-            # encrypting localhost does not
-            papermill.execute_notebook(
-                path,
-                executed,
-                {k: v for k, v in parameters.items() if k in known},
-                cwd=path.parent,
-                kernel_name="python3",
-                progress_bar=False,
-                stderr_file=sys.stderr,
-                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
-            )
-        except PapermillExecutionError as error:
+    with own_kernel() as kernel:
+        for number, path in enumerate(paths, 1):
+            left = _clock(sum(timings.expected(later) for later in paths[number - 1 :]))
             print(
-                f"\n{path.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-                f"the executed notebook with the traceback: {files.shown(executed)}",
-                file=sys.stderr,
+                f"[{number}/{len(paths)}] {path.stem} on {study.dataset}, "
+                f"profile {study.profile}: about {left} left",
+                flush=True,
             )
-            return 1
-        # 00 and 09 read no images: their pages are about all datasets
-        folder, about = (
-            (study.outputs(), _about(study.outputs()))
-            if "data_root" in known
-            else (study.outputs().parent, "")
-        )
-        pages.written(pages.render(executed, folder / f"{path.stem}.html", about))
-        timings.note(path, time.monotonic() - begun)
+            begun = time.monotonic()
+            if not _done(path, study, parameters, kernel):
+                return 1
+            timings.note(path, time.monotonic() - begun)
     print(
-        f"{len(paths)} notebooks in {_clock(time.monotonic() - started)}; pages in {files.shown(study.outputs().parent)}"
+        f"{len(paths)} notebooks in {_clock(time.monotonic() - started)}; "
+        f"pages in {files.shown(study.outputs_root)}"
     )
     return 0
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m kdnb.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="parameters (-p), with their defaults:\n" + cells.as_text(cells.page()),
+    )
+    parser.add_argument(
+        "notebook", nargs="*", help="number or name, for example 03; all by default"
+    )
+    parser.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set a parameter in every notebook that takes it",
+    )
+    return parser.parse_args(arguments)
+
+
+def _done(path: Path, study: Study, parameters: dict[str, object], kernel: str) -> bool:
+    """Execute and render one notebook with the parameters it takes; say why where it fails."""
+    executed = files.cache_dir() / "executed" / study.outputs().name / path.name
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    taken = cells.taken(nbformat.read(path, as_version=4))
+    try:
+        # the kernel's progress bars come to this terminal as they move; its advice on encrypting
+        # localhost does not
+        papermill.execute_notebook(
+            path,
+            executed,
+            {name: value for name, value in parameters.items() if name in taken},
+            cwd=path.parent,
+            kernel_name=kernel,
+            progress_bar=False,
+            stderr_file=sys.stderr,
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+        )
+    except PapermillExecutionError as error:
+        print(
+            f"\n{path.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+            f"the executed notebook with the traceback: {files.shown(executed)}",
+            file=sys.stderr,
+        )
+        return False
+    # 00 and 09 read no images: their pages are about all datasets
+    folder, about = study.outputs_root, ""
+    if "data_root" in taken:
+        folder, about = study.outputs(), _about(study.outputs())
+    pages.written(pages.render(executed, folder / f"{path.stem}.html", about))
+    return True
 
 
 def _about(folder: Path) -> str:

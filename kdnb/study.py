@@ -1,211 +1,206 @@
-"""What one experiment is: every choice checked at once, completed from a profile, and the folder
-its results go to."""
+"""What one experiment is: where its data come from, its recipe and its budget, checked at once."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import importlib
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from kdnb import data, files, typed
+from kdnb import data, files, notebook, parameters, typed
 from kdnb.distillation import soft_targets
 from kdnb.distillation.soft_targets import Objective
 from kdnb.images import splits
 from kdnb.models import zoo
+from kdnb.parameters import BadParameter, Parameters, parameter
 
-
-@typed
-@dataclass(frozen=True)
-class Profile:
-    """Sizes and lengths of a run, and nothing else: the code path is the same in all of them.
-
-    ``per_class`` caps the images of a class in each split, ``explained`` counts the images that are
-    explained and measured, ``channels`` the masks a Score-CAM asks for (0: one for every channel),
-    ``compiled`` whether torch.compile, which takes minutes, is among the runtimes that are timed,
-    ``seeds`` and ``audit_epochs`` how often and how long a network is trained under each split in
-    the audit. The last four are of the student search: epochs of the supernet and of what
-    fine-tunes a subnet, generations of the search with 16 subnets each, subnets that check the
-    predictor.
-    """
-
-    image_size: int
-    teacher_epochs: int
-    student_epochs: int
-    batch_size: int
-    pretrained: bool = False
-    per_class: int | None = None
-    explained: int = 24
-    channels: int = 0
-    compiled: bool = True
-    seeds: int = 3
-    audit_epochs: int = 50
-    supernet_epochs: int = 60
-    tune_epochs: int = 20
-    generations: int = 20
-    probes: int = 50
-
-
+# a profile sets sizes and lengths, and nothing else: the code path is the same in all of them
 PROFILES = {
-    "smoke": Profile(
-        image_size=64,
-        teacher_epochs=1,
-        student_epochs=1,
-        batch_size=16,
-        per_class=16,
-        explained=6,
-        channels=8,
-        compiled=False,
-        seeds=2,
-        audit_epochs=1,
-        supernet_epochs=1,
-        tune_epochs=1,
-        generations=2,
-        probes=3,
-    ),
-    "quick": Profile(
-        image_size=96,
-        teacher_epochs=8,
-        student_epochs=15,
-        batch_size=32,
-        explained=18,
-        channels=128,
-        compiled=False,
-        seeds=3,
-        audit_epochs=3,
-        supernet_epochs=2,
-        tune_epochs=2,
-        generations=4,
-        probes=50,
-    ),
+    "smoke": "seconds",
+    "quick": "minutes",
+    "paper": "224 px, pretrained",
+}
+PER_CLASS = {"smoke": 16}  # at most so many images of a class in each split
+EPOCHS = {"low": 1, "high": 10_000}
+
+
+def teacher_names(teacher: str) -> tuple[str, ...]:
+    """Names of the teachers that ``a+b`` joins. Raises ``UnknownName`` for one that is no network."""
+    names = tuple(name.strip() for name in teacher.split("+"))
+    for name in names:
+        zoo.resolve(name)
+    return names
+
+
+@dataclass(frozen=True)
+class Data(Parameters):
+    """Where the images come from, and how they are split."""
+
+    dataset: str = parameter(
+        "phantom_cxr", "a name that 00 lists, medmnist:<name>, or folder", valid=data.describe
+    )
+    data_root: str | None = parameter(None, "folder of the images; None: KDNB_DATA/<dataset>")
+    download: bool = parameter(False, "True fetches a public dataset from Kaggle")
+    split: str = parameter(
+        "auto",
+        "official, random, group (keeps copies and patients together) or auto",
+        choices=splits.MODES,
+    )
+
+
+@dataclass(frozen=True)
+class Training(Parameters):
+    """The networks that teach, and how any network is trained."""
+
+    teacher: str = parameter(
+        "densenet121",
+        "vgg19, visformer_small, autoformerv2_tiny, any timm name; several: a+b",
+        valid=teacher_names,
+    )
+    teacher_epochs: int | None = parameter(
+        None,
+        "epochs of a teacher",
+        **EPOCHS,
+        profiles={"smoke": 1, "quick": 8, "paper": 100},
+    )
     # paper B's code trains for 100 epochs at batch 16 from ImageNet weights; paper A's settings
     # could not be read
-    "paper": Profile(
-        image_size=224,
-        teacher_epochs=100,
-        student_epochs=100,
-        batch_size=16,
-        pretrained=True,
-        explained=60,
-    ),
-}
-
-
-# of notebook 07; named here so that a wrong one fails at once, without what measures them
-RUNTIMES, COSTS = ("onnx", "eager"), ("latency", "macs", "parameters")
-
-
-class BadParameter(ValueError):
-    """A parameter that no study has, or a value it cannot take; the message says what is allowed."""
+    batch_size: int | None = parameter(
+        None,
+        "images a batch",
+        low=2,
+        high=65_536,
+        profiles={"smoke": 16, "quick": 32, "paper": 16},
+    )
+    lr: float | None = parameter(
+        None, "peak learning rate of AdamW; None: the network's", low=1e-8, high=10.0
+    )
+    augment: bool = parameter(True, "random views; False: fixed views and cached soft targets")
+    pretrained: bool | None = parameter(
+        None,
+        "start from ImageNet weights",
+        profiles={"smoke": False, "quick": False, "paper": True},
+    )
 
 
 @dataclass(frozen=True)
-class Study:
+class Recipe(Parameters):
+    """The student and the method that teaches it; ``None`` for what the method defines."""
+
+    student: str = parameter(
+        "kdfmv5", "ofa595 (paper A), kdfmv5 or kdfmv8 (paper B), any timm name", valid=zoo.resolve
+    )
+    student_epochs: int | None = parameter(
+        None,
+        "epochs of a student",
+        **EPOCHS,
+        profiles={"smoke": 1, "quick": 15, "paper": 100},
+    )
+    method: str = parameter(
+        "hybrid",
+        "hard, hybrid (paper A), kd_fmv or kd_fmv_as_released (paper B)",
+        choices=soft_targets.METHODS,
+    )
+    alpha: float | None = parameter(
+        None, "share of the labels in the loss, 0 to 1; None: the method's"
+    )
+    temperature: float | None = parameter(None, "softens teacher and student; None: the method's")
+    teacher_weights: tuple[float, ...] | None = parameter(
+        None, "one number a teacher; None: equal shares"
+    )
+
+
+@dataclass(frozen=True)
+class Budget(Parameters):
+    """The profile, the size of an image, and the seed."""
+
+    profile: str = parameter(
+        "quick",
+        ", ".join(f"{name} ({length})" for name, length in PROFILES.items()),
+        choices=PROFILES,
+    )
+    image_size: int | None = parameter(
+        None,
+        "pixels a side",
+        low=32,
+        high=1024,
+        profiles={"smoke": 64, "quick": 96, "paper": 224},
+    )
+    seed: int = parameter(
+        0, "of initial weights, order and augmentation; not of the split", low=0, high=2**31
+    )
+
+
+@dataclass(frozen=True)
+class Study(Budget, Recipe, Training, Data):
     """One experiment. What is left ``None`` comes from the profile (sizes, lengths), the method
     (alpha, temperature) or the network (``lr``).
 
-    ``teacher`` may join several names with ``+`` (soft targets are averaged with
-    ``teacher_weights``). ``image_size`` is in pixels, ``lr`` the peak learning rate of AdamW,
-    ``image`` a file of the reader's own to be explained. ``runtime``, ``cost`` and
-    ``latency_budget_ms`` (milliseconds an image) say for which device a student is searched. Raises
-    ``UnknownName`` or :class:`BadParameter`.
+    ``parts`` are the groups of parameters that count: :meth:`config` holds theirs. A notebook's
+    study has those of which its parameters cell shows one, and those of the wings it asks for.
+    Raises ``UnknownName`` or :class:`BadParameter`.
     """
 
-    dataset: str = "phantom_cxr"
-    data_root: str | None = None
-    download: bool = False
-    split: str = "auto"
-    teacher: str = "densenet121"
-    student: str = "kdfmv5"
-    method: str = "hybrid"
-    alpha: float | None = None
-    temperature: float | None = None
-    teacher_weights: tuple[float, ...] | None = None
-    profile: str = "quick"
-    image_size: int | None = None
-    teacher_epochs: int | None = None
-    student_epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    augment: bool = True
-    pretrained: bool | None = None
-    explained: int | None = None
-    channels: int | None = None
-    image: str | None = None
-    compiled: bool | None = None
-    seeds: int | None = None
-    audit_epochs: int | None = None
-    supernet_epochs: int | None = None
-    tune_epochs: int | None = None
-    generations: int | None = None
-    probes: int | None = None
-    runtime: str = "onnx"
-    cost: str = "latency"
-    latency_budget_ms: float | None = None
-    seed: int = 0
+    parts: ClassVar[tuple[type, ...]] = (Data, Training, Recipe, Budget)
+    shown: ClassVar[tuple[str, ...] | None] = None  # names that print(study) lists; None: all
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _typed(field, getattr(self, field.name)))
         files.lookup(self.profile, PROFILES, "profile")
-        files.lookup(self.split, splits.MODES, "split")
-        files.lookup(self.method, soft_targets.METHODS, "method")
-        files.lookup(self.runtime, RUNTIMES, "runtime")
-        files.lookup(self.cost, COSTS, "cost")
-        data.describe(self.dataset)
-        for name in (*self.teachers, self.student):
-            zoo.resolve(name)
-        for name, value in dataclasses.asdict(PROFILES[self.profile]).items():
-            if name != "per_class" and getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        for name, low, high in (
-            ("image_size", 32, 1024),
-            ("teacher_epochs", 1, 10_000),
-            ("student_epochs", 1, 10_000),
-            ("batch_size", 2, 65_536),
-            ("lr", 1e-8, 10.0),
-            ("explained", 4, 100_000),
-            ("channels", 0, 100_000),
-            ("seeds", 1, 1000),
-            ("audit_epochs", 1, 10_000),
-            ("supernet_epochs", 1, 10_000),
-            ("tune_epochs", 1, 10_000),
-            ("generations", 1, 10_000),
-            ("probes", 3, 1000),
-            ("latency_budget_ms", 1e-3, 1e6),
-            ("seed", 0, 2**31),
-        ):
-            if getattr(self, name) is not None and not low <= getattr(self, name) <= high:
-                raise BadParameter(
-                    f"{name} must lie between {low} and {high}, got {getattr(self, name)}"
-                )
+        for name, field in parameters.declared(type(self)).items():
+            if getattr(self, name) is None and field.metadata["profiles"]:
+                object.__setattr__(self, name, field.metadata["profiles"][self.profile])
+        super().__post_init__()
         if self.teacher_weights and len(self.teacher_weights) != len(self.teachers):
             raise BadParameter(
-                f"{len(self.teacher_weights)} teacher_weights for {len(self.teachers)} teachers: {self.teacher}"
+                f"{len(self.teacher_weights)} teacher_weights for {len(self.teachers)} teachers: "
+                f"{self.teacher}"
             )
         object.__setattr__(self, "alpha", self.objective().alpha)
         object.__setattr__(self, "temperature", self.objective().temperature)
 
     @classmethod
+    def of(cls, *wings: type) -> type[Study]:
+        """The study with the parameters of ``wings`` beside its own, for example
+        ``Study.of(search.SearchParameters)(dataset="lc25000", generations=8)``."""
+        return _derived(cls, wings, cls.parts + wings, None)
+
+    @classmethod
+    def from_notebook(cls, *wings: type) -> Study:
+        """The study that this notebook's parameters cell and papermill's ``-p`` describe.
+
+        ``wings`` are parameters that the notebook takes beside the study's own. A name that
+        papermill was given and no notebook takes is an error with the nearest match. Variables of
+        the reader's own are left alone. ``KDNB_PROFILE`` replaces the profile, so that tests can
+        run a notebook as it is.
+        """
+        whole = cls.of(*wings)
+        given = notebook.given(parameters.declared(whole))
+        parts = tuple(
+            part for part in whole.parts if set(given.shown) & set(parameters.declared(part))
+        )
+        used = [name for part in parts for name in parameters.declared(part)]
+        for name in given.passed:
+            if name not in used:
+                _without_effect(name, used)
+        for name in given.own:
+            _not_misspelt(name, [other for other in used if other not in given.shown])
+        values = {name: value for name, value in given.values.items() if name in used}
+        shown = tuple(name for name in used if name in values)
+        return _derived(cls, wings, parts, shown).from_parameters(values)
+
+    @classmethod
     @typed
     def from_parameters(cls, names: Mapping[str, object]) -> Study:
-        """The study that a notebook's parameters cell describes: call with ``globals()``.
-
-        Papermill only warns of a ``-p`` name that no notebook has; here it is an error.
-        ``KDNB_PROFILE`` replaces the profile, so that tests can run a notebook as it is.
-        """
-        literals = str | int | float | bool | list | tuple | dict | None
-        given = {
-            name: value
-            for name, value in names.items()
-            if isinstance(value, literals)
-            and not name.startswith("_")
-            and name not in ("In", "Out")
-        }
-        known = [field.name for field in dataclasses.fields(cls)]
+        """The study of parameters by name, as ``-p`` gives them. A name that no study has is an
+        error with the nearest match; ``KDNB_PROFILE`` replaces the profile."""
+        given = dict(names)
         for name in given:
-            files.lookup(name, known, "parameter")
+            files.lookup(name, parameters.declared(cls), "parameter")
         if profile := os.environ.get("KDNB_PROFILE"):
             given["profile"] = profile
         return cls(**given)
@@ -213,7 +208,7 @@ class Study:
     @property
     def teachers(self) -> tuple[str, ...]:
         """Names of all teachers."""
-        return tuple(name.strip() for name in self.teacher.split("+"))
+        return teacher_names(self.teacher)
 
     @typed
     def peak_lr(self, name: str) -> float:
@@ -234,55 +229,63 @@ class Study:
             self.data_root,
             self.split,
             self.download,
-            PROFILES[self.profile].per_class,
+            PER_CLASS.get(self.profile),
         )
+
+    @property
+    def outputs_root(self) -> Path:
+        """The folder of all datasets' results; a smoke run proves nothing, so its results stay in
+        the cache."""
+        return files.cache_dir() / "smoke" if self.profile == "smoke" else files.outputs_dir()
 
     def outputs(self) -> Path:
         """Where results go: ``outputs/<dataset>/``, below that ``<split>/`` for a split that is not
-        the default.
-
-        A smoke run proves nothing, so its results stay in the cache.
-        """
-        base = files.cache_dir() / "smoke" if self.profile == "smoke" else files.outputs_dir()
-        return (
-            base / data.describe(self.dataset).slug / ("" if self.split == "auto" else self.split)
-        )
+        the default."""
+        folder = self.outputs_root / data.describe(self.dataset).slug
+        return folder if self.split == "auto" else folder / self.split
 
     def config(self) -> dict[str, object]:
-        """Every choice, resolved; written beside every result."""
-        return dataclasses.asdict(self)
+        """Every choice of the parts that count, resolved; written beside every result."""
+        return {
+            name: getattr(self, name) for part in self.parts for name in parameters.declared(part)
+        }
 
     def __repr__(self) -> str:
-        lines = [
-            f"  {name:15} {value}" for name, value in self.config().items() if value is not None
+        config = self.config()
+        listed = [
+            f"  {name:17} {value}"
+            for name, value in config.items()
+            if value is not None and (self.shown is None or name in self.shown)
         ]
-        return "Study\n" + "\n".join(lines)
+        return "\n".join(["Study", *listed])
 
 
-def _typed(field: dataclasses.Field, value: object) -> object:
-    """The value as the field's type, where that is what was meant; papermill turns ``007`` into 7
-    and lists stay lists."""
-    optional = "None" in field.type
-    if value is None and optional:
-        return None
-    kind = field.type.split(" |")[0]
-    if (
-        kind.startswith("tuple")
-        and isinstance(value, list | tuple)
-        and all(isinstance(v, int | float) for v in value)
-    ):
-        return tuple(float(v) for v in value)
-    if kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if kind == "str" and isinstance(value, str):
-        return value
-    if kind == "bool" and isinstance(value, bool):
-        return value
-    if kind == "int" and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    hint = (
-        " (papermill reads numbers as numbers: pass it with -r instead of -p)"
-        if kind == "str"
-        else ""
+def _derived(
+    base: type[Study],
+    wings: tuple[type, ...],
+    parts: tuple[type, ...],
+    shown: tuple[str, ...] | None,
+) -> type[Study]:
+    return dataclasses.make_dataclass(
+        "Study",
+        (),
+        bases=(base, *wings),
+        namespace={"parts": parts, "shown": shown, "__module__": __name__},
+        frozen=True,
+        repr=False,
     )
-    raise BadParameter(f"{field.name} must be {field.type}, got {value!r}{hint}")
+
+
+def _without_effect(name: str, used: list[str]) -> None:
+    """Say that another notebook takes this name; raise ``UnknownName`` where none does."""
+    # by name and only now: the wings that declare parameters stand above this module
+    if name not in importlib.import_module("kdnb.cells").declared():
+        files.lookup(name, used, "parameter")
+    print(f"{name} has no effect in this notebook", file=sys.stderr)
+
+
+def _not_misspelt(name: str, unset: list[str]) -> None:
+    """A variable of the reader's own in the parameters cell may not be nearly the name of a
+    parameter that the cell does not set."""
+    if difflib.get_close_matches(name, unset, n=1, cutoff=0.8):
+        files.lookup(name, unset, "parameter")

@@ -24,12 +24,24 @@ from kdnb.deployment import onnx_export
 from kdnb.images.pixels import Pixels
 from kdnb.models import zoo
 from kdnb.models.zoo import Classifier
+from kdnb.parameters import Parameters, parameter
 
 BATCHES = (1, 8, 32)
 
 
-class NotHere(RuntimeError):
+class NotHere(files.UserError, RuntimeError):
     """A runtime that this machine cannot offer; the message says what it lacks."""
+
+
+@dataclass(frozen=True)
+class RuntimeParameters(Parameters):
+    """Settings of notebook 06."""
+
+    compiled: bool | None = parameter(
+        None,
+        "time torch.compile too: minutes a network",
+        profiles={"smoke": False, "quick": False, "paper": True},
+    )
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ REQUIRED = (
 )
 
 
-class NotOurs(ValueError):
+class NotOurs(files.UserError, ValueError):
     """A file that is no network of this package, or whose graph does not match its metadata; the
     message says what differs."""
 

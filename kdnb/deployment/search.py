@@ -9,6 +9,7 @@ search.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -24,17 +25,64 @@ from tqdm import tqdm
 
 from kdnb import files
 from kdnb.data import Dataset
-from kdnb.deployment.latency import LatencyTable
+from kdnb.deployment.latency import RUNTIMES, LatencyTable
 from kdnb.evaluation import metrics
 from kdnb.models import ofa, zoo
 from kdnb.models.ofa import LARGEST, OFA595_CHOICE, SMALLEST, Choice
 from kdnb.models.predict import predict
 from kdnb.models.zoo import Classifier
-from kdnb.study import COSTS
+from kdnb.parameters import Parameters, parameter
 from kdnb.training import batch_norm
 
 
-class NoSuchStudent(ValueError):
+COSTS = ("latency", "macs", "parameters")
+
+
+@dataclass(frozen=True)
+class SearchParameters(Parameters):
+    """Settings of notebook 07."""
+
+    runtime: str = parameter(
+        "onnx", "runtime that the student will run in: onnx or eager", choices=RUNTIMES
+    )
+    cost: str = parameter("latency", "cost to keep low: latency, macs or parameters", choices=COSTS)
+    latency_budget_ms: float | None = parameter(
+        None,
+        "milliseconds an image may take; None: half of OFA-595's latency",
+        low=1e-3,
+        high=1e6,
+    )
+    supernet_epochs: int | None = parameter(
+        None,
+        "epochs of the supernet",
+        low=1,
+        high=10_000,
+        profiles={"smoke": 1, "quick": 2, "paper": 60},
+    )
+    tune_epochs: int | None = parameter(
+        None,
+        "epochs that fine-tune an extracted subnet",
+        low=1,
+        high=10_000,
+        profiles={"smoke": 1, "quick": 2, "paper": 20},
+    )
+    generations: int | None = parameter(
+        None,
+        "generations of the search, 16 subnets each",
+        low=1,
+        high=10_000,
+        profiles={"smoke": 2, "quick": 4, "paper": 20},
+    )
+    probes: int | None = parameter(
+        None,
+        "random subnets that check the latency predictor",
+        low=3,
+        high=1000,
+        profiles={"smoke": 3, "quick": 50, "paper": 50},
+    )
+
+
+class NoSuchStudent(files.UserError, ValueError):
     """A budget that nothing meets; the message names the fastest there is."""
 
 

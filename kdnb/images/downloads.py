@@ -14,7 +14,7 @@ from kdnb.images.catalogue import PARTS, DatasetSpec
 LARGER = 3  # a download this many times the size that the catalogue tells is not what it tells
 
 
-class DatasetMissing(FileNotFoundError):
+class DatasetMissing(files.UserError, FileNotFoundError):
     """The images are not on this machine; the message tells what to get from where and where to put
     it."""
 

@@ -18,7 +18,7 @@ SHARE = 0.15  # of validation, and of test
 MODES = ("auto", "official", "random", "group")
 
 
-class SplitError(ValueError):
+class SplitError(files.UserError, ValueError):
     """The images cannot be split as asked; the message names the class and the way out."""
 
 

@@ -8,10 +8,11 @@ import re
 import torch
 from torch import Tensor, nn
 
+from kdnb import files
 from kdnb.models import ofa
 
 
-class CheckpointMismatch(ValueError):
+class CheckpointMismatch(files.UserError, ValueError):
     """A file that does not hold this network; the message lists what differs."""
 
 

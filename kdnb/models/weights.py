@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kdnb import files
 
 
-class PretrainedMissing(FileNotFoundError):
+class PretrainedMissing(files.UserError, FileNotFoundError):
     """Pretrained weights are not on this machine; the message tells from where and to which path to
     bring them."""
 

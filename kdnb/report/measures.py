@@ -13,7 +13,7 @@ from functools import reduce
 from kdnb.report import verdicts
 from kdnb.report.results import Estimate, Pool, Result, combine, grid, pools, real
 from kdnb.report.verdicts import HOLDS, LIKENESS, NOT, PART, UNTESTED, Judged
-from kdnb.study import PROFILES
+from kdnb.study import Study
 
 # whose student a network is: a claim is tested on its own paper's
 PAPERS_STUDENT = {"ofa595": "A", "kdfmv5": "B", "kdfmv8": "B"}
@@ -161,7 +161,7 @@ def _of(
 def _papers(pool: Pool) -> bool:
     """Does a pool have the paper's own setting: its size, length, initial weights and a split as it
     used them?"""
-    c, own = pool.first.config, PROFILES["paper"]
+    c, own = pool.first.config, Study(profile="paper")
     length = c["teacher_epochs"] >= own.teacher_epochs and c["student_epochs"] >= own.student_epochs
     return bool(
         length

@@ -8,8 +8,10 @@ from kdnb.training.loop import (
     train_on_shuffled_labels,
     train_teachers,
 )
+from kdnb.training.split_audit import SplitAuditParameters
 
 __all__ = [
+    "SplitAuditParameters",
     "VERSION",
     "distil",
     "fit",

@@ -1,0 +1,125 @@
+"""The parameters cell of every notebook, written from the declarations: ``python -m kdnb.cells``.
+
+A notebook's cell names the parameters that its reader is most likely to change. This module gives
+each line its default and its comment; the other parameters are listed on one page.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import textwrap
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+
+from kdnb import files, notebook, parameters
+from kdnb.deployment.efficiency import RuntimeParameters
+from kdnb.deployment.search import SearchParameters
+from kdnb.explanations.settings import MapParameters, SampleParameters
+from kdnb.study import Study
+from kdnb.training.split_audit import SplitAuditParameters
+
+WINGS = (
+    SampleParameters,
+    MapParameters,
+    RuntimeParameters,
+    SearchParameters,
+    SplitAuditParameters,
+)
+GROUPS = (*Study.parts, *WINGS)
+
+
+def declared() -> dict[str, dataclasses.Field]:
+    """Every parameter that some notebook takes, by name."""
+    return {name: field for group in GROUPS for name, field in parameters.declared(group).items()}
+
+
+def line(field: dataclasses.Field) -> str:
+    """The line of a parameters cell: name, default and help."""
+    return f"{field.name} = {_literal(parameters.default(field))}  # {comment(field)}"
+
+
+def comment(field: dataclasses.Field) -> str:
+    """A parameter's help with the values that its profiles stand for."""
+    by_profile = field.metadata["profiles"].values()
+    told = f"; None: {', '.join(map(str, by_profile))} by profile" if by_profile else ""
+    return field.metadata["help"] + told
+
+
+def written(names: list[str]) -> str:
+    """The source of a parameters cell that shows ``names``, in the order of their declaration."""
+    every = declared()
+    for name in names:
+        files.lookup(name, every, "parameter")
+    return "\n".join([notebook.MARK, *(line(every[name]) for name in every if name in names)])
+
+
+def notebooks() -> list[Path]:
+    """The numbered notebooks in order."""
+    return sorted((files.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def cell(stored: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A notebook's parameters cell."""
+    return next(cell for cell in stored.cells if "parameters" in cell.metadata.get("tags", []))
+
+
+def taken(stored: nbformat.NotebookNode) -> list[str]:
+    """Every parameter that a notebook takes: those of each group of which its cell shows one."""
+    shown = set(notebook.assigned(cell(stored).source))
+    groups = [parameters.declared(group) for group in GROUPS]
+    return [name for group in groups if shown & set(group) for name in group]
+
+
+def page() -> pd.DataFrame:
+    """Every parameter with its default, its help and the notebooks that take it."""
+    by_notebook = {path.stem[:2]: nbformat.read(path, as_version=4) for path in notebooks()}
+    rows = [
+        {
+            "parameter": name,
+            "default": _literal(parameters.default(field)),
+            "meaning": comment(field),
+            "notebooks": _span([n for n, nb in by_notebook.items() if name in taken(nb)]),
+        }
+        for name, field in declared().items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """The page of all parameters for a terminal 100 columns wide."""
+    lines = []
+    for row in table.itertuples():
+        head = f"{row.parameter} = {row.default}"
+        tail = f"{row.meaning} (notebooks {row.notebooks})"
+        lines += textwrap.wrap(tail, 98, initial_indent=f"  {head:34} ", subsequent_indent=" " * 37)
+    return "\n".join(lines)
+
+
+def _literal(value: object) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def _span(numbers: list[str]) -> str:
+    """``01–08`` for what has no gap, else the numbers."""
+    if len(numbers) > 2 and int(numbers[-1]) - int(numbers[0]) == len(numbers) - 1:
+        return f"{numbers[0]}–{numbers[-1]}"
+    return ", ".join(numbers)
+
+
+def main() -> int:
+    """Rewrite the parameters cell of every notebook."""
+    for path in notebooks():
+        stored = json.loads(path.read_text("utf-8"))
+        (found,) = [c for c in stored["cells"] if "parameters" in c["metadata"].get("tags", [])]
+        source = written(list(notebook.assigned("".join(found["source"]))))
+        found["source"] = source.splitlines(keepends=True)
+        files.write_json(path, stored)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

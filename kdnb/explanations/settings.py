@@ -1,0 +1,50 @@
+"""What a reader may set about explanations: how many images, how many masks, an image of one's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdnb.images import index
+from kdnb.parameters import BadParameter, Parameters, parameter
+
+
+def readable(path: str) -> None:
+    """Raise :class:`BadParameter` unless ``path`` is an image file that can be read whole."""
+    if not Path(path).is_file():
+        raise BadParameter(
+            f"image: there is no file {Path(path).absolute()}; give the path of an "
+            "image, relative to the notebook's folder or from the root on"
+        )
+    fact = index.inspect(Path(path))
+    if isinstance(fact, tuple):
+        raise BadParameter(f"image {path} cannot be read: {', '.join(fact)}")
+
+
+@dataclass(frozen=True)
+class SampleParameters(Parameters):
+    """How many test images an explanation is computed for."""
+
+    explained: int | None = parameter(
+        None,
+        "test images that are explained and measured",
+        low=4,
+        high=100_000,
+        profiles={"smoke": 6, "quick": 18, "paper": 60},
+    )
+
+
+@dataclass(frozen=True)
+class MapParameters(Parameters):
+    """How maps are computed, and for which image beside the test images."""
+
+    channels: int | None = parameter(
+        None,
+        "masks of a Score-CAM, 0 for one a channel",
+        low=0,
+        high=100_000,
+        profiles={"smoke": 8, "quick": 128, "paper": 0},
+    )
+    image: str | None = parameter(
+        None, "an image file of your own, explained beside the test images", valid=readable
+    )

@@ -60,7 +60,7 @@ def given(known: Collection[str]) -> Given:
         cell = tuple(name for name in known if name in namespace)
     values = {name: namespace[name] for name in (*cell, *passed) if name in namespace}
     return Given(
-        {name: value for name, value in values.items() if name in known},
+        {name: value for name, value in values.items() if name in known or name in passed},
         tuple(name for name in cell if name in known),
         passed,
         tuple(name for name in cell if name not in known),

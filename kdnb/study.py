@@ -16,6 +16,7 @@ from kdnb import data, files, notebook, parameters, typed
 from kdnb.distillation import soft_targets
 from kdnb.distillation.soft_targets import Objective
 from kdnb.images import splits
+from kdnb.images.source import Source
 from kdnb.models import zoo
 from kdnb.parameters import BadParameter, Parameters, parameter
 
@@ -38,8 +39,8 @@ def teacher_names(teacher: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Data(Parameters):
-    """Where the images come from, and how they are split."""
+class Data(Source):
+    """Where the images come from, how their files are read, and how they are split."""
 
     dataset: str = parameter(
         "phantom_cxr", "a name that 00 lists, medmnist:<name>, or folder", valid=data.describe
@@ -230,7 +231,13 @@ class Study(Budget, Recipe, Training, Data):
             self.split,
             self.download,
             PER_CLASS.get(self.profile),
+            self.source,
         )
+
+    @property
+    def source(self) -> Source:
+        """How the files are read."""
+        return Source(**{name: getattr(self, name) for name in parameters.declared(Source)})
 
     @property
     def outputs_root(self) -> Path:

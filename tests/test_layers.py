@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from kdnb import data, plots
-from kdnb.explanations import audit, layers, registry
+from kdnb.explanations import MapParameters, SampleParameters, audit, layers, registry
 from kdnb.models import zoo
 from kdnb.study import Study
 
@@ -228,7 +228,8 @@ def test_shuffled_labels_keep_images_splits_and_counts(folder):
     assert other.counts().equals(mine.counts())
 
 
-def test_a_study_carries_what_the_notebooks_ask(home):
-    assert Study(profile="smoke").explained == 6 and Study(profile="paper").channels == 0
+def test_the_profile_sets_how_many_images_and_masks_are_explained(home):
+    study = Study.of(SampleParameters, MapParameters)
+    assert study(profile="smoke").explained == 6 and study(profile="paper").channels == 0
     with pytest.raises(ValueError, match="explained must lie between 4"):
-        Study(explained=2)
+        study(explained=2)

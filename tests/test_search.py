@@ -167,9 +167,7 @@ def test_timing_is_that_of_efficiency(monkeypatch):
 
 
 def test_a_supernet_is_trained_searched_and_its_student_tuned(home, folder):
-    study = Study(
-        dataset="folder", data_root=str(folder), profile="smoke", image_size=64, supernet_epochs=2
-    )
+    study = Study(dataset="folder", data_root=str(folder), profile="smoke", image_size=64)
     mine = data.load("folder", folder)
     run = loop.fit(study, mine, zoo.SUPERNET, Objective("hard"), 2)
     assert len(run.history) == 2 and run.record["key"]["model"] == zoo.SUPERNET
@@ -295,7 +293,7 @@ def test_figures():
 def test_names_of_subnets_are_students():
     assert Study(student=SMALLEST.name).student == SMALLEST.name
     with pytest.raises(ValueError, match="latency_budget_ms must lie"):
-        Study(latency_budget_ms=-1.0)
+        Study.of(search.SearchParameters)(latency_budget_ms=-1.0)
     with pytest.raises(ValueError, match="unknown runtime"):
-        Study(runtime="tensorrt")
+        Study.of(search.SearchParameters)(runtime="tensorrt")
     assert Choice.parse(SMALLEST.name) == SMALLEST

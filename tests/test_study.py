@@ -4,8 +4,10 @@ import time
 
 import pytest
 
-from kdnb import files
-from kdnb.study import PROFILES, BadParameter, Study
+from kdnb import cells, files, parameters
+from kdnb.deployment.search import SearchParameters
+from kdnb.parameters import BadParameter
+from kdnb.study import Study
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,7 @@ from kdnb.study import PROFILES, BadParameter, Study
         ({"split": "offical"}, "Did you mean 'official'?"),
         ({"dataset": "medmnist:pneumoniamnst"}, "Did you mean 'pneumoniamnist'?"),
         ({"dataset": 7}, "pass it with -r"),
+        ({"patient_pattern": "("}, "is no regular expression"),
         ({"alpha": 1.5}, "alpha must lie between 0 and 1"),
         ({"temperature": 0}, "above 0"),
         ({"image_size": 8}, "between 32 and 1024"),
@@ -52,7 +55,7 @@ def test_what_is_left_open_comes_from_profile_and_method():
     assert (study.image_size, study.batch_size, study.pretrained) == (224, 16, True)
     assert (study.alpha, study.temperature) == (0.7, 10.0)
     assert Study(profile="paper", image_size=96).image_size == 96
-    assert Study().config()["student_epochs"] == PROFILES["quick"].student_epochs
+    assert Study().config()["student_epochs"] == 15
 
 
 def test_numbers_become_what_was_meant():
@@ -79,3 +82,32 @@ def test_tests_can_replace_the_profile_and_smoke_results_stay_out_of_outputs(hom
 
 def test_a_bad_parameter_is_a_value_error():
     assert issubclass(BadParameter, ValueError)
+
+
+def test_a_wing_adds_its_parameters_to_the_study():
+    plain, wide = Study(), Study.of(SearchParameters)(profile="smoke", probes=7)
+    assert isinstance(wide, Study) and (wide.probes, wide.generations) == (7, 2)
+    assert wide.config().keys() - plain.config().keys() == set(
+        parameters.declared(SearchParameters)
+    )
+    with pytest.raises(BadParameter, match="probes must lie between 3 and 1000, got 2"):
+        Study.of(SearchParameters)(probes=2)
+
+
+def test_every_parameter_is_declared_once_with_a_default_that_it_allows():
+    names = [name for group in cells.GROUPS for name in parameters.declared(group)]
+    assert len(names) == len(set(names)) and len(names) > 35
+    made = Study.of(*cells.WINGS)()
+    for name, field in cells.declared().items():
+        assert field.metadata["help"] and "\n" not in field.metadata["help"]
+        default = parameters.default(field)
+        assert getattr(made, name) == default or default is None
+
+
+def test_the_page_of_parameters_lists_all_of_them_and_the_notebooks_that_take_them():
+    page = cells.page().set_index("parameter")
+    assert set(page.index) == set(cells.declared())
+    assert page.loc["lr", "notebooks"] == "02–08" and page.loc["probes", "notebooks"] == "07"
+    assert page.loc["profile", "notebooks"] == "00–09"
+    text = cells.as_text(cells.page())
+    assert max(map(len, text.splitlines())) <= 100 and "latency_budget_ms = None" in text

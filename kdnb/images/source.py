@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from kdnb.parameters import BadParameter, check, parameter
+from kdnb.parameters import BadParameter, Parameters, parameter
 
 COLUMNS = ("path", "label", "split", "patient", "mask", "organ_mask")  # of a table of labels
 CLASSES_FROM = ("folders", "masks")
@@ -14,7 +14,7 @@ INTENSITIES = ("image", "set", "file")
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(Parameters):
     """How the files of a dataset are read; the defaults let the tree of folders speak.
 
     ``labels`` names a table that states what the folders only suggest. ``columns`` maps the columns
@@ -46,7 +46,7 @@ class Source:
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         for column in self.columns or {}:
             if column not in COLUMNS:
                 raise BadParameter(f"columns: {column!r} is none of {', '.join(COLUMNS)}")

@@ -9,13 +9,17 @@ from kdnb.training.loop import (
     train_teachers,
 )
 from kdnb.training.split_audit import SplitAuditParameters
+from kdnb.training.trio import Comparison, Trio, trio
 
 __all__ = [
+    "Comparison",
     "SplitAuditParameters",
+    "Trio",
     "VERSION",
     "distil",
     "fit",
     "train_baseline",
     "train_on_shuffled_labels",
     "train_teachers",
+    "trio",
 ]

@@ -1,10 +1,23 @@
-"""One network trained under several splits: how much of a score is owed to copies across the split."""
+"""One network trained under several splits: how much of its score is owed to copies across the
+split."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
+
+from kdnb.data import Dataset
+from kdnb.distillation.soft_targets import Objective
+from kdnb.evaluation import metrics, statistics
+from kdnb.images import splits
+from kdnb.models.predict import predict
 from kdnb.parameters import Parameters, parameter
+from kdnb.study import Study
+from kdnb.training import loop
 
 
 @dataclass(frozen=True)
@@ -25,3 +38,72 @@ class SplitAuditParameters(Parameters):
         high=10_000,
         profiles={"smoke": 1, "quick": 3, "paper": 50},
     )
+
+
+def leaks(
+    datasets: Mapping[str, Dataset],
+    groups: Callable[[pd.DataFrame], np.ndarray],
+    origins: Callable[[pd.DataFrame], np.ndarray | None],
+) -> pd.DataFrame:
+    """Test images with a relative in training or validation under each split: one row a split.
+
+    ``groups`` gives the group number of each row of an index table, ``origins`` the true one where
+    it is known.
+    """
+    rows = []
+    for split, dataset in datasets.items():
+        table = dataset.table
+        found, true = groups(table), origins(table)
+        count, related = int((table["split"] == "test").sum()), len(splits.leaking(table, found))
+        row = {
+            "split": split,
+            "test images": count,
+            "with a relative in training": related,
+            "share": related / max(1, count),
+            "groups": len(np.unique(found)),
+        }
+        if true is not None:
+            row["with a true copy in training"] = len(splits.leaking(table, true))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def train_under(
+    study: Study,
+    datasets: Mapping[str, Dataset],
+    groups: Callable[[pd.DataFrame], np.ndarray],
+) -> pd.DataFrame:
+    """The study's student without a teacher, trained under each split with each seed.
+
+    ``study`` has :class:`SplitAuditParameters`. One row a training: balanced accuracy on that
+    split's test images with its 95 % interval, in which the images of a group are drawn together.
+    """
+    rows = []
+    for split, dataset in datasets.items():
+        test = dataset.pixels(study.image_size, "test")
+        labels = test.labels[test.rows].numpy()
+        own = groups(dataset.table)[test.rows.numpy()]
+        for seed in range(study.seed, study.seed + study.seeds):
+            here = dataclasses.replace(study, split=split, seed=seed)
+            run = loop.fit(here, dataset, study.student, Objective("hard"), study.audit_epochs)
+            score = metrics.evaluate(labels, predict(run.model, test), dataset.classes, split, own)
+            low, high = score["intervals"]["balanced_accuracy"]
+            rows.append(
+                {
+                    "split": split,
+                    "seed": seed,
+                    "balanced_accuracy": score["balanced_accuracy"],
+                    "low": low,
+                    "high": high,
+                    "n": score["n"],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def over_seeds(trainings: pd.DataFrame) -> dict[str, dict]:
+    """Mean, spread and number of seeds of the balanced accuracy under each split."""
+    return {
+        split: statistics.over_seeds(part["balanced_accuracy"])
+        for split, part in trainings.groupby("split", sort=False)
+    }

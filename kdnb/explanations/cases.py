@@ -1,0 +1,194 @@
+"""The test images that are explained, the same ones and the same classes for every network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from kdnb.data import Dataset
+from kdnb.explanations import agreement, audit, faithfulness, registry
+from kdnb.explanations.audit import Audit
+from kdnb.explanations.registry import METHODS, Explanation
+from kdnb.explanations.settings import MapParameters
+from kdnb.models import zoo
+from kdnb.models.predict import predict
+from kdnb.models.zoo import Classifier
+from kdnb.study import Study
+from kdnb.training.trio import Trio
+
+UNMOVED = 0.5  # a map that correlates more than this with that of random weights ignores them
+COMPARED = (
+    "score_cam",
+    "grad_cam",
+)  # the papers' methods, whose maps are compared between networks
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Images ``(N, 3, S, S)`` in [0, 1], their labels ``truth`` ``(N,)``, the class that is explained
+    for each (``targets`` ``(N,)``), and the options of every method.
+
+    ``probabilities`` ``(N, K)`` are by network; ``lesion`` and ``organ`` are boolean ``(N, S, S)``
+    or None.
+    """
+
+    trio: Trio
+    rows: np.ndarray
+    images: Tensor
+    truth: np.ndarray
+    targets: np.ndarray
+    probabilities: Mapping[str, np.ndarray]
+    methods: Mapping[str, dict]
+    lesion: np.ndarray | None = None
+    organ: np.ndarray | None = None
+
+    @property
+    def correct(self) -> pd.DataFrame:
+        """Whether each network (columns) classifies each image (rows) correctly."""
+        return pd.DataFrame(
+            {name: p.argmax(1) == self.truth for name, p in self.probabilities.items()}
+        )
+
+    @property
+    def informed(self) -> list[str]:
+        """The methods that read the network, which random maps and centre priors do not."""
+        return [method for method in self.methods if not METHODS[method].floor]
+
+    def few(self) -> Cases:
+        """The first third of the images, four at least: for what is too slow for all."""
+        count = max(4, len(self.rows) // 3)
+        part = {
+            name: getattr(self, name)[:count] for name in ("rows", "images", "truth", "targets")
+        }
+        masks = {
+            name: None if (mask := getattr(self, name)) is None else mask[:count]
+            for name in ("lesion", "organ")
+        }
+        probabilities = {name: p[:count] for name, p in self.probabilities.items()}
+        return dataclasses.replace(self, **part, **masks, probabilities=probabilities)
+
+    def explain(self, model: Classifier, method: str) -> Explanation:
+        """One method's maps of one network, for the images and classes of all."""
+        options = self.methods[method]
+        return registry.explain(model, self.images, method, self.targets, **options)
+
+    def audit(self) -> Audit:
+        """Every method on teacher and distilled student, with every measure."""
+        networks = self.trio.pair
+        return audit.audit(
+            networks, self.images, self.targets, self.methods, self.lesion, self.organ
+        )
+
+    def randomisation(self, stages: int = 4) -> dict[str, pd.DataFrame]:
+        """Each method's maps of the distilled student against those of random weights, drawn anew
+        from the head down (Adebayo et al. 2018, section 3.1)."""
+        student = self.trio.distilled.model
+        return {
+            method: faithfulness.sanity(
+                student, lambda model, method=method: self.explain(model, method), stages=stages
+            )
+            for method in self.informed
+        }
+
+    def against(self, model: Classifier, other: Classifier) -> pd.DataFrame:
+        """Rank correlation of the maps of two networks: one row a method, with its interval."""
+        return pd.DataFrame(
+            {
+                method: faithfulness.interval(
+                    faithfulness.rank_correlation(
+                        self.explain(model, method).evidence, self.explain(other, method).evidence
+                    )
+                )
+                for method in self.informed
+            }
+        ).T
+
+    def sensitivity(self, method: str = "grad_cam") -> pd.DataFrame:
+        """How far a map changes when the image changes by 2 % noise: one row a network."""
+        rows = {}
+        for name, model in self.trio.models.items():
+
+            def maps(images, model=model):
+                return registry.explain(model, images, method, self.targets)
+
+            rows[name] = faithfulness.interval(faithfulness.sensitivity(maps, self.images))
+        return pd.DataFrame(rows).T
+
+    def examples(self) -> np.ndarray:
+        """Positions of images for a figure: one of each class that teacher and student classify
+        correctly, and up to two that one of them does not."""
+        both = self.correct[list(self.trio.pair)].all(axis=1).to_numpy()
+        shown = [np.flatnonzero((self.truth == k) & both)[:1] for k in np.unique(self.truth)]
+        return np.unique(np.concatenate([*shown, np.flatnonzero(~both)[:2]])).astype(int)
+
+    def transfer(self, found: Audit) -> dict[str, tuple[pd.DataFrame, dict]]:
+        """For each compared method, how similar the student's maps are to the teacher's, with the
+        baseline's and other controls (:func:`kdnb.explanations.agreement.transfer`)."""
+        teacher, distilled = self.trio.pair
+        answers = [self.probabilities[name].argmax(1) for name in (teacher, distilled)]
+        handed = {}
+        for method in COMPARED:
+            maps = (
+                found.explanations[teacher][method],
+                found.explanations[distilled][method],
+                self.explain(self.trio.baseline.model, method),
+            )
+            handed[method] = agreement.transfer(
+                *(e.evidence for e in maps), self.cells, answers[0] == answers[1]
+            )
+        return handed
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """The coarser of the two networks' grids of map cells."""
+        return min(agreement.grid(model) for model in self.trio.pair.values())
+
+    def times(self, batch: int = 8) -> pd.DataFrame:
+        """Mean execution time of each method on teacher and student (paper B's MET), with roles."""
+        table = audit.times(self.trio.pair, self.images[:batch], self.targets[:batch], self.methods)
+        return self.trio.with_role(table)
+
+
+def choose(study: Study, dataset: Dataset, trio: Trio) -> Cases:
+    """As many test images of each class; the class explained is the one that the *teacher* answers.
+
+    ``study`` has :class:`SampleParameters` and :class:`MapParameters`, ``trio`` one teacher.
+    """
+    rows, pixels = dataset.sample("test", study.explained), dataset.pixels(study.image_size)
+    probabilities = {
+        name: torch.from_numpy(predict(model, pixels.subset(rows))).softmax(1).numpy()
+        for name, model in trio.models.items()
+    }
+    return Cases(
+        trio,
+        rows,
+        pixels.floats(rows),
+        dataset.labels[rows],
+        probabilities[trio.teacher_name].argmax(1),
+        probabilities,
+        options(study, pixels.floats(dataset.sample("train", 12))),
+        dataset.masks(study.image_size, "mask", rows),
+        dataset.masks(study.image_size, "organ_mask", rows),
+    )
+
+
+def options(settings: MapParameters, background: Tensor) -> dict[str, dict]:
+    """The options of every method; ``background`` ``(B, 3, S, S)`` are the images that SHAP starts
+    from."""
+    methods: dict[str, dict] = {name: {} for name in METHODS}
+    fast = zoo.precision() == "bf16"
+    methods["score_cam"] = {"channels": settings.channels or None, "fast": fast}
+    methods["shap"] = {"background": background, "samples": 16}
+    return methods
+
+
+def unmoved(checks: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Methods whose maps stay alike when all weights are random: they explain the image, not the
+    network, and must not be trusted."""
+    return [m for m, table in checks.items() if table["spearman"].iloc[-1] > UNMOVED]

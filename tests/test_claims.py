@@ -872,6 +872,6 @@ def test_figures_of_the_report(recwarn):
     )
     assert len(plots.forest(frame, "t").axes) == 2
     table = pd.DataFrame({1.0: [0.9, None], 10.0: [0.95, 0.93]}, index=pd.Index([0.1, 0.7]))
-    framed = plots.cells(table, (0.7, 10.0)).axes[0]
+    framed = plots.accuracy_grid(table, (0.7, 10.0)).axes[0]
     assert any(p.get_xy() == (1, 1) for p in framed.patches)
     assert [str(w.message) for w in recwarn if issubclass(w.category, UserWarning)] == []

@@ -4,9 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_layers import png
 
-from kdnb import plots
 from kdnb.deployment import efficiency
 from kdnb.images import pixels
 from kdnb.models import zoo
@@ -131,29 +129,3 @@ def test_a_file_is_written_once_for_its_weights(model, home):
         efficiency.exported(model, ("a", "b", "c")) == first and first.stat().st_mtime_ns == stamp
     )
     assert efficiency.exported(model, ("a", "b", "d")) != first
-
-
-def test_figures():
-    rows = {
-        "accuracy": [0.9, 0.8],
-        "low": [0.85, 0.75],
-        "high": [0.93, 0.84],
-        "latency_ms": [20.0, 2.0],
-        "mb": [80.0, 8.0],
-    }
-    table = pd.DataFrame(rows, index=["teacher x", "distilled y"])
-    timed = pd.DataFrame(
-        {
-            "model": ["teacher x", "distilled y"],
-            "title": ["eager"] * 2,
-            "latency_ms": [20.0, np.nan],
-            "latency_low": [19.0, np.nan],
-            "latency_high": [22.0, np.nan],
-            "images_per_second": [60.0, np.nan],
-        }
-    )
-    for figure in (
-        plots.bubbles(table, {"latency_ms": "ms", "mb": "MB"}, "mb", "t"),
-        plots.runtimes(timed, "t"),
-    ):
-        assert png(figure).std() > 1

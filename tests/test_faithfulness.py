@@ -252,7 +252,7 @@ def test_transfer_tells_a_student_that_looks_where_its_teacher_looks():
             gaps[control]["spearman"]["low"] > 0.3
             and gaps[control]["spearman"]["p_wilcoxon"] < 0.001
         )
-    mean = table[table["measure"] == "spearman"].set_index("teacher against")["mean"]
+    mean = table[table["measure"] == "spearman"].set_index("comparison")["mean"]
     assert (
         mean["distilled student"] > 0.7
         and abs(mean["student alone"]) < 0.2

@@ -2,16 +2,12 @@
 hold together."""
 
 import dataclasses
-import io
 
-import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
-from kdnb import data, plots
+from kdnb import data
 from kdnb.explanations import MapParameters, SampleParameters, audit, layers, registry
 from kdnb.models import zoo
 from kdnb.study import Study
@@ -84,13 +80,6 @@ def test_probes_tell_layers_that_separate_from_layers_that_do_not():
     assert table["balanced_accuracy"][1] == 1 and table["balanced_accuracy"][0] < 0.8
 
 
-def png(figure):
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    assert not plt.get_fignums()
-    return np.asarray(Image.open(buffer).convert("L"))
-
-
 @pytest.fixture
 def audited():
     torch.manual_seed(0)
@@ -156,57 +145,12 @@ def test_an_empty_map_is_counted_and_takes_no_part(monkeypatch):
     assert summary.loc["empty", "mean"] == 1 and summary.loc["deletion", "n"] == 0
 
 
-def test_figures_of_explanations(audited):
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (6, 64, 64), dtype=np.uint8)
+def test_panels_hold_the_maps_of_chosen_images_with_their_class(audited):
     probabilities = {name: np.full((6, 3), 1 / 3) for name in audited.explanations}
-    names = {"grad_cam": "Grad-CAM", "saliency": "Saliency"}
-    columns, titles, signed = audited.panels(
-        names, np.array([0, 2]), ("a", "b", "c"), probabilities
-    )
-    assert (
-        len(columns) == 4 and titles["teacher\nGrad-CAM"] == ["a 0.33", "a 0.33"] and signed == []
-    )
-    columns["teacher\nempty"] = np.zeros((2, 64, 64))
-    summary, table = (
-        audited.summary(),
-        pd.DataFrame({"stage": ["trained", "1 of 2"], "spearman": [1.0, 0.2]}),
-    )
-    row = {"measure": "spearman", "mean": 0.2, "low": 0.1, "high": 0.3}
-    alike = pd.DataFrame(
-        [
-            row | {"teacher against": name}
-            for name in ("distilled student", "student alone", "centre prior")
-        ]
-    )
-    masks = np.zeros((2, 64, 64), bool)
-    masks[:, 8:20, 8:20] = True
-    grid = pd.DataFrame(rng.random((3, 4)), index=list("abc"), columns=list("wxyz"))
-    probe = pd.DataFrame(
-        {"layer": ["a", "b"], "depth": [0.0, 1.0], "balanced_accuracy": [0.4, 0.9]}
-    )
-    for figure in (
-        plots.maps_over_images(
-            images[:2], columns, ["a", "b"], titles, masks, ["teacher\nempty"], title="t"
-        ),
-        plots.measures(summary, {"deletion": "deletion", "pointing": "pointing"}, "t"),
-        plots.shap_values(
-            images[:2], list(rng.normal(size=(3, 2, 64, 64))), ("a", "b", "c"), ["a", "b"], "t"
-        ),
-        plots.removal(audited.curves["teacher resnet10t"], "t"),
-        plots.sanity({f"method {n}": table for n in range(14)}, "t"),
-        plots.likeness(alike, title="t"),
-        plots.times(
-            pd.DataFrame({"method": "a", "model": ["teacher x", "alone y"], "seconds": [0.1, 0.2]}),
-            "t",
-        ),
-        plots.feature_maps(
-            images[:2], {"a": rng.random((2, 8, 8)), "b": rng.random((2, 2, 2))}, "t"
-        ),
-        plots.similarity(grid, "teacher", "student", "t"),
-        plots.probes({"teacher x": probe, "alone y": probe}, 0.33, "t"),
-    ):
-        assert png(figure).std() > 1
+    names, rows = {"grad_cam": "Grad-CAM", "saliency": "Saliency"}, np.array([0, 2])
+    columns, titles, signed = audited.panels(names, rows, ("a", "b", "c"), probabilities)
+    assert len(columns) == 4 and signed == []
+    assert titles["teacher\nGrad-CAM"] == ["a 0.33", "a 0.33"]
 
 
 def test_samples_are_balanced_and_the_same_each_time(folder):

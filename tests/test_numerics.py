@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from test_layers import png
+from test_plots import png
 
 from kdnb import data, plots
 from kdnb.distillation.soft_targets import Objective

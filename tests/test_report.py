@@ -7,10 +7,9 @@ import re
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
-import pandas as pd
 from PIL import Image
 
-from kdnb import data, files, plots, provenance
+from kdnb import data, files, provenance
 from kdnb.report import pages, results
 from kdnb.study import Study
 from kdnb.training import loop
@@ -81,50 +80,3 @@ def test_the_commit_tells_when_code_was_changed(monkeypatch):
     assert provenance.collect()["commit"]
     monkeypatch.setattr(files, "ROOT", files.ROOT.parent / "nowhere")
     assert provenance._commit() == "unknown"
-
-
-def test_figures_are_drawn_without_warnings(recwarn):
-    """Every plot, at its edges too: one class, empty bins, long names."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (6, 32, 32), dtype=np.uint8)
-    masks = {"organ": np.ones((6, 32, 32), bool), "lesion": np.zeros((6, 32, 32), bool)}
-    names = ["a very long class name indeed", "b", "c"]
-    history = pd.DataFrame(
-        {
-            "epoch": [1, 2],
-            "loss": [1.0, 0.5],
-            "hard_loss": [1.0, 0.5],
-            "val_loss": [1.0, 0.6],
-            "accuracy": [0.5, 0.6],
-            "val_accuracy": [0.5, 0.6],
-            "val_balanced_accuracy": [0.5, 0.6],
-        }
-    )
-    gain = {"difference": 0.1, "low": -0.1, "high": 0.2, "p_mcnemar": 0.5, "n": 10}
-    bins = pd.DataFrame({"confidence": [0.9], "accuracy": [0.8], "count": [10]})
-    drawn = [
-        plots.samples(images, [names[0]] * 3 + ["b"] * 3, masks, "t"),
-        plots.samples(np.stack([images] * 3, -1), ["b"] * 6),
-        plots.class_balance(
-            pd.DataFrame({"train": [5, 1, 0], "val": [1, 1, 1], "test": [1, 1, 1]}, index=names),
-            "t",
-        ),
-        plots.problems(
-            pd.DataFrame({"problem": ["label conflict"], "files": [3], "example": ["x"]}), "t"
-        ),
-        plots.learning_curves(
-            {"teacher x": history, "distilled y": history, "alone y": history}, "t"
-        ),
-        plots.confusion({"teacher x": [[1, 0, 0], [0, 0, 0], [0, 2, 3]]}, names, "t"),
-        plots.reliability({"alone y": bins}, {"alone y": 0.1}, "t"),
-        plots.gains(pd.DataFrame([{"label": "distilled − alone"} | gain]), "t"),
-    ]
-    for figure in drawn:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        assert np.asarray(Image.open(buffer).convert("L")).std() > 1
-        assert not plt.get_fignums()
-        for axis in figure.axes:
-            if axis.axison and not axis.images:
-                assert axis.get_xlabel() or axis.get_ylabel()
-    assert [str(w.message) for w in recwarn if issubclass(w.category, UserWarning)] == []

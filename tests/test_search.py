@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_layers import png
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdnb import data, plots
+from kdnb import data
 from kdnb.deployment import efficiency, latency, search
 from kdnb.distillation.soft_targets import Objective
 from kdnb.models import ofa, zoo
@@ -277,17 +276,6 @@ def test_a_latency_table_that_is_killed_goes_on(home, monkeypatch, calls, left):
     assert not list((home / "cache").rglob("*.part"))
     monkeypatch.setenv("KDNB_CACHE", str(home / "other"))
     assert latency.latency_table(64, 3, whole=2) == resumed
-
-
-def test_figures():
-    looked = search.front_of(
-        {SMALLEST.name: (0.7, 3.0), LARGEST.name: (0.9, 9.0), OFA595_CHOICE.name: (0.6, 5.0)}
-    )
-    for figure in (
-        plots.predictor([1, 2, 3], [1.1, 2.0, 2.9], "t"),
-        plots.front(looked, {"kdfmv5": (4, 0.8)}, "ms", "t"),
-    ):
-        assert png(figure).std() > 1
 
 
 def test_names_of_subnets_are_students():

@@ -9,9 +9,8 @@ import pytest
 import torch
 from conftest import paint
 from PIL import Image
-from test_layers import png
 
-from kdnb import data, plots
+from kdnb import data
 from kdnb.evaluation import shortcuts
 from kdnb.models import zoo
 
@@ -117,28 +116,3 @@ def test_statistics_have_no_shape(framed):
     values = shortcuts.statistics(framed)
     assert values.shape == (120, 5 + len(shortcuts.PERCENTILES)) and np.isfinite(values).all()
     assert (values[:, 0] == 40).all() and (values[:, 2] == 1).all()
-
-
-def test_figures(tmp_path):
-    for name in ("x/1.png", "x/2.png"):
-        paint(tmp_path / name, 1)
-    links = pd.DataFrame(
-        [{"first": "x/1.png", "second": "x/2.png", "kind": "near copy", "correlation": 0.98}] * 3
-    )
-    row = {"balanced_accuracy": 0.8, "low": 0.7, "high": 0.9, "n": 40}
-    runs = pd.DataFrame(
-        [row | {"split": split, "seed": seed} for split in ("random", "group") for seed in range(3)]
-    )
-    seen = pd.DataFrame(
-        [
-            row | {"view": view, "model": model}
-            for view in ("whole image", "border only")
-            for model in ("teacher x", "distilled y")
-        ]
-    )
-    for figure in (
-        plots.gallery(tmp_path, links, "t"),
-        plots.accuracies(runs, "t"),
-        plots.views(seen, 0.5, "t"),
-    ):
-        assert png(figure).std() > 1

@@ -101,7 +101,7 @@ def transfer(
         pairs["distilled, same answer"] = pairs["distilled student"][same]
         pairs["distilled, other answer"] = pairs["distilled student"][~same]
     rows = [
-        {"teacher against": pair, "measure": measure} | interval(table[measure].to_numpy())
+        {"comparison": pair, "measure": measure} | interval(table[measure].to_numpy())
         for pair, table in pairs.items()
         for measure in MEASURES
     ]

@@ -1,58 +1,56 @@
-"""One function a figure; each returns a closed matplotlib figure that a notebook shows once."""
+"""Figures, one function each. They read tables and arrays, never models, and return a closed
+matplotlib figure, which a notebook shows once as the value of a cell.
 
-from kdnb.plots.data import (
-    accuracies,
-    cells,
-    class_balance,
-    confusion,
-    forest,
-    gains,
-    gallery,
-    learning_curves,
-    problems,
-    reliability,
-    samples,
-    views,
-)
-from kdnb.plots.explanations import (
-    feature_maps,
-    likeness,
-    maps_over_images,
+Networks are coloured by their role (``teacher``, ``distilled``, ``baseline``): a column ``role`` in
+a table, or ``roles`` (label → role) beside a mapping by label.
+"""
+
+from kdnb.plots.data import class_balance, image_pairs, problems, samples
+from kdnb.plots.explanations import feature_maps, maps_over_images, shap_values
+from kdnb.plots.measures import (
+    execution_times,
+    layer_similarity,
+    map_similarity,
     measures,
     probes,
-    removal,
-    sanity,
-    shap_values,
-    similarity,
-    times,
+    randomisation,
+    removal_curves,
 )
-from kdnb.plots.tradeoffs import bubbles, front, predictor, runtimes
+from kdnb.plots.results import (
+    accuracy_by_split,
+    accuracy_by_view,
+    accuracy_grid,
+    confusion,
+    forest,
+    learning_curves,
+    reliability,
+)
+from kdnb.plots.tradeoffs import accuracy_against_cost, pareto_front, predicted_latency, runtimes
 
 __all__ = [
-    "accuracies",
-    "bubbles",
-    "cells",
+    "accuracy_against_cost",
+    "accuracy_by_split",
+    "accuracy_by_view",
+    "accuracy_grid",
     "class_balance",
     "confusion",
+    "execution_times",
     "feature_maps",
     "forest",
-    "front",
-    "gains",
-    "gallery",
+    "image_pairs",
+    "layer_similarity",
     "learning_curves",
-    "likeness",
+    "map_similarity",
     "maps_over_images",
     "measures",
-    "predictor",
+    "pareto_front",
+    "predicted_latency",
     "probes",
     "problems",
+    "randomisation",
     "reliability",
-    "removal",
+    "removal_curves",
     "runtimes",
     "samples",
-    "sanity",
     "shap_values",
-    "similarity",
-    "times",
-    "views",
 ]

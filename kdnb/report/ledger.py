@@ -224,7 +224,8 @@ def heat_maps(found: Sequence[Result]) -> dict[str, Figure]:
                     f"{pages.short(first.first.title)}, split {split}: distilled student, "
                     f"n {first.accuracy('distilled').n:,}, seeds {first.seeds}"
                 )
-                drawn[title] = plots.cells(values, (wanted["alpha"], wanted["temperature"]), title)
+                best = wanted["alpha"], wanted["temperature"]
+                drawn[title] = plots.accuracy_grid(values, best, title)
     return drawn
 
 

@@ -29,7 +29,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from kdnb import data, files, plots, provenance
-from kdnb.distillation.soft_targets import Objective
+from kdnb.distillation import create
 from kdnb.images import phantoms
 from kdnb.models import zoo
 from kdnb.models.depthwise import DepthwiseConv2d
@@ -81,7 +81,7 @@ def with_torchs_layers(network: nn.Module) -> nn.Module:
 
 
 def torchdistill(root: Path, layers: Callable[[nn.Module], nn.Module]) -> float:
-    """Hinton's loss in torchdistill's training box, as its image classification example builds it."""
+    """Images a second of torchdistill's training box with Hinton's loss, as its example has it."""
     logging.disable(logging.INFO)
     from torchdistill.core.distillation import get_distillation_box
 
@@ -155,7 +155,7 @@ def ours(dataset: data.Dataset) -> dict[str, float]:
     )
     few = data.load("folder", dataset.index.root, "official", per_class=BATCH)
     teacher, found = (
-        loop.fit(study, few, TEACHER, Objective("hard"), 1),
+        loop.fit(study, few, TEACHER, create("hard"), 1),
         {},
     )  # what it knows does not matter here
     for name, augment in (
@@ -164,7 +164,7 @@ def ours(dataset: data.Dataset) -> dict[str, float]:
     ):
         views, objective = (
             dataclasses.replace(study, augment=augment),
-            Objective("hybrid", ALPHA, TEMPERATURE),
+            create("hybrid", alpha=ALPHA, temperature=TEMPERATURE),
         )
         run = loop.fit(views, dataset, STUDENT, objective, 3, [teacher])
         found[name] = TRAIN / float(np.median(run.history["seconds"][1:]))

@@ -25,7 +25,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from tqdm import tqdm
 
 from kdnb import data, files, plots, provenance
-from kdnb.distillation.soft_targets import Objective
+from kdnb.distillation import create
 from kdnb.explanations import registry, shapley
 from kdnb.explanations.faithfulness import rank_correlation
 from kdnb.images import pixels
@@ -50,7 +50,7 @@ class Double(torch.nn.Module):
 def network(name: str, dataset: data.Dataset) -> Classifier:
     """A network that has learnt something, so that its logits and dead channels are those of one."""
     study = Study(dataset=dataset.spec.name, image_size=SIZE, batch_size=32)
-    return loop.fit(study, dataset, name, Objective("hard"), 4).model
+    return loop.fit(study, dataset, name, create("hard"), 4).model
 
 
 def timed(work) -> tuple[object, float]:

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
 from kdnb import data, files, provenance
-from kdnb.distillation.soft_targets import Objective
+from kdnb.distillation import create
 from kdnb.images import phantoms
 from kdnb.models.predict import predict
 from kdnb.study import Study
@@ -34,7 +34,7 @@ def linear(dataset: data.Dataset, side: int) -> float:
 def cnn(dataset: data.Dataset) -> float:
     """Test accuracy of DenseNet121 from random weights, 10 epochs at 64 px."""
     study = Study(dataset=dataset.spec.name, image_size=64, batch_size=32)
-    run = loop.fit(study, dataset, "densenet121", Objective("hard"), 10)
+    run = loop.fit(study, dataset, "densenet121", create("hard"), 10)
     test = dataset.pixels(64, "test")
     return float((predict(run.model, test).argmax(1) == test.labels[test.rows].numpy()).mean())
 

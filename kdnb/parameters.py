@@ -92,7 +92,9 @@ def converted(field: dataclasses.Field, value: object) -> object:
 
     Papermill reads ``007`` as 7 and keeps lists as lists. Raises :class:`BadParameter`.
     """
-    kinds = [kind.strip() for kind in str(field.type).split("|")]
+    # a class where annotations are not postponed, its name where they are
+    annotation = field.type.__name__ if isinstance(field.type, type) else str(field.type)
+    kinds = [kind.strip() for kind in annotation.split("|")]
     if value is None and "None" in kinds:
         return None
     for kind in kinds:
@@ -100,7 +102,7 @@ def converted(field: dataclasses.Field, value: object) -> object:
             return found
     text = "str" in kinds and isinstance(value, int | float)
     hint = " (papermill reads numbers as numbers: pass it with -r instead of -p)" if text else ""
-    raise BadParameter(f"{field.name} must be {field.type}, got {value!r}{hint}")
+    raise BadParameter(f"{field.name} must be {annotation}, got {value!r}{hint}")
 
 
 def _as(kind: str, value: object) -> object | None:

@@ -1,5 +1,34 @@
-"""The losses a student learns from."""
+"""What a student learns from: one file a method, all of them by name in ``METHODS``."""
 
-from kdnb.distillation.soft_targets import METHODS, Objective, average
+import importlib
+import pkgutil
 
-__all__ = ["METHODS", "Objective", "average"]
+from kdnb.distillation.base import (
+    METHODS,
+    Batch,
+    Course,
+    Method,
+    Seen,
+    create,
+    register,
+    table,
+)
+from kdnb.distillation.soft_targets import average, hard_loss, soft_loss
+
+# a file in this folder is all that a new method needs
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "METHODS",
+    "Batch",
+    "Course",
+    "Method",
+    "Seen",
+    "average",
+    "create",
+    "hard_loss",
+    "register",
+    "soft_loss",
+    "table",
+]

@@ -1,8 +1,8 @@
-"""What a student learns from: pure functions of logits, and the registry of methods."""
+"""Labels and soft targets: the methods of both papers, and the pure functions they are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,17 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb import checks, files
+from kdnb import checks
+from kdnb.distillation.base import Method, Seen, create, register
+from kdnb.parameters import parameter
+
+ALPHA = "share of the labels in the loss, 0 to 1 (lambda in paper A)"
+TEMPERATURE = "softens the answers of teacher and student, above 0"
 
 
 def soft_targets(
     teacher_logits: Tensor, temperature: float, weights: Tensor | None = None
 ) -> Tensor:
-    """Log of the teachers' averaged probabilities at a temperature: ``(M, N, K)`` logits of M
-    teachers to ``(N, K)``.
+    """Log of the teachers' averaged probabilities at a temperature.
 
-    ``weights`` ``(M,)`` are normalised to sum 1 (equal by default). Hinton et al. 2015,
-    arXiv:1503.02531, section 2.
+    ``teacher_logits`` ``(M, N, K)`` of M teachers to ``(N, K)``. ``weights`` ``(M,)`` are
+    normalised to sum 1 (equal by default). Hinton et al. 2015, arXiv:1503.02531, section 2.
     """
     if teacher_logits.ndim != 3:
         raise ValueError(
@@ -35,24 +39,29 @@ def soft_targets(
 
 
 def average(logits: Sequence[np.ndarray], weights: Sequence[float] | None = None) -> np.ndarray:
-    """What several teachers answer together: their logits ``(N, K)`` each to the log of
-    :func:`soft_targets` at temperature 1."""
+    """The joint answer of several teachers as logits ``(N, K)``.
+
+    ``logits`` are ``(N, K)`` each; the result is the log of their averaged probabilities, see
+    :func:`soft_targets` at temperature 1.
+    """
     shares = torch.tensor(weights) if weights else None
     return soft_targets(torch.from_numpy(np.stack(logits)), 1.0, shares).numpy()
 
 
 def hard_loss(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy of logits ``(N, K)`` with labels ``(N,)``, in float32 whatever the logits'
-    precision."""
-    checks.shapes(logits=(logits, "N K"), labels=(labels, "N"))
+    """Cross-entropy of logits ``(N, K)`` with labels, in float32 whatever the logits' precision.
+
+    ``labels`` are class numbers ``(N,)``, or probabilities ``(N, K)``.
+    """
+    checks.shapes(logits=(logits, "N K"), labels=(labels, "N K" if labels.ndim == 2 else "N"))
     return F.cross_entropy(logits.float(), labels, weight=class_weights)
 
 
 def soft_loss(logits: Tensor, log_targets: Tensor, temperature: float) -> Tensor:
-    """T² · KL(targets ‖ student at T), mean over the batch; ``log_targets`` ``(N, K)`` come from
-    :func:`soft_targets`.
+    """T² · KL(targets ‖ student at T), mean over the batch.
 
-    T² keeps the size of the gradient when T changes (Hinton et al. 2015, section 2.1).
+    ``logits`` and ``log_targets`` are ``(N, K)``; the latter come from :func:`soft_targets`. T²
+    keeps the size of the gradient when T changes (Hinton et al. 2015, section 2.1).
     """
     checks.shapes(logits=(logits, "N K"), log_targets=(log_targets, "N K"))
     checks.positive(temperature=temperature)
@@ -66,156 +75,122 @@ def released_soft_loss(
     """The soft term of KD-FMV's released code: cross-entropy of softmax(one-hot / T) with
     softmax(teacher's probabilities / T).
 
-    The student does not stand in it, so it has no gradient for the student; it only adds a constant
-    to the loss.
+    ``labels`` ``(N,)``, ``teacher_logits`` ``(M, N, K)``. The student's logits do not occur in it:
+    it adds a constant to the loss and has no gradient for the student.
     """
     probabilities = soft_targets(teacher_logits, 1.0, weights).exp()
     one_hot = F.one_hot(labels, probabilities.shape[-1]).to(probabilities)
     return F.cross_entropy(probabilities / temperature, F.softmax(one_hot / temperature, dim=-1))
 
 
-@dataclass(frozen=True)
-class Method:
-    """A way to teach: ``loss = alpha · hard + (1 − alpha) · soft``.
+@register("hard")
+class Hard(Method):
+    """Cross-entropy with the labels, without a teacher."""
 
-    ``soft`` takes (student logits, labels, teacher logits ``(M, N, K)``, temperature, teacher
-    weights); None means that no teacher takes part. ``alpha`` and ``temperature`` are the paper's
-    values, or ours where it names none.
-    """
+    title, paper = "labels only (no teacher)", "the control of both papers"
+    needs_teacher = False
 
-    title: str
-    paper: str
-    soft: Callable[..., Tensor] | None = None
-    alpha: float = 1.0
-    temperature: float = 1.0
+    @dataclass(frozen=True)
+    class Options(Method.Options):
+        """Without effect; they keep the tables of all methods alike."""
 
+        alpha: float = parameter(1.0, ALPHA, low=0, high=1)
+        temperature: float = parameter(1.0, TEMPERATURE)
 
-def _student_against_teacher(
-    logits: Tensor,
-    labels: Tensor,
-    teacher_logits: Tensor,
-    temperature: float,
-    weights: Tensor | None,
-) -> Tensor:
-    return soft_loss(logits, soft_targets(teacher_logits, temperature, weights), temperature)
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            checks.positive(temperature=self.temperature)
 
-
-def _labels_against_teacher(
-    logits: Tensor,
-    labels: Tensor,
-    teacher_logits: Tensor,
-    temperature: float,
-    weights: Tensor | None,
-) -> Tensor:
-    return released_soft_loss(labels, teacher_logits, temperature, weights)
-
-
-METHODS: dict[str, Method] = {
-    "hard": Method("labels only (no teacher)", "the control of both papers"),
-    "hybrid": Method(
-        "labels and soft targets",
-        "paper A, hybrid supervision; alpha is its lambda",
-        _student_against_teacher,
-        alpha=0.5,
-        temperature=4.0,
-    ),
-    # the text names no T²; with it, the text's loss and paper A's are one function with other
-    # constants
-    "kd_fmv": Method(
-        "KD-FMV as written", "paper B, text", _student_against_teacher, alpha=0.7, temperature=10.0
-    ),
-    "kd_fmv_as_released": Method(
-        "KD-FMV as released",
-        "paper B, published code",
-        _labels_against_teacher,
-        alpha=0.7,
-        temperature=5.0,
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Objective:
-    """One method with its constants: called with logits, labels and teacher logits, it returns
-    named losses.
-
-    ``alpha`` in [0, 1] is the share of the labels, ``temperature`` > 0 softens both sides,
-    ``teacher_weights`` (one a teacher) default to equal shares. Raises ``ValueError`` outside these
-    ranges.
-    """
-
-    method: str = "hard"
-    alpha: float | None = None
-    temperature: float | None = None
-    teacher_weights: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        known = METHODS[files.lookup(self.method, METHODS, "method")]
-        object.__setattr__(self, "alpha", known.alpha if self.alpha is None else float(self.alpha))
-        object.__setattr__(
-            self,
-            "temperature",
-            known.temperature if self.temperature is None else float(self.temperature),
-        )
-        checks.within(0, 1, alpha=self.alpha)
-        checks.positive(temperature=self.temperature)
-        if self.teacher_weights and (
-            min(self.teacher_weights) < 0 or sum(self.teacher_weights) <= 0
-        ):
-            raise ValueError(
-                f"teacher_weights must not be negative and not all zero, got {self.teacher_weights}"
-            )
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether a teacher takes part at all."""
-        return METHODS[self.method].soft is not None
-
-    def __call__(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        teacher_logits: Tensor | None = None,
-        class_weights: Tensor | None = None,
+    def loss(
+        self, student: Seen, teachers: Sequence[Seen], labels: Tensor, rows: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """``{"loss", "hard_loss", "soft_loss"}`` of logits ``(N, K)``; ``soft_loss`` only where a
-        teacher takes part."""
-        hard = hard_loss(logits, labels, class_weights)
-        if not self.needs_teacher:
-            return {"loss": hard, "hard_loss": hard}
-        if teacher_logits is None or teacher_logits.shape[1:] != logits.shape:
-            shape = None if teacher_logits is None else tuple(teacher_logits.shape)
-            raise ValueError(
-                f"{self.method} needs teacher logits (teachers, {len(logits)}, {logits.shape[-1]}), got {shape}"
-            )
-        weights = torch.tensor(self.teacher_weights) if self.teacher_weights else None
-        if weights is not None and len(weights) != len(teacher_logits):
-            raise ValueError(f"{len(weights)} teacher_weights for {len(teacher_logits)} teachers")
-        soft = METHODS[self.method].soft(logits, labels, teacher_logits, self.temperature, weights)
-        return {
-            "loss": self.alpha * hard + (1 - self.alpha) * soft,
-            "hard_loss": hard,
-            "soft_loss": soft,
-        }
+        """``{"loss", "hard_loss"}``."""
+        hard = hard_loss(student.logits, labels, self.class_weights)
+        return {"loss": hard, "hard_loss": hard}
+
+
+@register("hybrid")
+class Hybrid(Hard):
+    """``alpha · cross-entropy + (1 − alpha) · T² · KL(teachers ‖ student)``: hybrid supervision of
+    paper A, after Hinton et al. 2015, arXiv:1503.02531."""
+
+    title, paper = "labels and soft targets", "paper A, hybrid supervision; alpha is its lambda"
+    needs_teacher = True
+
+    @dataclass(frozen=True)
+    class Options(Hard.Options):
+        """Paper A could not be read for its constants; these are ours."""
+
+        alpha: float = parameter(0.5, ALPHA, low=0, high=1)
+        temperature: float = parameter(4.0, TEMPERATURE)
+
+    def soft(self, student: Seen, teachers: Sequence[Seen], labels: Tensor) -> Tensor:
+        """The soft term alone."""
+        logits, temperature = self.teacher_logits(student, teachers), self.options.temperature
+        targets = soft_targets(logits, temperature, self.teacher_weights(teachers))
+        return soft_loss(student.logits, targets, temperature)
+
+    def loss(
+        self, student: Seen, teachers: Sequence[Seen], labels: Tensor, rows: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """``{"loss", "hard_loss", "soft_loss"}``."""
+        alpha, hard = self.options.alpha, hard_loss(student.logits, labels, self.class_weights)
+        soft = self.soft(student, teachers, labels)
+        return {"loss": alpha * hard + (1 - alpha) * soft, "hard_loss": hard, "soft_loss": soft}
+
+
+@register("kd_fmv")
+class KDFMV(Hybrid):
+    """Paper B's loss as its text describes it.
+
+    The text names no T²; with it, this loss and paper A's are one function with other constants.
+    """
+
+    title, paper = "KD-FMV as written", "paper B, text"
+
+    @dataclass(frozen=True)
+    class Options(Hybrid.Options):
+        """Paper B's best cell on brain tumour."""
+
+        alpha: float = parameter(0.7, ALPHA, low=0, high=1)
+        temperature: float = parameter(10.0, TEMPERATURE)
+
+
+@register("kd_fmv_as_released")
+class KDFMVAsReleased(Hybrid):
+    """Paper B's loss as its published code computes it: see :func:`released_soft_loss`."""
+
+    title, paper = "KD-FMV as released", "paper B, published code"
+
+    @dataclass(frozen=True)
+    class Options(Hybrid.Options):
+        """Constants of the published code."""
+
+        alpha: float = parameter(0.7, ALPHA, low=0, high=1)
+        temperature: float = parameter(5.0, TEMPERATURE)
+
+    def soft(self, student: Seen, teachers: Sequence[Seen], labels: Tensor) -> Tensor:
+        """The soft term alone; without a gradient for the student."""
+        logits = self.teacher_logits(student, teachers)
+        return released_soft_loss(
+            labels, logits, self.options.temperature, self.teacher_weights(teachers)
+        )
 
 
 def sandwich(
-    objective: Objective,
-    logits: Tensor,
-    labels: Tensor,
-    teacher_logits: Tensor | None = None,
-    class_weights: Tensor | None = None,
+    method: Method, student: Seen, teachers: Sequence[Seen], labels: Tensor, rows: Tensor
 ) -> dict[str, Tensor]:
-    """The objective of several subnets that answered the same ``(N,)`` labels, the largest first:
-    logits ``(R·N, K)``.
+    """The losses of several subnets of a supernet, averaged over the subnets.
 
-    With a teacher all learn from it. Without one the largest learns from the labels and the others
-    from the labels and from the largest (in-place distillation, Yu & Huang 2019, arXiv:1903.05134,
-    section 3.3). Losses are means over the subnets; one subnet is the plain objective.
+    ``student.logits`` ``(R·N, K)`` are the answers of R subnets for the same N images, the largest
+    first. With a teacher all subnets learn from it. Without one the largest learns from the labels
+    and the others from the labels and the largest (in-place distillation, Yu & Huang 2019,
+    arXiv:1903.05134, section 3.3).
     """
-    parts = logits.split(len(labels))
-    told = [objective(parts[0], labels, teacher_logits, class_weights)]
-    if not objective.needs_teacher:
-        objective, teacher_logits = Objective("hybrid"), parts[0].detach().float()[None]
-    told += [objective(part, labels, teacher_logits, class_weights) for part in parts[1:]]
-    return {name: sum(losses[name] for losses in told) / len(told) for name in told[0]}
+    largest, *others = (Seen(logits) for logits in student.logits.split(len(labels)))
+    losses = [method.loss(largest, teachers, labels, rows)]
+    if not method.needs_teacher:
+        weights, method = method.class_weights, create("hybrid")
+        method.class_weights, teachers = weights, [Seen(largest.logits.detach().float())]
+    losses += [method.loss(subnet, teachers, labels, rows) for subnet in others]
+    return {name: sum(found[name] for found in losses) / len(losses) for name in losses[0]}

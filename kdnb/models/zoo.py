@@ -154,7 +154,8 @@ class Classifier(nn.Module):
 
     Teacher and student may be normalised differently and still see the same batch. ``network`` is
     the bare network; ``mean`` and ``std`` are per channel; ``cam_layer`` and ``cam_layout`` say
-    where class activation maps are read.
+    where class activation maps are read. ``cam_layers`` are all layers with a map, the deepest
+    first, for methods that learn from features.
     """
 
     def __init__(
@@ -175,6 +176,7 @@ class Classifier(nn.Module):
             entry.source,
         )
         self.cam_layer, self.cam_layout = entry.cam_layer(image_size), entry.cam_layout
+        self.cam_layers = entry.cam_layers
         self.network = network
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)

@@ -14,14 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kdnb import files
+from kdnb.distillation.base import Lesson
 from kdnb.models import zoo
 from kdnb.models.zoo import Classifier
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trained network: the weights of its best epoch, the history of all, and the record of how
-    it was made."""
+    """A trained network: the weights of its best epoch, the history of all epochs, and the record
+    of how it was made."""
 
     model: Classifier
     history: pd.DataFrame
@@ -44,19 +45,37 @@ class State:
     best: tuple[float, float] | None = None
     epochs_without_improvement: int = 0
 
+    def add(self, row: dict, selectable: bool = True) -> bool:
+        """Add an epoch's row of the history; whether its weights are the best so far.
+
+        An epoch that is not ``selectable`` counts neither for the best nor for early stopping.
+        """
+        self.history.append(row)
+        self.epoch += 1
+        if not selectable:
+            return False
+        improved = self.best is None or _score(row) > self.best
+        if improved:
+            self.best = _score(row)
+        self.epochs_without_improvement = 0 if improved else self.epochs_without_improvement + 1
+        return improved
+
+
+def _score(row: dict) -> tuple[float, float]:
+    return row["val_balanced_accuracy"], -row["val_loss"]
+
 
 def load(folder: Path) -> Run:
     """A finished run from its folder."""
     record = files.read_json(folder / "run.json")
-    model = zoo.create(
-        record["key"]["model"], len(record["key"]["classes"]), record["key"]["image_size"]
-    )
+    key = record["key"]
+    model = zoo.create(key["model"], len(key["classes"]), key["image_size"])
     model.network.load_state_dict(load_file(folder / "best.safetensors"), strict=True)
     return Run(model.eval(), pd.read_csv(folder / "history.csv"), record, folder)
 
 
 def keep(
-    folder: Path, model: Classifier, optimizer: torch.optim.Optimizer, state: State, improved: bool
+    folder: Path, lesson: Lesson, optimizer: torch.optim.Optimizer, state: State, improved: bool
 ) -> None:
     """Write an epoch down: best weights first, then all that resuming needs in one file, so that a
     kill loses one epoch.
@@ -64,19 +83,16 @@ def keep(
     The schedule, the order of images and every random number follow from (seed, epoch): the epoch's
     number is their state.
     """
-    weights = {
-        name: value.detach().cpu().contiguous()
-        for name, value in model.network.state_dict().items()
-    }
+    weights = _on_cpu(lesson.student.network.state_dict())
     if improved:
         with files.atomic(folder / "best.safetensors") as temporary:
             save_file(weights, temporary)
     tensors = {f"model.{name}": value for name, value in weights.items()}
+    method = _on_cpu(lesson.method.state_dict())
+    tensors |= {f"method.{name}": value for name, value in method.items()}
     for number, moments in optimizer.state_dict()["state"].items():
-        tensors |= {
-            f"optimizer.{number}.{name}": value.detach().cpu().contiguous()
-            for name, value in moments.items()
-        }
+        moments = _on_cpu(moments)
+        tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
     progress = {
         "epoch": state.epoch,
         "history": state.history,
@@ -85,64 +101,72 @@ def keep(
     }
     with files.atomic(folder / "last.safetensors") as temporary:
         save_file(tensors, temporary, {"progress": json.dumps(progress)})
-    _write_history(folder, state.history)
+    write_history(folder, state.history)
 
 
-def _write_history(folder: Path, history: list[dict]) -> None:
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def write_history(folder: Path, history: list[dict]) -> None:
+    """Write ``history.csv``, one row an epoch."""
     with files.atomic(folder / "history.csv") as temporary:
         pd.DataFrame(history).to_csv(temporary, index=False, float_format="%.6g")
 
 
-def restore(folder: Path, model: Classifier, optimizer: torch.optim.Optimizer) -> State:
-    """Bring model and optimizer to where an interrupted run stood, and return that state; a fresh
-    one where there is none."""
+def restore(folder: Path, lesson: Lesson, optimizer: torch.optim.Optimizer) -> State:
+    """Bring student, method and optimiser to where an interrupted run stood, and return that state.
+
+    A fresh state where there is nothing to resume.
+    """
     path = folder / "last.safetensors"
     if not path.exists():
         return State()
     tensors = load_file(path)
-    model.network.load_state_dict(
-        {name[6:]: value for name, value in tensors.items() if name.startswith("model.")},
-        strict=True,
-    )
+    lesson.student.network.load_state_dict(_below(tensors, "model."), strict=True)
+    lesson.method.load_state_dict(_below(tensors, "method."), strict=True)
+    _restore_moments(_below(tensors, "optimizer."), optimizer)
+    with safe_open(path, "pt") as file:
+        progress = json.loads(file.metadata()["progress"])
+    name = lesson.student.name
+    print(f"{name}: resumes after epoch {progress['epoch']} of an interrupted run")
+    best = tuple(progress["best"]) if progress["best"] else None
+    return State(progress["epoch"], progress["history"], best, progress["stale"])
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _restore_moments(tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, part = name.split(".")
-            moments.setdefault(int(number), {})[part] = value
+        number, part = name.split(".")
+        moments.setdefault(int(number), {})[part] = value
     optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
-    for (
-        weights,
-        kept,
-    ) in (
-        optimizer.state.items()
-    ):  # a fused optimiser walks through memory: moments lie as their weights do
+    # a fused optimiser walks through memory: moments must lie in memory as their weights do
+    for weights, kept in optimizer.state.items():
         kept |= {
             name: torch.empty_like(weights).copy_(value)
             for name, value in kept.items()
             if value.shape == weights.shape
         }
-    with safe_open(path, "pt") as file:
-        progress = json.loads(file.metadata()["progress"])
-    print(f"{model.name}: resumes after epoch {progress['epoch']} of an interrupted run")
-    best = tuple(progress["best"]) if progress["best"] else None
-    return State(progress["epoch"], progress["history"], best, progress["stale"])
 
 
-def finish(folder: Path, model: Classifier, history: list[dict], record: dict) -> None:
+def finish(folder: Path, model: Classifier, state: State, record: dict) -> None:
     """Give the model its best weights and write ``run.json``: its presence says that the run is
     whole."""
     model.network.load_state_dict(load_file(folder / "best.safetensors"), strict=True)
-    _write_history(
-        folder, history
-    )  # killed after its last epoch was kept and before its table was, a run would lack a row
-    best = max(history, key=lambda row: (row["val_balanced_accuracy"], -row["val_loss"]))
-    seconds = round(sum(row["seconds"] for row in history), 1)
+    # killed between the last epoch's weights and its row, a run would lack that row
+    write_history(folder, state.history)
+    best = next(row for row in state.history if _score(row) == state.best)
+    seconds = round(sum(row["seconds"] for row in state.history), 1)
     files.write_json(
         folder / "run.json",
         record
         | {
             "weights": zoo.checksum(model.network),
-            "epochs_run": len(history),
+            "epochs_run": len(state.history),
             "best_epoch": best["epoch"],
             "best_val_balanced_accuracy": best["val_balanced_accuracy"],
             "training_seconds": seconds,
@@ -150,6 +174,7 @@ def finish(folder: Path, model: Classifier, history: list[dict], record: dict) -
     )
     (folder / "last.safetensors").unlink(missing_ok=True)
     print(
-        f"{model.name} ({record['key']['objective']['method']}): {len(history)} epochs in {seconds:.0f} s, best epoch"
-        f" {best['epoch']} with validation balanced accuracy {best['val_balanced_accuracy']:.3f}"
+        f"{model.name} ({record['key']['objective']['method']}): {len(state.history)} epochs in "
+        f"{seconds:.0f} s, best epoch {best['epoch']} with validation balanced accuracy "
+        f"{best['val_balanced_accuracy']:.3f}"
     )

@@ -3,120 +3,83 @@ every epoch."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import json
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
-from safetensors.torch import load_file, save_file
+from accelerate.utils import broadcast_object_list
 from timm.optim import param_groups_weight_decay
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch import Generator, Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from kdnb import files, provenance
+from kdnb import distillation, files, provenance
 from kdnb.data import Dataset
 from kdnb.distillation import soft_targets
-from kdnb.distillation.soft_targets import Objective
+from kdnb.distillation.base import Batch, Course, Lesson, Method, Seen, see
 from kdnb.evaluation import metrics
 from kdnb.images.pixels import Pixels
 from kdnb.models import zoo
 from kdnb.models.predict import predict
 from kdnb.models.zoo import Classifier
 from kdnb.study import Study
-from kdnb.training import batch_norm, checkpoints
-from kdnb.training.checkpoints import Run, State
+from kdnb.training import batch_norm, checkpoints, processes, schedule
+from kdnb.training import teachers as teaching
+from kdnb.training.checkpoints import Run
+from kdnb.training.schedule import Settings
 
 VERSION = 2  # part of every run's key: raise it when the loop changes what it learns
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a network is trained: AdamW with linear warm-up and cosine decay, early stopping on
-    validation.
-
-    ``lr`` is the peak; ``patience`` the epochs without a better validation score before it stops;
-    ``clip`` the largest gradient norm; ``class_weights`` weighs labels by inverse frequency.
-    """
-
-    epochs: int
-    batch_size: int
-    lr: float
-    seed: int
-    augment: bool = True
-    pretrained: bool = False
-    weight_decay: float = 0.05
-    warmup: float = 0.1
-    patience: int = 12
-    clip: float = 1.0
-    class_weights: bool = True
 
 
 def train_teachers(study: Study, dataset: Dataset) -> list[Run]:
     """Train every teacher of the study on the labels, or load it if it was trained with the same
     configuration."""
-    return [
-        fit(study, dataset, name, Objective("hard"), study.teacher_epochs)
-        for name in study.teachers
-    ]
+    labels = distillation.create("hard")
+    return [fit(study, dataset, name, labels, study.teacher_epochs) for name in study.teachers]
 
 
 def distil(study: Study, dataset: Dataset, teachers: list[Run]) -> Run:
     """Train the study's student with its method."""
-    return fit(study, dataset, study.student, study.objective(), study.student_epochs, teachers)
+    method = study.make_method()
+    return fit(study, dataset, study.student, method, study.student_epochs, teachers)
 
 
 def train_baseline(study: Study, dataset: Dataset) -> Run:
     """Train the same student without a teacher: same seed, same budget, same data."""
-    return fit(study, dataset, study.student, Objective("hard"), study.student_epochs)
+    labels = distillation.create("hard")
+    return fit(study, dataset, study.student, labels, study.student_epochs)
 
 
 def train_on_shuffled_labels(study: Study, dataset: Dataset) -> Run:
-    """The student on labels out of a hat, a third as long, on fixed views: a control of maps
+    """Train the student on permuted labels, a third as long, on fixed views: a control of maps
     (Adebayo et al. 2018, section 3.2)."""
-    fixed = dataclasses.replace(study, augment=False)
-    return fit(
-        fixed,
-        dataset.shuffled(),
-        study.student,
-        Objective("hard"),
-        max(1, study.student_epochs // 3),
-    )
+    fixed, epochs = dataclasses.replace(study, augment=False), max(1, study.student_epochs // 3)
+    return fit(fixed, dataset.shuffled(), study.student, distillation.create("hard"), epochs)
 
 
 def fit(
     study: Study,
     dataset: Dataset,
     name: str,
-    objective: Objective,
+    method: Method,
     epochs: int,
-    teachers: list[Run] = (),
+    teachers: Sequence[Run] = (),
     start: nn.Module | None = None,
 ) -> Run:
     """Train network ``name``; a finished run with the same key is loaded, an interrupted one goes
     on where it stood.
 
-    The key holds the data's checksum, the sizes, the settings, the objective and the teachers'
-    weights. ``start`` is a network of the same shape whose weights the training begins with (a
-    tenth of the peak learning rate: it knows its task).
+    The key holds the data's checksum, the sizes, the settings, the method with its options and the
+    teachers' weights. ``method`` itself is not changed: each run builds one of its own. ``start``
+    is a network of the same shape whose weights the training begins with, at a tenth of the peak
+    learning rate. Raises ``ValueError`` where method, network and teachers do not fit.
     """
-    settings = Settings(
-        epochs,
-        study.batch_size,
-        study.peak_lr(name),
-        study.seed,
-        study.augment,
-        study.pretrained and not name.startswith("kdfmv"),
-    )
-    teachers = list(teachers) if objective.needs_teacher else []
+    _check(name, method, teachers)
+    teachers = list(teachers) if method.needs_teacher else []
+    settings = _settings(study, name, epochs, start)
     key = {
         "version": VERSION,
         "model": name,
@@ -124,320 +87,241 @@ def fit(
         "data": dataset.checksum,
         "image_size": study.image_size,
         "settings": dataclasses.asdict(settings),
-        "objective": dataclasses.asdict(objective),
+        "objective": method.key,
         "teachers": [run.checksum for run in teachers],
-    }
-    if start is not None:
-        settings = dataclasses.replace(settings, lr=settings.lr / 10)
-        key |= {"settings": dataclasses.asdict(settings), "start": zoo.checksum(start)}
-    folder = (
-        files.cache_dir()
-        / "runs"
-        / dataset.spec.slug
-        / f"{name}-{objective.method}-{files.digest(key)}"
-    )
-    with _alone(folder):
-        if not (folder / "run.json").exists():
-            torch.manual_seed(settings.seed)
-            model = zoo.create(
-                name, len(dataset.classes), study.image_size, settings.pretrained and start is None
-            )
-            if start is not None:
-                model.network.load_state_dict(start.state_dict(), strict=True)
-            _train(
-                model, dataset, settings, objective, [run.model for run in teachers], folder, key
-            )
+    } | ({} if start is None else {"start": zoo.checksum(start)})
+    runs = files.cache_dir() / "runs" / dataset.spec.slug
+    folder = runs / f"{name}-{method.name}-{files.digest(key)}"
+    with processes.exclusive(folder):
+        if (folder / "run.json").exists():
+            found = f"trained before with this configuration, loaded from {files.shown(folder)}"
+            print(f"{name} ({method.name}): {found}")
         else:
-            print(
-                f"{name} ({objective.method}): trained before with this configuration, loaded from {files.shown(folder)}"
-            )
+            lesson = Lesson(_initial(key, settings, start), type(method)(method.options))
+            Training(lesson, dataset, settings, [run.model for run in teachers], folder).run(key)
     return checkpoints.load(folder)
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two notebooks that want the same teacher train it once; the processes of one launch share
-    their main one's lock."""
-    launch = _accelerator()
-    with files.lock(folder) if launch.is_main_process else nullcontext():
-        launch.wait_for_everyone()
-        yield
-        launch.wait_for_everyone()
+def _settings(study: Study, name: str, epochs: int, start: nn.Module | None) -> Settings:
+    peak = study.peak_lr(name)
+    return Settings(
+        epochs,
+        study.batch_size,
+        peak if start is None else peak / 10,  # it knows its task
+        study.seed,
+        study.augment,
+        study.pretrained and not name.startswith("kdfmv"),
+    )
 
 
-def learning_rate(step: int, steps: int, settings: Settings) -> float:
-    """Linear warm-up to the peak, then half a cosine to zero; ``step`` counts from 0 to ``steps`` -
-    1."""
-    warm = max(1, round(settings.warmup * steps))
-    if step < warm:
-        return settings.lr * (step + 1) / warm
-    return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-def _accelerator(elastic: bool = False) -> Accelerator:
-    # a supernet's step leaves out the weights that its four subnets do not have
-    unused = DistributedDataParallelKwargs(find_unused_parameters=elastic)
-    return Accelerator(mixed_precision=zoo.precision(), kwargs_handlers=[unused])
-
-
-def class_weights(labels: Tensor, num_classes: int) -> Tensor:
-    """Inverse frequencies ``(K,)`` with mean 1 over the images: N / (K · count)."""
-    counts = torch.bincount(labels, minlength=num_classes).clamp(min=1)
-    return len(labels) / (num_classes * counts)
-
-
-class _Batches(Sampler):
-    """One process's equal part of every batch; the order of an ``epoch`` follows from (seed, epoch)
-    alone.
-
-    So a resumed run sees what it would have seen, and all processes of a launch together what one
-    alone would see. Of a last, shorter batch as much is left out as does not part equally, all of
-    it below two images a part: batch norm cannot learn from one. Raises ``ValueError`` where whole
-    batches do not part so.
-    """
-
-    def __init__(self, size: int, settings: Settings, part: int = 0, parts: int = 1):
-        batch = settings.batch_size
-        if parts > 1 and (batch % parts or min(size, batch) < 2 * parts):
-            raise ValueError(
-                f"{size} training images in batches of {batch} do not part among {parts} processes, equally and with "
-                f"two each: launch fewer, or choose a -p batch_size that is a multiple of {parts}"
-            )
-        rest = size % batch
-        self.batch, self.seed, self.epoch, self.part, self.parts = (
-            batch,
-            settings.seed,
-            0,
-            part,
-            parts,
+def _check(name: str, method: Method, teachers: Sequence[Run]) -> None:
+    """Refuse at once what could not be trained."""
+    if method.needs_teacher:
+        if not teachers:
+            raise ValueError(f"{method.name} needs a teacher, and {name} was given none")
+        method.teacher_weights(teachers)
+    if name == zoo.SUPERNET and not method.reads_logits_only():
+        plain = [m for m, known in distillation.METHODS.items() if known.reads_logits_only()]
+        raise ValueError(
+            f"{name} trains several subnets at once, and they learn from logits only; "
+            f"{method.name} needs more. Choose another method for it: {', '.join(plain)}"
         )
-        self.rows, self.used = size, size - (rest if rest < 2 * parts else rest % parts) or size
-
-    def __len__(self) -> int:
-        return math.ceil(self.used / self.batch)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        order = torch.randperm(self.rows, generator=generator)[: self.used]
-        return (batch.chunk(self.parts)[self.part].tolist() for batch in order.split(self.batch))
 
 
-def _train(
-    model: Classifier,
-    dataset: Dataset,
-    settings: Settings,
-    objective: Objective,
-    teachers: list[Classifier],
-    folder: Path,
-    key: dict,
-) -> None:
-    accelerator = _accelerator(elastic=model.name == zoo.SUPERNET)
-    train, val = (dataset.pixels(model.image_size, split) for split in ("train", "val"))
-    batches = _Batches(len(train), settings, accelerator.process_index, accelerator.num_processes)
-    loader = DataLoader(train, batch_sampler=batches, collate_fn=lambda batch: batch)
-    optimizer = torch.optim.AdamW(
-        param_groups_weight_decay(model.network, settings.weight_decay), lr=settings.lr, fused=True
-    )
-    # of several processes each normalises its part of a batch by itself; the statistics that stay
-    # are counted anew every epoch
-    prepared, optimizer = accelerator.prepare(
-        model.to(memory_format=torch.channels_last), optimizer
-    )
-    labels = train.labels[train.rows]
-    weights = (
-        class_weights(labels, model.num_classes).to(accelerator.device)
-        if settings.class_weights
-        else None
-    )
-    # with fixed views the teachers' answers never change: asked once, kept on disk
-    table = (
-        soft_target_table(teachers, dataset, model.image_size)
-        if teachers and not settings.augment
-        else None
-    )
-    augment = dataset.augment() if settings.augment else None
-    calibration = batch_norm.calibration_images(dataset, model.image_size)
-    asked = (
-        [_frozen(teacher).to(accelerator.device) for teacher in teachers] if table is None else []
-    )
+def _initial(key: dict, settings: Settings, start: nn.Module | None) -> Classifier:
+    """The network before training: random, pretrained, or with the weights of ``start``."""
+    torch.manual_seed(settings.seed)
+    pretrained = settings.pretrained and start is None
+    model = zoo.create(key["model"], len(key["classes"]), key["image_size"], pretrained)
+    if start is not None:
+        model.network.load_state_dict(start.state_dict(), strict=True)
+    return model
 
-    state = checkpoints.restore(folder, model, optimizer)
-    epoch, rows, best, epochs_without_improvement = (
-        state.epoch,
-        state.history,
-        state.best,
-        state.epochs_without_improvement,
-    )
-    steps, started = settings.epochs * len(loader), time.monotonic()
-    bar = tqdm(
-        total=steps,
-        initial=epoch * len(loader),
-        desc=f"{model.name} ({objective.method})",
-        unit="batch",
-        leave=False,
-        mininterval=0.5,
-        disable=not accelerator.is_main_process,
-    )
-    while epoch < settings.epochs and epochs_without_improvement < settings.patience:
-        # all randomness of an epoch follows from (seed, epoch): nothing of it has to be stored
-        torch.manual_seed(settings.seed * 100_003 + epoch)
-        # each process draws views of its own, all the same subnets of a supernet
-        views = torch.Generator().manual_seed(
-            settings.seed * 100_003 + epoch + 10_007 * accelerator.process_index
+
+class Training:
+    """One run under way: everything that an epoch and a step need."""
+
+    def __init__(
+        self,
+        lesson: Lesson,
+        dataset: Dataset,
+        settings: Settings,
+        teachers: list[Classifier],
+        folder: Path,
+    ):
+        self.lesson, self.settings, self.folder = lesson, settings, folder
+        model, method = lesson.student, lesson.method
+        self.launch = processes.accelerator(elastic=model.name == zoo.SUPERNET)
+        self.device = self.launch.device
+        train, self.val = (dataset.pixels(model.image_size, part) for part in ("train", "val"))
+        place = self.launch.process_index, self.launch.num_processes
+        self.batches = schedule.Batches(len(train), settings, *place)
+        self.loader = DataLoader(train, batch_sampler=self.batches, collate_fn=lambda batch: batch)
+        self.augment = dataset.augment() if settings.augment else None
+        self.calibration = batch_norm.calibration_images(dataset, model.image_size)
+        self._prepare_teachers(teachers, dataset)
+        lesson.to(self.device, memory_format=torch.channels_last)
+        if settings.class_weights:
+            weights = schedule.class_weights(train.labels[train.rows], model.num_classes)
+            method.class_weights = weights.to(self.device)
+        if method.overrides("build"):
+            self._build(train)
+        groups = param_groups_weight_decay(lesson, settings.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+        # each process normalises its part of a batch by itself; the statistics that stay are
+        # recalibrated after every epoch
+        self.prepared, self.optimizer = self.launch.prepare(lesson, optimizer)
+
+    def _prepare_teachers(self, teachers: list[Classifier], dataset: Dataset) -> None:
+        """With fixed views a teacher's logits never change: computed once, kept on disk."""
+        self.table, self.teachers = None, []
+        if teachers and self.augment is None and self.lesson.method.cacheable:
+            size = self.lesson.student.image_size
+            self.table = teaching.soft_target_table(teachers, dataset, size)
+        else:
+            self.teachers = [teaching.frozen(each).to(self.device) for each in teachers]
+
+    def _build(self, train: Pixels) -> None:
+        """Let the method make its parts, from the answers for two training images."""
+        images, _, rows = train[[0, len(train) - 1]]
+        images = images.to(self.device).contiguous(memory_format=torch.channels_last)
+        labels = torch.full_like(train.labels, -1)
+        labels[train.rows] = train.labels[train.rows]
+        method, model = self.lesson.method, self.lesson.student.eval()
+        with torch.no_grad(), self.launch.autocast():
+            answer = see(model, images, method.taps)
+        course = Course(self.settings.epochs, labels.to(self.device))
+        method.build(answer, self._answers(images, rows), course)
+        method.to(self.device, memory_format=torch.channels_last)
+
+    def run(self, key: dict) -> None:
+        """Train epoch by epoch, from where an interrupted run stood, and write the finished run."""
+        settings, method = self.settings, self.lesson.method
+        state = checkpoints.restore(self.folder, self.lesson, self.optimizer)
+        resumed, started = state.epoch or None, time.monotonic()
+        with self._bar(state.epoch) as bar:
+            while (
+                state.epoch < settings.epochs
+                and state.epochs_without_improvement < settings.patience
+            ):
+                epoch = state.epoch
+                row = self._epoch(epoch, bar)
+                last = epoch + 1 == settings.epochs  # one epoch at least must be kept
+                improved = state.add(row, last or method.selectable(epoch))
+                if self.launch.is_main_process:
+                    checkpoints.keep(self.folder, self.lesson, self.optimizer, state, improved)
+        record = {
+            "key": key,
+            "wall_seconds": round(time.monotonic() - started, 1),
+            "resumed_after_epoch": resumed,
+            "precision": self.launch.mixed_precision,
+            "processes": self.launch.num_processes,
+            "provenance": provenance.collect(),
+        }
+        if self.launch.is_main_process:
+            checkpoints.finish(self.folder, self.lesson.student, state, record)
+
+    def _bar(self, epoch: int) -> tqdm:
+        model, method = self.lesson.student, self.lesson.method
+        return tqdm(
+            total=self.settings.epochs * len(self.loader),
+            initial=epoch * len(self.loader),
+            desc=f"{model.name} ({method.name})",
+            unit="batch",
+            leave=False,
+            mininterval=0.5,
+            disable=not self.launch.is_main_process,
         )
-        batches.epoch = epoch
-        prepared.train()
+
+    def _epoch(self, epoch: int, bar: tqdm) -> dict:
+        """One pass over the training images and a validation; the row of the history."""
         begun, sums, seen = time.monotonic(), {}, 0
-        for batch, (images, target, row) in enumerate(loader):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(epoch * len(loader) + batch, steps, settings)
-            images, target = images.to(accelerator.device), target.to(accelerator.device)
-            images = augment(images, views) if augment else images
-            images = images.contiguous(memory_format=torch.channels_last)
-            taught = None
-            if teachers:
-                taught = (
-                    _ask(asked, images, accelerator)
-                    if table is None
-                    else table[:, row].to(images.device)
-                )
-            with accelerator.autocast():
-                logits = prepared(images)
-            if (
-                accelerator.num_processes > 1
-            ):  # one loss of the whole batch: class weights make it another than the parts' mean
-                logits = _together(
-                    logits.float().unflatten(0, (-1, len(target))), accelerator
-                ).flatten(0, 1)
-                taught = _together(taught, accelerator) if teachers else None
-                target = accelerator.gather(target)
-            parts = soft_targets.sandwich(
-                objective, logits, target, taught, weights
-            )  # a supernet answers for several subnets
-            accelerator.backward(
-                parts["loss"] * accelerator.num_processes
-            )  # the processes' gradients are averaged, not added
-            accelerator.clip_grad_norm_(prepared.parameters(), settings.clip)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            parts["accuracy"] = (logits[: len(target)].argmax(1) == target).float().mean()
-            for part, value in parts.items():
-                sums[part] = sums.get(part, 0.0) + value.detach() * len(target)
-            seen += len(target)
+        # each process draws views of its own, and all train the same subnets of a supernet
+        torch.manual_seed(schedule.epoch_seed(self.settings, epoch))
+        own = schedule.epoch_seed(self.settings, epoch) + 10_007 * self.launch.process_index
+        views, self.batches.epoch = torch.Generator().manual_seed(own), epoch
+        self.lesson.method.start_epoch(epoch, self.lesson.student)
+        self.prepared.train()
+        for step, batch in enumerate(self.loader, epoch * len(self.loader)):
+            losses, count = self._step(step, Batch(*batch), views)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value.detach() * count
+            seen += count
             bar.update()
-        batch_norm.recalibrate(model, calibration)
-        (scores,) = broadcast_object_list(
-            [_validate(model, val, settings.batch_size)]
-        )  # all must stop at the same epoch
-        means = {part: float(value) / seen for part, value in sums.items()}
+        scores = self._validate()
+        means = {name: float(value) / seen for name, value in sums.items()}
         if not math.isfinite(means["loss"]):
             raise FloatingPointError(
-                f"{model.name}: the loss is {means['loss']} in epoch {epoch + 1}; try a lower -p lr"
+                f"{self.lesson.student.name}: the loss is {means['loss']} in epoch {epoch + 1}; "
+                "try a lower -p lr"
             )
-        rows.append(
-            {
-                "epoch": epoch + 1,
-                "lr": learning_rate((epoch + 1) * len(loader) - 1, steps, settings),
-                **means,
-                **scores,
-                "seconds": round(time.monotonic() - begun, 2),
-            }
-        )
         bar.set_postfix_str(
-            f"epoch {epoch + 1}/{settings.epochs}, val balanced accuracy {scores['val_balanced_accuracy']:.3f}"
+            f"epoch {epoch + 1}/{self.settings.epochs}, "
+            f"val balanced accuracy {scores['val_balanced_accuracy']:.3f}"
         )
-        score = (scores["val_balanced_accuracy"], -scores["val_loss"])
-        improved = best is None or score > best
-        best, epochs_without_improvement, epoch = (
-            (score, 0, epoch + 1) if improved else (best, epochs_without_improvement + 1, epoch + 1)
-        )
-        if accelerator.is_main_process:
-            checkpoints.keep(
-                folder,
-                model,
-                optimizer,
-                State(epoch, rows, best, epochs_without_improvement),
-                improved,
-            )
-    bar.close()
-    if accelerator.is_main_process:
-        checkpoints.finish(
-            folder,
-            model,
-            rows,
-            {
-                "key": key,
-                "wall_seconds": round(time.monotonic() - started, 1),
-                "resumed_after_epoch": state.epoch or None,
-                "precision": accelerator.mixed_precision,
-                "processes": accelerator.num_processes,
-                "provenance": provenance.collect(),
-            },
-        )
+        rate, seconds = self._rate(step), round(time.monotonic() - begun, 2)
+        return {"epoch": epoch + 1, "lr": rate, **means, **scores, "seconds": seconds}
+
+    def _rate(self, step: int) -> float:
+        steps = self.settings.epochs * len(self.loader)
+        return schedule.learning_rate(step, steps, self.settings)
+
+    def _step(self, step: int, batch: Batch, views: Generator) -> tuple[dict[str, Tensor], int]:
+        """One step of the optimiser; named losses and the number of images of all processes."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate(step)
+        method, student = self.lesson.method, self.lesson.student
+        batch = method.change_batch(self._on_device(batch, views), student, views)
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        with self.launch.autocast():
+            answer, teachers = self.prepared(images, self._answers(images, batch.rows))
+        losses, count = self._losses(answer, teachers, batch)
+        # the gradients of the processes are averaged, not added
+        self.launch.backward(losses["loss"] * self.launch.num_processes)
+        self.launch.clip_grad_norm_(self.prepared.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        method.after_step(student, step)
+        return losses, count
+
+    def _on_device(self, batch: Batch, views: Generator) -> Batch:
+        images = batch.images.to(self.device)
+        images = self.augment(images, views) if self.augment else images
+        return Batch(images, batch.labels.to(self.device), batch.rows.to(self.device))
+
+    def _answers(self, images: Tensor, rows: Tensor) -> list[Seen]:
+        """What the teachers say to the very views that the student sees."""
+        if self.table is not None:
+            return [Seen(logits[rows.cpu()].to(self.device)) for logits in self.table]
+        return teaching.answers(self.teachers, images, self.lesson.method.taps)
+
+    def _losses(
+        self, answer: Seen, teachers: list[Seen], batch: Batch
+    ) -> tuple[dict[str, Tensor], int]:
+        """Losses of the whole batch: class weights make its mean another than the parts' means."""
+        own, launch, method = len(batch.rows), self.launch, self.lesson.method
+        answer = processes.gathered_answer(answer, own, launch)
+        teachers = [processes.gathered_answer(each, own, launch) for each in teachers]
+        labels, rows = (processes.gathered(each, own, launch) for each in batch[1:])
+        supernet = self.lesson.student.name == zoo.SUPERNET
+        if supernet:
+            losses = soft_targets.sandwich(method, answer, teachers, labels, rows)
+        else:
+            losses = method.loss(answer, teachers, labels, rows)
+        classes = labels if labels.ndim == 1 else labels.argmax(1)
+        right = answer.logits[: len(classes)].argmax(1) == classes
+        return losses | {"accuracy": right.float().mean()}, len(labels)
+
+    def _validate(self) -> dict[str, float]:
+        """Scores on validation images, the same in all processes: they must stop together."""
+        batch_norm.recalibrate(self.lesson.student, self.calibration)
+        own = validation_scores(self.lesson.student, self.val, self.settings.batch_size)
+        (scores,) = broadcast_object_list([own])
+        return scores
 
 
-def _together(part: Tensor, accelerator: Accelerator) -> Tensor:
-    """All processes' ``(..., n, K)`` as ``(..., N, K)``, in the order of the batch; the gradient
-    flows into one's own."""
-    parts = list(accelerator.gather(part.detach()[None].contiguous()))
-    parts[accelerator.process_index] = part
-    return torch.cat(parts, dim=-2)
-
-
-def _frozen(teacher: Classifier) -> Classifier:
-    """A copy that gives the same answers sooner: weights are rounded once, where autocast rounds
-    them anew for every batch."""
-    teacher = (
-        copy.deepcopy(teacher).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-    )
-    if zoo.precision() == "bf16":
-        for module in teacher.modules():
-            if type(module) in (
-                nn.Conv2d,
-                nn.Linear,
-            ):  # a subclass may do more with its weights than multiply
-                module.to(torch.bfloat16)
-    return teacher
-
-
-def _ask(teachers: list[Classifier], images: Tensor, accelerator: Accelerator) -> Tensor:
-    """The teachers' logits ``(M, N, K)`` for the very views that the student sees; they are in eval
-    mode and stay as they are."""
-    with torch.inference_mode(), accelerator.autocast():
-        answers = torch.stack([teacher(images).float() for teacher in teachers])
-    return (
-        answers.clone()
-    )  # outside inference mode: an inference tensor may not enter the student's graph
-
-
-def soft_target_table(teachers: list[Classifier], dataset: Dataset, image_size: int) -> Tensor:
-    """Logits ``(M, N, K)`` of frozen teachers for every un-augmented image of the dataset, cached
-    on disk.
-
-    The file is keyed by the teachers' weights, the data's checksum, the size and the transform: a
-    change of any rebuilds it.
-    """
-    key = {
-        "teachers": [zoo.checksum(teacher.network) for teacher in teachers],
-        "data": dataset.checksum,
-        "image_size": image_size,
-        "transform": "none",
-        "precision": zoo.precision(),
-    }
-    path = (
-        files.cache_dir() / "soft-targets" / f"{dataset.spec.slug}-{files.digest(key)}.safetensors"
-    )
-    with _accelerator().main_process_first(), files.lock(path):
-        if not path.exists():
-            logits = torch.stack(
-                [torch.from_numpy(predict(t, dataset.pixels(image_size))) for t in teachers]
-            )
-            with files.atomic(path) as temporary:
-                save_file({"logits": logits}, temporary, {"key": json.dumps(key)})
-    return load_file(path)["logits"]
-
-
-def _validate(model: Classifier, val: Pixels, batch_size: int) -> dict[str, float]:
+def validation_scores(model: Classifier, val: Pixels, batch_size: int) -> dict[str, float]:
+    """Loss, accuracy and balanced accuracy on validation images."""
     labels = val.labels[val.rows]
     logits = predict(model, val, max(64, batch_size))
     return {

@@ -6,7 +6,9 @@ value of a ``-p`` is checked by one rule and described by one sentence wherever 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +46,7 @@ def parameter(
         "valid": valid,
     }
     if isinstance(default, dict | list):
-        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+        return dataclasses.field(default_factory=default.copy, hash=False, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -115,6 +117,9 @@ def _as(kind: str, value: object) -> object | None:
         return tuple(value) if all(isinstance(v, str) for v in value) else None
     if kind.startswith(("dict", "Mapping")) and isinstance(value, Mapping):
         return dict(value) if all(isinstance(key, str) for key in value) else None
+    if kind.startswith("dict") and isinstance(value, str):  # -p options '{"beta": 2.0}'
+        with contextlib.suppress(json.JSONDecodeError):
+            return _as(kind, json.loads(value))
     if kind == "float" and number:
         return float(value)
     plain = {"str": str, "bool": bool, "int": int}.get(kind)

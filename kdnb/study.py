@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from kdnb import data, files, notebook, parameters, typed
-from kdnb.distillation import soft_targets
-from kdnb.distillation.soft_targets import Objective
+from kdnb import data, distillation, files, notebook, parameters, typed
+from kdnb.distillation.base import SHARED, Method
 from kdnb.images import splits
 from kdnb.images.source import Source
 from kdnb.models import zoo
@@ -104,8 +103,8 @@ class Recipe(Parameters):
     )
     method: str = parameter(
         "hybrid",
-        "hard, hybrid (paper A), kd_fmv or kd_fmv_as_released (paper B)",
-        choices=soft_targets.METHODS,
+        "hard, hybrid (paper A), kd_fmv or kd_fmv_as_released (paper B), fitnet",
+        valid=distillation.create,
     )
     alpha: float | None = parameter(
         None, "share of the labels in the loss, 0 to 1; None: the method's"
@@ -114,6 +113,7 @@ class Recipe(Parameters):
     teacher_weights: tuple[float, ...] | None = parameter(
         None, "one number a teacher; None: equal shares"
     )
+    options: dict = parameter({}, "more options of the method; each may be set by its own name too")
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Budget(Parameters):
 @dataclass(frozen=True)
 class Study(Budget, Recipe, Training, Data):
     """One experiment. What is left ``None`` comes from the profile (sizes, lengths), the method
-    (alpha, temperature) or the network (``lr``).
+    (``alpha``, ``temperature``, ``options``) or the network (``lr``).
 
     ``parts`` are the groups of parameters that count: :meth:`config` holds theirs. A notebook's
     study has those of which its parameters cell shows one, and those of the wings it asks for.
@@ -161,8 +161,25 @@ class Study(Budget, Recipe, Training, Data):
                 f"{len(self.teacher_weights)} teacher_weights for {len(self.teachers)} teachers: "
                 f"{self.teacher}"
             )
-        object.__setattr__(self, "alpha", self.objective().alpha)
-        object.__setattr__(self, "temperature", self.objective().temperature)
+        self._resolve_options()
+
+    def _resolve_options(self) -> None:
+        """Complete the method's options. Those that are parameters as well may come either way."""
+        given = dict(self.options)
+        for name in SHARED:
+            value = given.pop(name, None)
+            if value is None:
+                continue
+            if getattr(self, name) not in (None, value):
+                raise BadParameter(
+                    f"{name} is given twice: {getattr(self, name)}, and {value} in options"
+                )
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "options", given)
+        resolved = dataclasses.asdict(self.make_method().options)
+        for name in SHARED:
+            object.__setattr__(self, name, resolved.pop(name, None))
+        object.__setattr__(self, "options", resolved)
 
     @classmethod
     def of(cls, *wings: type) -> type[Study]:
@@ -180,11 +197,13 @@ class Study(Budget, Recipe, Training, Data):
         run a notebook as it is.
         """
         whole = cls.of(*wings)
-        given = notebook.given(parameters.declared(whole))
+        every = {name for method in distillation.METHODS.values() for name in method.defaults()}
+        given = notebook.given({*parameters.declared(whole), *every})
         parts = tuple(
             part for part in whole.parts if set(given.shown) & set(parameters.declared(part))
         )
         used = [name for part in parts for name in parameters.declared(part)]
+        used += _options(given.values) if "method" in used else []
         for name in given.passed:
             if name not in used:
                 _without_effect(name, used)
@@ -199,9 +218,14 @@ class Study(Budget, Recipe, Training, Data):
     def from_parameters(cls, names: Mapping[str, object]) -> Study:
         """The study of parameters by name, as ``-p`` gives them. A name that no study has is an
         error with the nearest match; ``KDNB_PROFILE`` replaces the profile."""
-        given = dict(names)
+        given, known, short = dict(names), parameters.declared(cls), _options(names)
         for name in given:
-            files.lookup(name, parameters.declared(cls), "parameter")
+            files.lookup(name, {**known, **dict.fromkeys(short)}, "parameter")
+        if options := {name: given.pop(name) for name in short if name in given}:
+            stated = parameters.converted(known["options"], given.get("options") or {})
+            if twice := ", ".join(sorted(options.keys() & stated.keys())):
+                raise BadParameter(f"{twice} is given twice: by name and in options")
+            given["options"] = stated | options
         if profile := os.environ.get("KDNB_PROFILE"):
             given["profile"] = profile
         return cls(**given)
@@ -219,9 +243,10 @@ class Study(Budget, Recipe, Training, Data):
             1e-4 if self.pretrained and not name.startswith("kdfmv") else zoo.resolve(name).lr
         )
 
-    def objective(self) -> Objective:
-        """What the student learns from."""
-        return Objective(self.method, self.alpha, self.temperature, self.teacher_weights)
+    def make_method(self) -> Method:
+        """What the student learns from, with the study's options."""
+        shared = {name: getattr(self, name) for name in SHARED}
+        return distillation.create(self.method, **shared, **self.options)
 
     def load_data(self) -> data.Dataset:
         """The dataset of this study, split."""
@@ -281,6 +306,24 @@ def _derived(
         frozen=True,
         repr=False,
     )
+
+
+def _options(values: Mapping[str, object]) -> list[str]:
+    """Names of the options of the chosen method that are no parameters of a study: each may be
+    given as one, ``-p hint_layer 1``. Raises ``UnknownName`` for an option of another method."""
+    chosen = values.get("method", parameters.default(parameters.declared(Recipe)["method"]))
+    study = parameters.declared(Study)
+    own = [name for name in _defaults(chosen) if name not in study]
+    for name in values.keys() - study.keys() - set(own):
+        methods = [method for method in distillation.METHODS if name in _defaults(method)]
+        if methods and _defaults(chosen):
+            raise files.UnknownName(f"{name} is an option of {', '.join(methods)}, not of {chosen}")
+    return own
+
+
+def _defaults(method: object) -> dict[str, object]:
+    known = distillation.METHODS.get(method) if isinstance(method, str) else None
+    return known.defaults() if known else {}
 
 
 def _without_effect(name: str, used: list[str]) -> None:

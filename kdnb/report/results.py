@@ -3,6 +3,7 @@ their intervals."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,25 +13,33 @@ import pandas as pd
 from scipy import stats
 
 from kdnb import files
+from kdnb.distillation.base import METHODS, SHARED
 from kdnb.images.catalogue import DATASETS
+from kdnb.study import Study
 
-# what makes two runs the same experiment, the seed apart
-_SETTING = (
-    "dataset",
-    "teacher",
-    "teacher_weights",
-    "student",
-    "method",
-    "alpha",
-    "temperature",
-    "image_size",
-    "profile",
-    "teacher_epochs",
-    "student_epochs",
-    "batch_size",
-    "lr",
-    "augment",
-    "pretrained",
+# Choices that leave the training of teacher and student as it is: where the images lie (their
+# checksum and split stand beside), what is done with trained networks, and the trainings of the
+# integrity audit and the student search.
+_NOT_TRAINING = frozenset(
+    (
+        "data_root",
+        "download",
+        "split",
+        "explained",
+        "channels",
+        "image",
+        "compiled",
+        "seeds",
+        "audit_epochs",
+        "supernet_epochs",
+        "tune_epochs",
+        "generations",
+        "probes",
+        "runtime",
+        "cost",
+        "latency_budget_ms",
+        "seed",
+    )
 )
 # where a network's batch statistics come from, by the version of the training loop
 BATCH_STATISTICS = {1: "augmented views", 2: "clean images"}
@@ -165,8 +174,14 @@ class Pool:
         """The setting of the row in words."""
         c = self.first.config
         weights = "ImageNet weights" if c["pretrained"] else "random initial weights"
+        options = {"α": c["alpha"], "T": c["temperature"]} | c.get("options", {})
+        stated = "".join(
+            f" {name} {value:g}" if isinstance(value, int | float) else f" {name} {value}"
+            for name, value in options.items()
+            if value is not None
+        )
         return (
-            f"{c['teacher']} → {c['student']}, {c['method']} α {c['alpha']:g} T {c['temperature']:g}, {c['image_size']} px, "
+            f"{c['teacher']} → {c['student']}, {c['method']}{stated}, {c['image_size']} px, "
             f"at most {c['teacher_epochs']} + {c['student_epochs']} epochs, {weights}, "
             f"batch statistics of {BATCH_STATISTICS[self.first.training]}{self._best_epochs()}"
         )
@@ -214,6 +229,22 @@ class Pool:
         return combine([Estimate(d["difference"], d["low"], d["high"], d["n"], 1) for d in stored])
 
 
+def setting(config: dict) -> dict:
+    """The part of a configuration that makes two runs the same experiment: all but the seed and
+    what only concerns trained networks.
+
+    Derived, so that a choice this module has never heard of still keeps two settings apart. An
+    older file lacks newer choices: they had their defaults.
+    """
+    fields = dataclasses.fields(Study)
+    defaults = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+    method = METHODS.get(config.get("method"))
+    known = method.defaults() if method else {}
+    options = {name: value for name, value in known.items() if name not in SHARED}
+    whole = defaults | config | {"options": options | config.get("options", {})}
+    return {name: value for name, value in whole.items() if name not in _NOT_TRAINING}
+
+
 def pools(
     results: Iterable[Result], dataset: str | None = None, kind: str = "distill"
 ) -> list[Pool]:
@@ -221,11 +252,8 @@ def pools(
     order."""
     groups: dict[str, dict[int, Result]] = {}
     for result in real(results, kind, dataset):
-        key = [result.config.get(name) for name in _SETTING] + [
-            result.split,
-            result.stored["data"]["checksum"],
-            result.training,
-        ]
+        checksum = result.stored["data"]["checksum"]
+        key = [setting(result.config), result.split, checksum, result.training]
         groups.setdefault(files.digest(key), {}).setdefault(result.config["seed"], result)
     return [Pool(tuple(by_seed[seed] for seed in sorted(by_seed))) for by_seed in groups.values()]
 
@@ -312,12 +340,9 @@ def grid(
     for pool in pools(results, dataset):
         config = pool.first.config
         if pool.first.split == split and config["method"] == method:
-            rest = [
-                config.get(name) for name in _SETTING if name not in ("alpha", "temperature")
-            ] + [pool.first.training]
-            by_setting.setdefault(files.digest(rest), {})[
-                config["alpha"], config["temperature"]
-            ] = pool
+            rest = setting(config) | {"alpha": None, "temperature": None}
+            cell = config["alpha"], config["temperature"]
+            by_setting.setdefault(files.digest([rest, pool.first.training]), {})[cell] = pool
     cells = max(by_setting.values(), key=len, default={})
     seeds = [{member.config["seed"] for member in pool.members} for pool in cells.values()]
     common = set.intersection(*seeds) if seeds else set()

@@ -26,7 +26,7 @@ import kdnb
 from kdnb import cells, checks, data, files, study
 from kdnb.deployment import efficiency, latency, onnx_export, search
 from kdnb.distillation import soft_targets
-from kdnb.distillation.soft_targets import Objective
+from kdnb.distillation.base import Seen, create
 from kdnb.evaluation import calibration, metrics, shortcuts
 from kdnb.explanations import agreement, faithfulness, layers, registry
 from kdnb.images import index, splits
@@ -204,20 +204,20 @@ WRONG = {
         lambda m: calibration.before_and_after(LABELS, LOGITS, 0.0),
         "temperature must be above 0",
     ),
-    "objective: name": (
-        lambda m: Objective("hybird"),
+    "method: name": (
+        lambda m: create("hybird"),
         "unknown method 'hybird'. Did you mean 'hybrid'",
     ),
-    "objective: alpha": (
-        lambda m: Objective("hybrid", alpha=1.2),
+    "method: alpha": (
+        lambda m: create("hybrid", alpha=1.2),
         "alpha must lie between 0 and 1",
     ),
-    "objective: temperature": (
-        lambda m: Objective("hybrid", temperature=-1),
+    "method: temperature": (
+        lambda m: create("hybrid", temperature=-1),
         "temperature must be above 0",
     ),
-    "objective: no teacher": (
-        lambda m: Objective("hybrid")(torch.zeros(2, 3), torch.zeros(2).long()),
+    "method: no teacher": (
+        lambda m: create("hybrid").loss(Seen(torch.zeros(2, 3)), [], torch.zeros(2).long()),
         "needs teacher logits",
     ),
     "soft targets: shape": (

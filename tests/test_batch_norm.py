@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from kdnb import data
-from kdnb.distillation.soft_targets import Objective
+from kdnb.distillation import create
 from kdnb.models import ofa, zoo
 from kdnb.study import Study
 from kdnb.training import batch_norm, loop
@@ -88,7 +88,7 @@ def test_images_are_of_training_unaugmented_and_mixed(folder):
 def test_training_ends_with_statistics_of_clean_images(folder):
     mine = data.load("folder", folder)
     study = Study(dataset="folder", data_root="mine", image_size=32, batch_size=16)
-    run = loop.fit(study, mine, "resnet10t", Objective("hard"), 2)
+    run = loop.fit(study, mine, "resnet10t", create("hard"), 2)
     kept = copy.deepcopy(statistics(run.model))
     again = statistics(batch_norm.recalibrate(run.model, batch_norm.calibration_images(mine, 32)))
     assert kept and all(torch.equal(value, again[name]) for name, value in kept.items())

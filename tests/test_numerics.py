@@ -10,7 +10,7 @@ from PIL import Image
 from test_plots import png
 
 from kdnb import data, plots
-from kdnb.distillation.soft_targets import Objective
+from kdnb.distillation import Seen, create
 from kdnb.evaluation import metrics
 from kdnb.explanations import audit
 from kdnb.models import zoo
@@ -68,9 +68,9 @@ def test_half_precision_logits_with_a_gap_of_500_and_a_class_that_no_label_has()
     )
     teacher = torch.tensor([[[-500.0, 500.0, 0.0], [0.0, 0.0, 0.0]]])
     for method in ("hard", "hybrid", "kd_fmv", "kd_fmv_as_released"):
-        parts = Objective(method)(
-            logits, torch.tensor([0, 0]), teacher, torch.tensor([1.0, 0.0, 2.0])
-        )
+        taught = create(method)
+        taught.class_weights = torch.tensor([1.0, 0.0, 2.0])
+        parts = taught.loss(Seen(logits), [Seen(teacher[0])], torch.tensor([0, 0]))
         (gradient,) = torch.autograd.grad(parts["loss"], logits)
         assert (
             all(torch.isfinite(value) for value in parts.values())

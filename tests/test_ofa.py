@@ -4,8 +4,7 @@ checkpoints, the sandwich rule."""
 import pytest
 import torch
 
-from kdnb.distillation import soft_targets
-from kdnb.distillation.soft_targets import Objective
+from kdnb.distillation import Seen, create, soft_targets
 from kdnb.models import ofa, ofa_checkpoints, zoo
 from kdnb.models.ofa import LARGEST, OFA595_CHOICE, SMALLEST, Choice, Supernet
 
@@ -98,29 +97,30 @@ def test_training_runs_the_sandwich_and_reaches_every_weight():
 
 def test_the_sandwich_loss_by_hand():
     torch.manual_seed(0)
-    logits, labels, told = (
+    logits, labels, rows = (
         torch.randn(8, 3, requires_grad=True),
         torch.tensor([0, 2]),
-        torch.randn(1, 2, 3),
+        torch.tensor([5, 7]),
     )
-    hybrid = Objective("hybrid")
-    taught = soft_targets.sandwich(hybrid, logits, labels, told)["loss"]
-    assert torch.isclose(
-        taught, sum(hybrid(part, labels, told)["loss"] for part in logits.split(2)) / 4
-    )
-    alone = soft_targets.sandwich(Objective("hard"), logits, labels)["loss"]
+    hybrid, hard, teachers = create("hybrid"), create("hard"), [Seen(torch.randn(2, 3))]
+
+    def loss(method, part, teachers):
+        return method.loss(Seen(part), teachers, labels, rows)["loss"]
+
+    with_teacher = soft_targets.sandwich(hybrid, Seen(logits), teachers, labels, rows)["loss"]
+    by_hand = sum(loss(hybrid, part, teachers) for part in logits.split(2)) / 4
+    assert torch.isclose(with_teacher, by_hand)
+    without = soft_targets.sandwich(hard, Seen(logits), [], labels, rows)["loss"]
     first, *rest = logits.split(2)
-    byhand = Objective("hard")(first, labels)["loss"] + sum(
-        hybrid(part, labels, first.detach()[None])["loss"] for part in rest
-    )
-    assert torch.isclose(alone, byhand / 4)
-    (pull,) = torch.autograd.grad(alone, logits)
-    (own,) = torch.autograd.grad(Objective("hard")(first, labels)["loss"] / 4, logits)
-    assert torch.allclose(
-        pull[:2], own[:2]
-    )  # the largest learns from labels alone: its pupils do not pull at it
-    one = soft_targets.sandwich(hybrid, logits[:2], labels, told)
-    assert torch.equal(one["loss"], hybrid(logits[:2], labels, told)["loss"])
+    largest = [Seen(first.detach())]
+    by_hand = loss(hard, first, []) + sum(loss(hybrid, part, largest) for part in rest)
+    assert torch.isclose(without, by_hand / 4)
+    (pull,) = torch.autograd.grad(without, logits)
+    (own,) = torch.autograd.grad(loss(hard, first, []) / 4, logits)
+    # the largest learns from labels alone: the subnets that learn from it do not pull at it
+    assert torch.allclose(pull[:2], own[:2])
+    one = soft_targets.sandwich(hybrid, Seen(logits[:2]), teachers, labels, rows)
+    assert torch.equal(one["loss"], loss(hybrid, logits[:2], teachers))
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.name)

@@ -3,7 +3,7 @@
 import pytest
 
 from kdnb import data
-from kdnb.distillation.soft_targets import Objective
+from kdnb.distillation import create
 from kdnb.images import splits
 from kdnb.leakage import synthetic_duplicates
 from kdnb.study import Study
@@ -74,5 +74,5 @@ def test_a_student_learns_on_real_images(real):
         pytest.skip("brain_tumor is not in KDNB_DATA")
     study = Study(dataset="brain_tumor", image_size=32, batch_size=32)
     dataset = data.load("brain_tumor", per_class=150)
-    run = loop.fit(study, dataset, "kdfmv5", Objective("hard"), 6)
+    run = loop.fit(study, dataset, "kdfmv5", create("hard"), 6)
     assert run.record["best_val_balanced_accuracy"] > 0.5  # chance is 0.25

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdnb import data
 from kdnb.deployment import efficiency, latency, search
-from kdnb.distillation.soft_targets import Objective
+from kdnb.distillation import create
 from kdnb.models import ofa, zoo
 from kdnb.models.ofa import LARGEST, OFA595_CHOICE, SMALLEST, Choice
 from kdnb.study import Study
@@ -168,7 +168,7 @@ def test_timing_is_that_of_efficiency(monkeypatch):
 def test_a_supernet_is_trained_searched_and_its_student_tuned(home, folder):
     study = Study(dataset="folder", data_root=str(folder), profile="smoke", image_size=64)
     mine = data.load("folder", folder)
-    run = loop.fit(study, mine, zoo.SUPERNET, Objective("hard"), 2)
+    run = loop.fit(study, mine, zoo.SUPERNET, create("hard"), 2)
     assert len(run.history) == 2 and run.record["key"]["model"] == zoo.SUPERNET
     judge = search.SubnetEvaluator(run.model, mine)
     before = zoo.checksum(run.model.network)
@@ -178,7 +178,7 @@ def test_a_supernet_is_trained_searched_and_its_student_tuned(home, folder):
     assert again(SMALLEST) == judge(SMALLEST)
     student = search.extract(run.model, SMALLEST, judge.calibration)
     assert student.name == SMALLEST.name and not student.training
-    tuned = loop.fit(study, mine, SMALLEST.name, Objective("hard"), 1, start=student.network)
+    tuned = loop.fit(study, mine, SMALLEST.name, create("hard"), 1, start=student.network)
     assert tuned.record["key"]["start"] == zoo.checksum(student.network) != tuned.checksum
     assert np.isclose(tuned.record["key"]["settings"]["lr"], 1e-4)
 

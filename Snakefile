@@ -1,15 +1,17 @@
-# The whole study as papermill runs of the notebooks: teachers first (02), then every student (03), then what a row of study.yaml
-# asks for in `also` (explain: 04, layers: 05), each run in its own folder outputs/runs/<cell>/. The sets of cells stand in
-# study.yaml; profiles/ says where they run.
+# The experiments of both papers as papermill runs of the notebooks: all teachers (02), then all
+# students (03), then what a row of study.yaml requests in `also` (explain: 04, layers: 05). Each run
+# has its own folder outputs/runs/<cell>/. study.yaml defines the sets, profiles/ where they run.
 #
-#   snakemake --profile profiles/local --config set=cpu              on this machine; --dry-run tells what would run
-#   snakemake --profile profiles/slurm --config set=paper            on a cluster
-#   snakemake --profile profiles/local --configfile mine.yaml        sets of your own (sets: {mine: [...]}, set: mine), or
-#                                                                    override: {dataset: folder, data_root: /my/images}
+#   snakemake --profile profiles/local --config set=cpu         on this machine; --dry-run lists the runs
+#   snakemake --profile profiles/slurm --config set=paper       on a cluster
+#   snakemake --profile profiles/local --configfile mine.yaml   sets of your own (sets: {mine: [...]},
+#                                                               set: mine), or values for every row
+#                                                               (override: {dataset: folder, ...})
 #
-# Interrupted, the same command goes on: finished cells stay, a training goes on after its last whole epoch. After a kill -9, first
-# `snakemake --unlock`, then the command with --rerun-incomplete. Checkpoints live in KDNB_CACHE under a hash of their whole
-# configuration and are no outputs of a rule, so that neither a failed job nor an edited text cell makes anything train again.
+# After an interruption, the same command continues: finished runs stay, and a training continues
+# after its last complete epoch. After kill -9, run `snakemake --unlock` first, then the command with
+# --rerun-incomplete. Checkpoints lie in KDNB_CACHE under a hash of their configuration and are not
+# outputs of a rule, so neither a failed run nor an edited text cell causes a new training.
 import difflib
 import hashlib
 import itertools
@@ -29,7 +31,7 @@ PYTHON = sys.executable
 
 
 def chosen():
-    """Cells, and what is wanted beside accuracy, of the set that was asked for; `override: {...}` of a --configfile is in all."""
+    """The cells of the chosen set, each with its `also`; `override` of a --configfile applies to all."""
     name = config.get("set", "cpu")
     if name not in config["sets"]:
         near = difflib.get_close_matches(str(name), config["sets"], n=1)
@@ -39,38 +41,45 @@ def chosen():
     for row in rows:
         also = row.pop("also", [])
         if not isinstance(also, list) or not set(also) <= set(ALSO):
-            raise WorkflowError(f"also: {also!r} in set {name!r} must be a list of {', '.join(ALSO)}, for example also: [explain].")
+            allowed = f"must be a list of {', '.join(ALSO)}, for example also: [explain]"
+            raise WorkflowError(f"also: {also!r} in set {name!r} {allowed}.")
         values = [value if isinstance(value, list) else [value] for value in row.values()]
         yield from ((dict(zip(row, product)), also) for product in itertools.product(*values))
 
 
 def name(cell, parts):
-    """A folder's name that a reader understands, made unique by a hash of every choice."""
+    """A readable name for the folder of a run, made unique by a hash of its parameters."""
     words = [str(cell[part]).replace("+", "-").replace(":", "-") for part in parts if part in cell]
     digest = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:8]
     return "_".join([*words, f"s{cell.get('seed', 0)}", digest])
 
 
 def teachers_of(cell):
-    """The cells of a student's teachers, one each where several are averaged."""
+    """The cells of a student's teachers: several where their soft targets are averaged."""
     shared = {key: value for key, value in cell.items() if key not in STUDENTS_OWN}
     return [shared | {"teacher": teacher} for teacher in cell["teacher"].split("+")]
 
 
-def name_student(cell):
+def teacher_name(cell):
+    return name(cell, ("dataset", "split", "teacher"))
+
+
+def student_name(cell):
     return name(cell, ("dataset", "split", "teacher", "student", "method", "alpha", "temperature"))
 
 
-STUDENTS = {name_student(cell): cell for cell, _ in chosen()}
-WANTED = {(name_student(cell), what) for cell, also in chosen() for what in ("distill", *also)}  # rows may share a cell
-TEACHERS = {name(cell, ("dataset", "split", "teacher")): cell for row in STUDENTS.values() for cell in teachers_of(row)}
-TEACHER_NAMES = {json.dumps(cell, sort_keys=True): key for key, cell in TEACHERS.items()}
+STUDENTS = {student_name(cell): cell for cell, _ in chosen()}
+# sets, because rows may share a cell
+WANTED = {(student_name(cell), what) for cell, also in chosen() for what in ("distill", *also)}
+TEACHERS = {teacher_name(cell): cell for row in STUDENTS.values() for cell in teachers_of(row)}
 
-# Executed into logs/, copied on success: a failed job loses its declared outputs, and the notebook with the traceback must stay.
+# Notebooks are executed in logs/ and their results copied on success: snakemake deletes the declared
+# outputs of a failed job, and the notebook with the traceback must stay.
 RUN = """
     rm -rf {params.scratch:q} && mkdir -p {params.scratch:q}
-    env -u KDNB_PROFILE KDNB_OUTPUTS="$(realpath {params.scratch:q})" {PYTHON:q} -m papermill {params.notebook:q} {log.notebook:q} \
-        --cwd {NOTEBOOKS:q} --kernel python3 --parameters_yaml {params.values:q} --no-progress-bar --log-level WARNING
+    env -u KDNB_PROFILE KDNB_OUTPUTS="$(realpath {params.scratch:q})" \
+        {PYTHON:q} -m papermill {params.notebook:q} {log.notebook:q} --cwd {NOTEBOOKS:q} --kernel python3 \
+        --parameters_yaml {params.values:q} --no-progress-bar --log-level WARNING
     find {params.scratch:q} -name '{params.stem}-*.json' -exec cp {{}} {output.result:q} \\;
 """
 HISTORY = """
@@ -104,16 +113,16 @@ rule teacher:
         scratch=os.path.join(LOGS, "{cell}_teacher"),
         stem="teacher",
     threads: config.get("threads", 2)
-    retries: 1  # two kernels that start at once may race for a port
+    retries: 1  # kernels that start at the same time can compete for a port
     shell:
         RUN + HISTORY
 
 
 rule distil:
     input:
-        # ancient: a clone's files are all of one moment, in no order; another teacher has another folder anyway
+        # ancient: modification times in a fresh clone are arbitrary, and another teacher has another folder
         lambda wildcards: [
-            ancient(os.path.join(RUNS, TEACHER_NAMES[json.dumps(cell, sort_keys=True)], "teacher.json"))
+            ancient(os.path.join(RUNS, teacher_name(cell), "teacher.json"))
             for cell in teachers_of(STUDENTS[wildcards.cell])
         ],
     output:

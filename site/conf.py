@@ -1,5 +1,5 @@
-"""How Sphinx builds the report. `make site` fills a copy of this folder with pages and calls it; no
-network is needed."""
+"""Sphinx configuration of the report. `make site` adds the pages to a copy of this folder and builds it
+without a network."""
 
 project = "kdnb"
 author = "the authors of kdnb"
@@ -8,17 +8,16 @@ copyright = "research use only, no medical advice"
 extensions = ["myst_nb", "sphinxcontrib.bibtex"]
 bibtex_bibfiles = ["references.bib"]
 
-# Pages are made from notebooks that ran already; an executed notebook laid beside them is shown as
-# it is.
+# Pages are built from executed notebooks; nothing is executed here.
 nb_execution_mode = "off"
 nb_merge_streams = True
 nb_output_stderr = "remove"
-nb_ipywidgets_js = {}  # no widget script from a CDN; formulas are MathML, so no MathJax either
+nb_ipywidgets_js = {}  # no widget script from a CDN; formulas are MathML and need no MathJax
 
 html_theme = "pydata_sphinx_theme"
 html_title = "kdnb: two papers, re-run"
 html_static_path = ["_static"]
-html_extra_path = ["extra"]  # the result files that the ledger links to
+html_extra_path = ["extra"]  # result files that the claims page links to
 html_css_files = ["ledger.css", "site.css"]
 html_js_files = ["enlarge.js"]
 html_show_sourcelink = False

@@ -18,23 +18,29 @@ from kdnb.images.catalogue import DATASETS, DatasetSpec
 from kdnb.images.downloads import DatasetMissing as DatasetMissing
 from kdnb.images.pixels import Augment, Pixels
 from kdnb.images.source import Source
-from kdnb.leakage import detector
+from kdnb.leakage import detector, patients, relatives
+from kdnb.leakage.relatives import Finding, Patients
 
 MASKS = ("mask", "organ_mask")  # columns of the index that name a mask of the image
+DRAWN_ALONE = "every phantom is drawn alone"
 SEEDS = 2**32 - 1  # the largest seed that pandas and numpy take
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images with labels and splits: an index table and what can be read off it.
+    """Images with labels and splits: an index table and all that follows from it.
 
-    ``table`` has the index's columns and ``group``, the number of the images kept together with this one; ``split`` says how the parts came about.
+    ``table`` has the index's columns and ``group``, the number of the images that are kept together
+    with this one; ``split`` says how the parts came about, ``patients`` how patients are known.
+    ``copies`` is the finding of the search for copies, None where none was made yet.
     """
 
     spec: DatasetSpec
     index: index.Index
     table: pd.DataFrame
     split: str
+    patients: Patients = Patients()
+    copies: detector.Leakage | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -60,14 +66,43 @@ class Dataset:
 
     @cached_property
     def leakage(self) -> detector.Leakage:
-        """Copies that the detector finds among these images, looked for once (minutes for a large
-        set)."""
-        return detector.find(self.index, self.spec.slug)
+        """Copies among these images, searched for once (minutes for a large set)."""
+        return self.copies or detector.find(self.index, self.spec.slug)
+
+    @property
+    def searchable(self) -> bool:
+        """Whether copies are searched for without being asked: no phantom has any, and the search
+        of more than ``detector.LARGEST`` images takes long."""
+        return not self.spec.synthetic and len(self.index.table) <= detector.LARGEST
+
+    def relatives(self, search: bool = False) -> Finding:
+        """How many test images have a copy or their patient in training or validation.
+
+        Rests on what is known of copies by now; ``search`` searches for them first, where the set
+        is :attr:`searchable`.
+        """
+        return relatives.count(
+            self.table, self.leakage if search and self.searchable else self.copies
+        )
+
+    @property
+    def finding(self) -> str:
+        """:meth:`relatives` in one line, with what was not searched for."""
+        if self.spec.synthetic:
+            return f"none: {DRAWN_ALONE}"
+        missing = ""
+        if not self.copies:
+            missing = "; copies that are not byte-identical were not searched for: " + (
+                "notebook 01 does"
+                if self.searchable
+                else f"{len(self.index.table):,} images, the limit is {detector.LARGEST:,} "
+                "(-p split group searches any number)"
+            )
+        return f"{self.relatives()}{missing}"
 
     @property
     def caveat(self) -> str:
-        """What keeps these files from being the published set, in a few words; empty if nothing
-        does."""
+        """How these files differ from the published set, in a few words; empty if they do not."""
         if self.spec.synthetic:
             return "synthetic"
         found, published = len(self.table), self.spec.total
@@ -79,7 +114,10 @@ class Dataset:
         size = tuple(self.table[["width", "height"]].mode().iloc[0])
         if self.spec.native_size and size != self.spec.native_size:
             native = "×".join(map(str, self.spec.native_size))
-            return f"stand-in{few}: {found:,} images of {size[0]}×{size[1]} px, published {published:,} of {native} px"
+            return (
+                f"stand-in{few}: {found:,} images of {size[0]}×{size[1]} px, "
+                f"published {published:,} of {native} px"
+            )
         if published and abs(found - published) > 0.01 * published:
             return f"partial copy{few}: {found:,} of {published:,} published images"
         return ""
@@ -140,8 +178,7 @@ class Dataset:
         return self.pixels(image_size, column=column).pictures(rows) > 127
 
     def shuffled(self, seed: int = 0) -> Dataset:
-        """The same images and splits with labels out of a hat: what a network learns from these is
-        no evidence."""
+        """The same images and splits with labels permuted within each split: a control."""
         checks.within(0, SEEDS, seed=seed)
         labels = self.table.groupby("split", sort=False)["label"].transform(
             lambda part: np.random.default_rng(seed).permutation(part.to_numpy())
@@ -161,7 +198,15 @@ class Dataset:
         return Augment(hflip="h" in self.spec.flips, vflip="v" in self.spec.flips)
 
     def __repr__(self) -> str:
-        return f"{self.title}: {len(self.table):,} images, {self.spec.modality}\nsplit: {self.split}\n{self.counts().to_string()}"
+        return "\n".join(
+            [
+                f"{self.title}: {len(self.table):,} images, {self.spec.modality}",
+                f"split: {self.split}",
+                f"relatives: {self.finding}",
+                *(f"  patient {example}" for example in self.patients.examples),
+                self.counts().to_string(),
+            ]
+        )
 
 
 def load(
@@ -175,32 +220,71 @@ def load(
     """Load a dataset of the catalogue, ``medmnist:<name>``, or ``folder`` with ``data_root``.
 
     ``split``: ``official`` as published, ``random`` re-split by image as papers do, ``group``
-    re-split with copies and patients kept together, ``auto`` official where nothing is known
-    against it, else group. ``per_class`` keeps at most so many images of a class in each split (for
-    trying things out). ``source`` says how the files are read (:class:`~kdnb.images.source.Source`). Raises ``UnknownName``, ``DatasetMissing`` or ``SplitError``, each telling
-    what to do next.
+    re-split with copies and patients kept together. ``auto`` is official where the catalogue knows
+    nothing against it and, for one's own images, where at most 1 % of the test images have a
+    relative in training or validation; else group. One's own images are searched for copies first.
+    ``per_class`` keeps at most so many images of a class in each split (for trying things out).
+    ``source`` says how the files are read (:class:`~kdnb.images.source.Source`). Raises
+    ``UnknownName``, ``DatasetMissing`` or ``SplitError``, each telling what to do next.
     """
     files.lookup(split, splits.MODES, "split")
     checks.within(1, math.inf, per_class=per_class)
     spec = describe(name)
     root = downloads.locate(spec, data_root, download)
     found = index.build(spec, root)
-    mode = splits.resolve(spec, found, split)
-    table, group = found.table, index.groups(found.table)
-    if splits.needs_groups(found, mode) and not spec.synthetic:  # every phantom is drawn alone
-        seen = detector.find(found, spec.slug)
-        # same pixels, two labels: neither learnt from nor tested on, as byte-identical ones in the
-        # index
-        conflicts = seen.conflicts(table)
-        found = dataclasses.replace(
-            found, problems=pd.concat([found.problems, conflicts], ignore_index=True)
-        )
-        table = table[~table["path"].isin(conflicts["path"])].reset_index(drop=True)
-        group = seen.groups(table)
-    table, used = splits.assign(spec, table, mode, group)
+    copies = _copies(spec, found, split)
+    table = found.table
+    if copies:
+        found, table = _without_conflicts(found, copies)
+    table, known = _with_patients(spec, table, copies)
+    group = relatives.groups(table, copies)
+    mode, reason = splits.resolve(spec, table, split, group if spec.own else None)
+    kept = DRAWN_ALONE if spec.synthetic else relatives.kept_together(table, copies, known)
+    table, used = splits.assign(spec, table, mode, group, kept, reason)
     if per_class:
         table = table.groupby(["split", "label"], sort=False).head(per_class).reset_index(drop=True)
-    return Dataset(spec, found, table, used)
+    return Dataset(spec, found, table, used, known, copies or detector.recall(found, spec.slug))
+
+
+def _copies(spec: DatasetSpec, found: index.Index, split: str) -> detector.Leakage | None:
+    """Copies, where the split rests on them; every phantom is drawn alone and has none."""
+    if spec.synthetic:
+        return None
+    mode, _ = splits.resolve(spec, found.table, split)
+    small = len(found.table) <= detector.LARGEST
+    if (spec.own and small) or splits.needs_groups(found.table, mode):
+        return detector.find(found, spec.slug)
+    return None
+
+
+def _without_conflicts(
+    found: index.Index, copies: detector.Leakage
+) -> tuple[index.Index, pd.DataFrame]:
+    """The index with images of equal pixels and two labels as problems, and its table without them.
+
+    They are neither learnt from nor tested on, like byte-identical files with two labels. The
+    index's own table, and so its checksum, stays.
+    """
+    conflicts = copies.conflicts(found.table)
+    table = found.table[~found.table["path"].isin(conflicts["path"])].reset_index(drop=True)
+    problems = pd.concat([found.problems, conflicts], ignore_index=True)
+    return dataclasses.replace(found, problems=problems), table
+
+
+def _with_patients(
+    spec: DatasetSpec, table: pd.DataFrame, copies: detector.Leakage | None
+) -> tuple[pd.DataFrame, Patients]:
+    """The table with the patients that the files tell, or, for one's own images, that their names
+    suggest, and how they are known."""
+    if (table["patient"] != "").any():
+        patterns = " and ".join(f"`{pattern}`" for pattern, _ in spec.groups)
+        return table, Patients(patterns and f"by {patterns}")
+    proposal = spec.own and patients.propose(table, relatives.groups(table, copies))
+    if not proposal:
+        return table, Patients()
+    patterns = " and ".join(f"`{pattern}`" for pattern in proposal.patterns)
+    source = f"by {patterns}, proposed from file names"
+    return table.assign(patient=proposal.codes), Patients(source, proposal.examples)
 
 
 def describe(name: str) -> DatasetSpec:
@@ -225,11 +309,12 @@ def describe(name: str) -> DatasetSpec:
         modality=info["description"].split(".")[0][:80],
         licence=info["license"],
         classes={title: () for title in titles},
-        citation="Yang et al. (2023), MedMNIST v2, Scientific Data 10:41, doi:10.1038/s41597-022-01721-8",
+        citation="Yang et al. (2023), MedMNIST v2, Scientific Data 10:41, "
+        "doi:10.1038/s41597-022-01721-8",
         source=info["url"],
         layout=f"medmnist/{flag}.npz",
         official_split="train / val / test",
-        group_key="none told",
+        group_key="not stated",
         color="L" if info["n_channels"] == 1 else "RGB",
     )
 
@@ -252,6 +337,7 @@ def fetch(name: str, root: str | Path | None = None) -> Path:
     found = index.build(spec, root)
     if len(found.table) < 0.99 * spec.total:
         print(
-            f"warning: {len(found.table):,} usable images came, {spec.total:,} are published; see the data report in 01"
+            f"warning: {len(found.table):,} usable images came, {spec.total:,} are published; see "
+            "the data report in 01"
         )
     return root

@@ -170,7 +170,7 @@ def test_a_search_for_copies_goes_on(folder, home, monkeypatch, child):
         assert killed.exitcode == -signal.SIGKILL
     monkeypatch.setattr(pixels, "decode", _counted(pixels.decode, calls))
     pd.testing.assert_frame_equal(detector.find(found, "mine").links, wanted, check_dtype=False)
-    assert not calls, "signatures were known"
+    assert not calls, "fingerprints were known"
     assert not list((home / "cache" / "leakage").glob("*/part-*"))
 
 

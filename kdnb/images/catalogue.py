@@ -53,6 +53,11 @@ class DatasetSpec:
         return self.name.replace(":", "-")
 
     @property
+    def own(self) -> bool:
+        """Whether the images are the reader's own: the folders name the classes."""
+        return not self.classes
+
+    @property
     def total(self) -> int:
         """Published number of images, 0 where the reader's folder decides."""
         return sum(self.counts.values())

@@ -1,5 +1,7 @@
-"""Which images are learnt from and which are tested on: official, by image, or by group; the same
-for every network and seed."""
+"""Training, validation and test images: the official split, by image, or by group.
+
+A split is the same for every network and seed.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +18,42 @@ from kdnb.images.index import Index
 SEED = 0  # one split for all runs: a seed changes the training, never the test images
 SHARE = 0.15  # of validation, and of test
 MODES = ("auto", "official", "random", "group")
+RELATED = 0.01  # of the test images of one's own official split may have a relative in training
 
 
 class SplitError(files.UserError, ValueError):
-    """The images cannot be split as asked; the message names the class and the way out."""
+    """The images cannot be split as requested; the message names the class and the way out."""
 
 
-def resolve(spec: DatasetSpec, found: Index, mode: str = "auto") -> str:
-    """What ``auto`` means here: official where there is one and nothing is known against it, else
-    group."""
+def resolve(
+    spec: DatasetSpec, table: pd.DataFrame, mode: str = "auto", group: np.ndarray | None = None
+) -> tuple[str, str]:
+    """The split that a mode stands for, and the reason where ``auto`` leaves an official split.
+
+    ``auto`` is the official split of an index table where there is one, else ``group``. An official
+    split is left where the catalogue distrusts it, or, with the numbers ``group`` ``(N,)`` of
+    relatives given, where more than 1 % of its test images have a relative in training or
+    validation. Raises :class:`SplitError` where an official split is asked for and there is none.
+    """
     files.lookup(mode, MODES, "split")
-    official = {"train", "test"} <= set(found.table["split"])
+    official = {"train", "test"} <= set(table["split"])
     if mode == "official" and not official:
         raise SplitError(
-            f"{spec.name} has no official train and test folders here; use -p split group (or random)"
+            f"{spec.name} has no official train and test images here; use -p split group "
+            "(or random)"
         )
     if mode != "auto":
-        return mode
-    return "official" if official and not spec.distrust else "group"
+        return mode, ""
+    if not official or spec.distrust:
+        return "group", ""
+    if group is not None:
+        test, related = (table["split"] == "test").sum(), len(leaking(table, group))
+        if related > RELATED * test:
+            return "group", (
+                f"because {related:,} of {test:,} test images ({related / test:.1%}) of the "
+                f"official split have a relative in training or validation (limit {RELATED:.0%})"
+            )
+    return "official", ""
 
 
 def published(spec: DatasetSpec, found: Index) -> str:
@@ -43,40 +63,49 @@ def published(spec: DatasetSpec, found: Index) -> str:
     return "official" if official and not (spec.pooled or spec.synthetic) else "random"
 
 
-def needs_groups(found: Index, mode: str) -> bool:
-    """Whether a split has to know which images are copies of each other: it cuts by group
-    somewhere."""
-    return mode == "group" or (mode == "official" and "val" not in set(found.table["split"]))
+def needs_groups(table: pd.DataFrame, mode: str) -> bool:
+    """Whether a split is drawn by group somewhere, so that copies must be searched for first."""
+    return mode == "group" or (mode == "official" and "val" not in set(table["split"]))
 
 
 def assign(
-    spec: DatasetSpec, table: pd.DataFrame, mode: str, group: np.ndarray
+    spec: DatasetSpec,
+    table: pd.DataFrame,
+    mode: str,
+    group: np.ndarray,
+    kept: str = "groups of images",
+    reason: str = "",
 ) -> tuple[pd.DataFrame, str]:
-    """The index table with every row in train, val or test and its ``group``, and a sentence on
-    how that came about.
+    """Put every row of an index table into train, val or test; returns it with a sentence on how.
 
-    ``mode`` as :func:`resolve` returns it, ``group`` ``(N,)`` the number of each row's group.
-    ``random`` is stratified 70/15/15 by image and pays no heed to groups, as the papers did;
-    ``group`` never parts one. A missing validation set is cut from train, never from test. Raises
-    :class:`SplitError` when a class has too few images or groups.
+    ``mode`` and ``reason`` as :func:`resolve` returns them, ``group`` ``(N,)`` the number of each
+    row's group, which becomes a column, ``kept`` what these groups are, in words. ``random`` is
+    stratified 70/15/15 by image and divides groups, as the papers did; ``group`` never divides one.
+    A missing validation set is cut from train, never from test. Raises :class:`SplitError` when a
+    class has too few images or groups.
     """
     table = table.assign(group=group)
+    redrawn = f"{mode}: all images re-split 70/15/15 by class"
     if mode == "official":
         used = f"official ({spec.official_split})"
         table.loc[table["split"] == "", "split"] = "train"
         if "val" not in set(table["split"]):
-            used += ", validation cut from train"
+            used += f", validation cut from train, kept together: {kept}"
             table = _carve(table, "train", "val", SHARE)
     elif mode == "random":
-        used = (
-            "random: all images re-split 70/15/15 by class, copies and patients not kept together"
-        )
+        used = f"{redrawn}, copies and patients not kept together"
         table = _by_image(spec, table)
     else:
-        used = "group: all images re-split 70/15/15 by class, copies and patients kept together"
-        _enough_groups(spec, table)
+        used = f"{redrawn}{reason and ', '}{reason}; kept together: {kept}"
+        _enough_groups(spec, table, kept)
         table = _carve(table.assign(split="train"), "train", "test", SHARE)
         table = _carve(table, "train", "val", SHARE / (1 - SHARE))
+    _no_empty_part(spec, table, mode, used)
+    return table, used
+
+
+def _no_empty_part(spec: DatasetSpec, table: pd.DataFrame, mode: str, used: str) -> None:
+    """Raise :class:`SplitError` where a class has no image in a part that needs one."""
     needed = ("train", "test") if mode == "official" else PARTS
     counts = pd.crosstab(table["label"], table["split"]).reindex(columns=list(PARTS), fill_value=0)
     empty = [
@@ -93,7 +122,6 @@ def assign(
         raise SplitError(
             f"{spec.name}: class {'; class '.join(empty)} (split {used}). The way out: {way_out}."
         )
-    return table, used
 
 
 def publish(table: pd.DataFrame, path: Path) -> Path:
@@ -112,7 +140,7 @@ def publish(table: pd.DataFrame, path: Path) -> Path:
 
 
 def leaking(table: pd.DataFrame, group: np.ndarray) -> pd.DataFrame:
-    """Rows of test that have a relative in train or validation."""
+    """Test rows of a table (column split) of whose group, ``(N,)``, another row is no test row."""
     group = pd.Series(group, index=table.index)
     return table[(table["split"] == "test") & group.isin(group[table["split"] != "test"])]
 
@@ -121,7 +149,8 @@ def _by_image(spec: DatasetSpec, table: pd.DataFrame) -> pd.DataFrame:
     counts = table["label"].value_counts()
     if counts.min() < 3:
         raise SplitError(
-            f"{spec.name}: class {counts.idxmin()!r} has {counts.min()} images, a split needs at least 3"
+            f"{spec.name}: class {counts.idxmin()!r} has {counts.min()} images, a split needs at "
+            "least 3"
         )
     parts, rng = pd.Series("train", index=table.index), np.random.default_rng(SEED)
     for _, rows in table.groupby("label", sort=True).groups.items():
@@ -132,13 +161,14 @@ def _by_image(spec: DatasetSpec, table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(split=parts)
 
 
-def _enough_groups(spec: DatasetSpec, table: pd.DataFrame) -> None:
+def _enough_groups(spec: DatasetSpec, table: pd.DataFrame, kept: str) -> None:
     groups = table.groupby("label")["group"].nunique()
     few = [f"{label!r} has {count}" for label, count in groups.items() if count < len(PARTS)]
     if few:
         raise SplitError(
-            f"{spec.name}: every class needs 3 groups of related images, one each for train, val and test; "
-            f"{', '.join(few)}. Add images of other patients, or use -p split random, which leaks."
+            f"{spec.name}: every class needs 3 groups of related images, one each for train, val "
+            f"and test; {', '.join(few)} (kept together: {kept}). Add images of other patients, or "
+            "use -p split random, which puts relatives in both training and test."
         )
 
 

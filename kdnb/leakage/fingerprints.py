@@ -1,5 +1,4 @@
-"""What is kept of an image so that a whole set can be searched for copies: pixels' checksum,
-thumbnails, hashes, colours."""
+"""Fingerprints: the checksum, thumbnail, hashes and colours by which a set is searched for copies."""
 
 from __future__ import annotations
 
@@ -26,9 +25,12 @@ THUMB = 96  # pixels a side of what is kept of an image
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What is kept of N images: ``pixels`` SHA-256 of the decoded RGB pixels and their shape,
-    ``thumbs`` grey uint8 ``(N, THUMB, THUMB)``, ``small`` grey uint8 ``(N, 32, 32)`` for hashing,
-    ``colours`` root frequencies ``(N, 512)`` of 8×8×8 colours (None where the set is grey)."""
+    """Fingerprints of N images.
+
+    ``pixels`` are SHA-256 sums of the decoded RGB pixels and their shape, ``thumbs`` grey uint8
+    ``(N, THUMB, THUMB)``, ``small`` grey uint8 ``(N, 32, 32)`` for hashing, ``colours`` square
+    roots of the frequencies of 8×8×8 colours, ``(N, 512)`` (None where the set is grey).
+    """
 
     pixels: list[str]
     thumbs: np.ndarray
@@ -39,10 +41,13 @@ class Fingerprints:
         return len(self.pixels)
 
 
-def sign(
+def compute(
     root: Path, table: pd.DataFrame, name: str = "images", folder: Path | None = None
 ) -> Fingerprints:
-    """Decode every image once and keep what the search needs."""
+    """Decode every image of a table (columns path, mode) once and keep what the search needs.
+
+    Paths are relative to ``root``. Finished parts are kept in ``folder`` when it is given.
+    """
     grey = table["mode"].isin(["L", "1", "LA", "I", "I;16", "F"]).all()
 
     def look(path):
@@ -77,7 +82,7 @@ def sign(
                 rows = list(pool.map(look, some))
                 return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
-            part = kept(folder, f"signatures-{start}", seen)
+            part = kept(folder, f"fingerprints-{start}", seen)
             # room for all at once: parts that are put together at the end take their memory twice
             if not start:
                 for key, value in part.items():
@@ -97,8 +102,7 @@ def sign(
 def kept(
     folder: Path | None, name: str, work: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """A part of a long search: kept in ``folder`` when there is one, so that a killed search goes
-    on after it."""
+    """The arrays of ``work()``: kept in ``folder``, if any, so that a killed search goes on there."""
     return files.remembered(folder / f"part-{PART}-{name}.npz", work) if folder else work()
 
 
@@ -106,9 +110,8 @@ def hash_all(small: np.ndarray) -> np.ndarray:
     """64-bit perceptual hashes ``(N, 8, 8)`` uint8 of the eight flips and quarter turns of images
     ``(N, 32, 32)``.
 
-    Bit for bit ``imagehash.phash`` of the turned images. Ours because a flip only changes signs in
-    the cosine transform and a quarter turn transposes it: one transform of a whole set in place of
-    eight for each image.
+    Equal to ``imagehash.phash`` of the turned images, bit for bit. A flip only changes signs of the
+    cosine transform and a quarter turn transposes it, so one transform of the set serves all eight.
     """
     parts = np.array_split(
         small, math.ceil(len(small) / 4096) or 1

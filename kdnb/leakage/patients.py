@@ -128,10 +128,11 @@ def _candidates(names: pd.Series, total: int) -> list[str]:
     for name in names:
         fields, gaps = _fields(PurePosixPath(name).stem)
         for count in range(1, len(fields)):
-            starts[tuple(gaps[:count])].append(fields[:count])
+            signed = fields[0][:1] in SIGNS  # _345_2 and 345_2 are named by different rules
+            starts[(signed, *gaps[:count])].append(fields[:count])
     often = [item for item in starts.items() if len(item[1]) >= COVERAGE * total]
     often.sort(key=lambda item: (len(item[0]), -len(item[1])))
-    general = [_pattern(fields, gaps) for gaps, fields in often]
+    general = [_pattern(fields, gaps) for (_, *gaps), fields in often]
     return [*KNOWN_CODES, *(pattern for pattern in general if pattern)]
 
 

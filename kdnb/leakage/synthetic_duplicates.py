@@ -1,5 +1,7 @@
-"""Copies whose origin is known, to measure the detector: planted among phantoms, or published for a
-real set."""
+"""Synthetic duplicates: copies of phantoms with a known origin, which measure the detector.
+
+For a real set, the origins that others published take their place.
+"""
 
 from __future__ import annotations
 
@@ -53,20 +55,21 @@ def plant(
     ways: Sequence[str] = tuple(WAYS),
     root: Path | None = None,
 ) -> Path:
-    """Draw ``each`` phantoms a class, with a copy in each of some ``ways``, as a
-    ``<class>/<number>-<way>.png`` tree.
+    """Draw ``each`` phantoms of every class and add one copy of each in every way of ``ways``.
 
-    Drawn once; ``root`` defaults to a folder of the cache. Returns the tree's root, to be loaded as
-    dataset ``folder``.
+    ``name`` is a phantom of the catalogue, ``labels`` some of its classes, ``ways`` names of
+    :data:`WAYS`. The files are ``<class>/<number>-<way>.png``, 128×128 px, below ``root`` (default:
+    a folder of the cache); they are drawn once. Returns the root, to be loaded as dataset
+    ``folder``. Raises ``UnknownName`` for an unknown way.
     """
     ways = [files.lookup(way, WAYS, "way to copy an image") for way in ways]
     mark = files.digest([VERSION, phantoms.VERSION, name, list(labels), each, ways])
-    root = Path(root) if root else files.cache_dir() / "planted" / f"{name}-{mark}"
+    root = Path(root) if root else files.cache_dir() / "synthetic_duplicates" / f"{name}-{mark}"
     with files.lock(root):
         if not (root / "complete").exists():
             todo = [(label, number) for label in labels for number in range(each)]
             for count, (label, number) in enumerate(
-                tqdm(todo, desc="planting copies", unit="img", leave=False, disable=each < 50)
+                tqdm(todo, desc="drawing duplicates", unit="img", leave=False, disable=each < 50)
             ):
                 drawn = phantoms.draw(
                     name, label, 10_000 + count
@@ -81,34 +84,41 @@ def plant(
 
 
 def origins(table: pd.DataFrame) -> np.ndarray:
-    """The number of the phantom that each row of an index table was copied from, ``(N,)``."""
+    """The number of the phantom that each row of an index table shows, ``(N,)``."""
     return pd.factorize(
         table["path"].str.rsplit("-", n=1).str[0].str.replace(r"-(upside|turned)$", "", regex=True)
     )[0]
 
 
 def published(root: Path, table: pd.DataFrame) -> np.ndarray | None:
-    """Origins ``(N,)`` that others found, from ``groups.csv`` beside the images (columns class,
-    file, group); None without it.
+    """Published origins ``(N,)`` from ``groups.csv`` beside the images, or None without that file.
 
-    LC25000-clean (Batchkala et al. 2024) publishes one for LC25000. It scores the detector and is
-    never shown to it. An image that it does not name is its own origin.
+    The file has the columns class, file and group; LC25000-clean (Batchkala et al. 2024) publishes
+    one for LC25000. It scores the detector and is never used by it. An image that it does not name
+    is its own origin.
     """
     path = Path(root) / "groups.csv"
     if not path.exists():
         return None
-    told = pd.read_csv(path, dtype=str)
+    stated = pd.read_csv(path, dtype=str)
     known = dict(
-        zip(told["class"] + "/" + told["file"], told["class"] + "/" + told["group"], strict=True)
+        zip(
+            stated["class"] + "/" + stated["file"],
+            stated["class"] + "/" + stated["group"],
+            strict=True,
+        )
     )
     names = table["path"].str.split("/").str[-2:].str.join("/")
     return pd.factorize(names.map(known).fillna(table["path"]))[0]
 
 
 def score(origin: np.ndarray, group: np.ndarray, labels: Sequence[str]) -> dict[str, object]:
-    """How well groups ``(N,)`` agree with origins: ``recall`` and ``precision`` of pairs of one
-    origin, in [0, 1], and the adjusted Rand index (1 for the same groups, 0 for chance; Hubert &
-    Arabie 1985), over all images and by class."""
+    """How well the detector's groups agree with the true origins, both ``(N,)`` numbers.
+
+    ``recall`` is the share of pairs of one origin that are in one group, ``precision`` the share of
+    pairs in one group that have one origin, both in [0, 1]. ``adjusted_rand`` is 1 for equal groups
+    and 0 for chance (Hubert & Arabie 1985), over all images and by class of ``labels`` ``(N,)``.
+    """
     (_, false), (missed, right) = pair_confusion_matrix(origin, group)
     frame = pd.DataFrame({"origin": origin, "group": group, "label": np.asarray(labels)})
     by_class = {

@@ -1,4 +1,4 @@
-"""Fingerprints: the checksum, thumbnail, hashes and colours by which a set is searched for copies."""
+"""Fingerprints: checksum, thumbnail, hashes and colours, by which a set is searched for copies."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def compute(
 def kept(
     folder: Path | None, name: str, work: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """The arrays of ``work()``: kept in ``folder``, if any, so that a killed search goes on there."""
+    """The arrays of ``work()``, kept in ``folder`` if any: a killed search goes on after them."""
     return files.remembered(folder / f"part-{PART}-{name}.npz", work) if folder else work()
 
 

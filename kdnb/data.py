@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -203,7 +204,7 @@ class Dataset:
                 f"{self.title}: {len(self.table):,} images, {self.spec.modality}",
                 f"split: {self.split}",
                 f"relatives: {self.finding}",
-                *(f"  patient {example}" for example in self.patients.examples),
+                *self.patients.lines(),
                 self.counts().to_string(),
             ]
         )
@@ -236,7 +237,7 @@ def load(
     table = found.table
     if copies:
         found, table = _without_conflicts(found, copies)
-    table, known = _with_patients(spec, table, copies)
+    table, known = _with_patients(spec, table, copies, source or Source())
     group = relatives.groups(table, copies)
     mode, reason = splits.resolve(spec, table, split, group if spec.own else None)
     kept = DRAWN_ALONE if spec.synthetic else relatives.kept_together(table, copies, known)
@@ -272,19 +273,32 @@ def _without_conflicts(
 
 
 def _with_patients(
-    spec: DatasetSpec, table: pd.DataFrame, copies: detector.Leakage | None
+    spec: DatasetSpec, table: pd.DataFrame, copies: detector.Leakage | None, source: Source
 ) -> tuple[pd.DataFrame, Patients]:
-    """The table with the patients that the files tell, or, for one's own images, that their names
-    suggest, and how they are known."""
+    """The table with its patients, and how they are known: as the files state them, or, for one's
+    own images, as their names suggest. A pattern that was given leaves no room for suggestions."""
     if (table["patient"] != "").any():
-        patterns = " and ".join(f"`{pattern}`" for pattern, _ in spec.groups)
-        return table, Patients(patterns and f"by {patterns}")
-    proposal = spec.own and patients.propose(table, relatives.groups(table, copies))
-    if not proposal:
+        return table, Patients(_stated_by(spec, source))
+    if not spec.own or source.patient_pattern:
         return table, Patients()
-    patterns = " and ".join(f"`{pattern}`" for pattern in proposal.patterns)
-    source = f"by {patterns}, proposed from file names"
-    return table.assign(patient=proposal.codes), Patients(source, proposal.examples)
+    proposal = patients.propose(table, relatives.groups(table, copies))
+    if proposal is None:
+        return table, Patients()
+    known = f"by {_quoted(proposal.patterns)}, proposed from file names"
+    return table.assign(patient=proposal.codes), Patients(known, proposal.examples)
+
+
+def _stated_by(spec: DatasetSpec, source: Source) -> str:
+    """What the patients of a table were read from, in words that follow "patients"."""
+    if source.patient_pattern:
+        return f"by {_quoted([source.patient_pattern])}"
+    if source.labels:
+        return f"from {Path(source.labels).name}"
+    return f"by {_quoted([pattern for pattern, _ in spec.groups])}" if spec.groups else ""
+
+
+def _quoted(patterns: Sequence[str]) -> str:
+    return " and ".join(f"`{pattern}`" for pattern in patterns)
 
 
 def describe(name: str) -> DatasetSpec:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from kdnb import data
 from kdnb.images import phantoms, splits
+from kdnb.images.source import Source
 from kdnb.leakage import detector, relatives
 from kdnb.leakage.synthetic_duplicates import WAYS
 
@@ -188,9 +189,24 @@ def test_stated_patients_leave_no_room_for_a_proposal(home):
             "patient": ["x"] * 3 + [""] * 24,
         }
     )
-    kept, known = data._with_patients(data.describe("folder"), table, None)
+    kept, known = data._with_patients(data.describe("folder"), table, None, Source())
     assert kept["patient"].tolist() == table["patient"].tolist()
     assert known.sentence(kept) == "patients: 1 (3 of 27 images)"
     assert relatives.kept_together(kept, None, known).startswith(
         "byte-identical files; patients: 1"
     )
+
+
+def test_a_reader_can_refuse_the_proposal_or_give_a_pattern(home):
+    table = pd.DataFrame(
+        {"path": [f"a/p{p}_{k}.png" for p in range(9) for k in range(3)], "label": "a"}
+    ).assign(patient="", sha256=[str(row) for row in range(27)])
+    spec = data.describe("folder")
+    assert data._with_patients(spec, table, None, Source())[0]["patient"].nunique() == 9
+    kept, known = data._with_patients(spec, table, None, Source(patient_pattern="none"))
+    assert kept["patient"].eq("").all() and known.sentence(kept) == "patients not known"
+    stated = table.assign(patient="p")
+    _, known = data._with_patients(spec, stated, None, Source(patient_pattern="^(p)"))
+    assert known.sentence(stated) == "patients by `^(p)`: 1" and not known.lines()
+    _, known = data._with_patients(spec, stated, None, Source(labels="tables/labels.csv"))
+    assert known.sentence(stated) == "patients from labels.csv: 1"

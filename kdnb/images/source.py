@@ -10,6 +10,7 @@ from kdnb.parameters import BadParameter, Parameters, parameter
 
 COLUMNS = ("path", "label", "split", "patient", "mask", "organ_mask")  # of a table of labels
 CLASSES_FROM = ("folders", "masks")
+NO_PATTERN = "none"  # as patient_pattern: file names tell no patients, and none are proposed
 INTENSITIES = ("image", "set", "file")
 
 
@@ -34,7 +35,9 @@ class Source(Parameters):
     )
     patients_level: int | None = parameter(None, "depth of the patient folders", low=1)
     patient_pattern: str | None = parameter(
-        None, r"regular expression that finds the patient in a file name: ^(person\d+)_"
+        None,
+        r"regular expression that finds the patient in a file name: ^(person\d+)_; none: names "
+        "tell no patients",
     )
     intensity: str = parameter(
         "image",
@@ -56,7 +59,7 @@ class Source(Parameters):
             raise BadParameter(f"classes must name two folders or more, got {self.classes!r}")
         if self.window is not None and (len(self.window) != 2 or not self.window[1] > 0):
             raise BadParameter(f"window must be centre and width, width above 0: {self.window!r}")
-        if self.patient_pattern is not None:
+        if self.patient_pattern not in (None, NO_PATTERN):
             _compiled(self.patient_pattern)
 
 

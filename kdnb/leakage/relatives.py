@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kdnb.images import index, splits
+from kdnb.images.source import NO_PATTERN
 from kdnb.leakage.detector import Leakage
 
 
@@ -31,6 +32,16 @@ class Patients:
             return "patients not known"
         some = f" ({len(known):,} of {len(table):,} images)" if len(known) < len(table) else ""
         return f"patients{self.source and ' '}{self.source}: {known.nunique():,}{some}"
+
+    def lines(self) -> list[str]:
+        """Examples of a proposal and how to correct it, as lines of text; none without a proposal."""
+        if not self.examples:
+            return []
+        return [
+            *(f"  patient {example}" for example in self.examples),
+            "  (a better pattern: -p patient_pattern '^(p\\d+)_'; no patients in the names: "
+            f"-p patient_pattern {NO_PATTERN})",
+        ]
 
 
 @dataclass(frozen=True)

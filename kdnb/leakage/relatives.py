@@ -34,7 +34,7 @@ class Patients:
         return f"patients{self.source and ' '}{self.source}: {known.nunique():,}{some}"
 
     def lines(self) -> list[str]:
-        """Examples of a proposal and how to correct it, as lines of text; none without a proposal."""
+        """Examples of a proposal and how to correct it, as lines of text, if there is one."""
         if not self.examples:
             return []
         return [

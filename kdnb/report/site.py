@@ -282,9 +282,11 @@ def _dataset(
         ]
     if found.get("test_images"):
         leaking = f"{found.get('leaking_test_images', 0):,} of {found['test_images']:,}"
-        facts.append(
-            ("test images with a byte-identical image or the same patient in training", leaking)
-        )
+        searched = found.get("relatives", {}).get(
+            "searched"
+        )  # results of before have no such entry
+        kind = "a copy" if searched else "a byte-identical image"
+        facts.append((f"test images with {kind} or the same patient in training", leaking))
     card = _CARD.render(
         spec=spec,
         data=data,

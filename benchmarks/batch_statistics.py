@@ -1,9 +1,8 @@
-"""What batch statistics of clean training images are worth against those of augmented views, on
-networks of the ``cpu`` study.
+"""Test accuracy with batch-norm statistics of unaugmented training images against those of
+augmented ones, for networks of the ``cpu`` study.
 
-``KDNB_DATA=... python -m benchmarks.batch_statistics``. Networks that the study left in the cache
-are loaded, others are trained (hours). Statistics of augmented views are what the training loop
-left before its second version.
+``KDNB_DATA=... python -m benchmarks.batch_statistics``. Networks of the study are loaded from the
+cache or trained (hours). The first version of the training loop used statistics of augmented ones.
 """
 
 from __future__ import annotations

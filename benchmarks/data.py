@@ -1,7 +1,7 @@
-"""Speed of the pixel cache and of augmentation, and the memory they take: ``make bench``.
+"""Speed and memory of the pixel cache and of augmentation: ``make bench``.
 
-Absolute numbers depend on the machine; the ratios against the obvious way, measured in the same
-run, hardly do.
+Absolute numbers depend on the machine; the ratios to loading images one by one, measured in
+the same run, hardly do.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from kdnb import files, provenance
 from kdnb.images.pixels import Augment, Pixels
 
-IMAGES, SIZE, BATCH = 34_000, 96, 64  # as many as COVID-QU-Ex has
+IMAGES, SIZE, BATCH = 34_000, 96, 64  # about the size of COVID-QU-Ex
 GOALS = {
     "loader_images_per_second": 50_000,
     "augmented_images_per_second": 5_000,
@@ -29,7 +29,7 @@ GOALS = {
 
 
 def make(path: Path, channels: int) -> np.ndarray:
-    """A pixel cache of noise, as :func:`kdnb.images.pixels.cache` leaves it on disk."""
+    """A pixel cache of noise in the format of :func:`kdnb.images.pixels.cache`."""
     array = np.lib.format.open_memmap(
         path, mode="w+", dtype=np.uint8, shape=(IMAGES, channels, SIZE, SIZE)
     )
@@ -43,7 +43,7 @@ def make(path: Path, channels: int) -> np.ndarray:
 
 
 class OneByOne(Dataset):
-    """The obvious way: one image at a time out of the same file."""
+    """The reference: one image at a time from the same file."""
 
     def __init__(self, array: np.ndarray):
         self.array = array
@@ -56,7 +56,7 @@ class OneByOne(Dataset):
 
 
 def rate(batches: Callable[[], Iterable], most: int = IMAGES, repeats: int = 3) -> float:
-    """Images a second, the best of some passes over at most ``most`` images."""
+    """Images per second, the best of ``repeats`` passes over at most ``most`` images."""
     best = 0.0
     for _ in range(repeats):
         seen, started = 0, time.perf_counter()
@@ -69,8 +69,7 @@ def rate(batches: Callable[[], Iterable], most: int = IMAGES, repeats: int = 3) 
 
 
 def own_memory_mb() -> float:
-    """Memory that belongs to this process alone; pages of the cache file are the system's, which
-    may drop them."""
+    """Memory of this process in MB, without pages of the cache file, which the system may drop."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -124,9 +123,8 @@ def main() -> None:
     print(f"{IMAGES:,} images of {SIZE} px, batches of {BATCH}, {torch.get_num_threads()} threads")
     print(f"{'':32}{'goal':>10}{'grey':>10}{'colour':>10}")
     for name in results["grey"]:
-        print(
-            f"{name:32}{GOALS.get(name, ''):>10}{results['grey'][name]:>10,}{results['colour'][name]:>10,}"
-        )
+        grey, colour = results["grey"][name], results["colour"][name]
+        print(f"{name:32}{GOALS.get(name, ''):>10}{grey:>10,}{colour:>10,}")
     stored = {
         "images": IMAGES,
         "image_size": SIZE,

@@ -1,9 +1,9 @@
-"""The way of an image from disk into a batch, against torchvision's ``ImageFolder`` and
-``DataLoader``: ``make bench``.
+"""Loading images from disk into batches, against torchvision's ``ImageFolder`` and ``DataLoader``:
+``make bench``.
 
-Same files (phantom radiographs of 128 px), same batches at 96 px, one epoch after the caches of the
-system are warm. Ours reads the pixel cache that the first epoch left behind; what building it costs
-stands beside the rows.
+The same files (phantom radiographs of 128 px) and batches at 96 px, for one epoch with warm system
+caches. kdnb reads the pixel cache written in the first epoch; the time to build it is reported
+separately.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from kdnb import data, files, plots, provenance
+from kdnb import data, files, provenance
 from kdnb.images import phantoms
+from kdnb.plots import style
 
 SIZE, BATCH = 96, 64
 GOALS = {"times_image_folder": "at least 5, plain and augmented"}
 
 
 def seconds(batches: Callable[[], Iterable], repeats: int = 3) -> tuple[float, int]:
-    """Seconds of the fastest of some epochs, and images in one."""
+    """Seconds of the fastest of ``repeats`` epochs, and the images of one epoch."""
     times = []
     for _ in range(repeats):
         begun = time.perf_counter()
@@ -39,7 +40,7 @@ def seconds(batches: Callable[[], Iterable], repeats: int = 3) -> tuple[float, i
 
 
 def cost_of_cache(dataset: data.Dataset) -> float:
-    """Seconds to build the pixel cache of the whole set, in an empty folder."""
+    """Seconds to build the pixel cache of the whole dataset in an empty folder."""
     with TemporaryDirectory() as folder:
         was, os.environ["KDNB_CACHE"] = str(files.cache_dir()), folder
         begun = time.perf_counter()
@@ -111,12 +112,12 @@ def main() -> None:
     }
     folder = files.outputs_dir() / "benchmarks"
     print("wrote", files.write_json(folder / "data_path.json", stored))
-    drawn, axes = plots._start(size=(5.6, 2.8))
+    drawn, axes = style.start(size=(5.6, 2.8))
     sns.barplot(table, y="way", x="images_per_second", hue="views", ax=axes[0, 0])
-    axes[0, 0].set(xscale="log", xlabel="images a second (logarithmic)", ylabel="")
+    axes[0, 0].set(xscale="log", xlabel="images per second (logarithmic)", ylabel="")
     sns.despine(drawn)
     with files.atomic(folder / "data_path.png") as picture:
-        plots._done(drawn, f"From disk to batches of {BATCH} at {SIZE} px").savefig(
+        style.done(drawn, f"From disk to batches of {BATCH} at {SIZE} px").savefig(
             picture, dpi=110, bbox_inches="tight"
         )
 

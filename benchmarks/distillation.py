@@ -28,11 +28,12 @@ from torch.utils.data import RandomSampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from kdnb import data, files, plots, provenance
+from kdnb import data, files, provenance
 from kdnb.distillation import create
 from kdnb.images import phantoms
 from kdnb.models import zoo
 from kdnb.models.depthwise import DepthwiseConv2d
+from kdnb.plots import style
 from kdnb.study import Study
 from kdnb.training import loop
 
@@ -242,7 +243,7 @@ def main() -> None:
             folder / "distillation.json", {"goals": GOALS, "results": [row | facts for row in rows]}
         ),
     )
-    drawn, axes = plots._start(size=(6.4, 3.2))
+    drawn, axes = style.start(size=(6.4, 3.2))
     sns.barplot(pd.DataFrame(rows), y="what", x="images_per_second", ax=axes[0, 0], color="C0")
     axes[0, 0].bar_label(
         axes[0, 0].containers[0], [f"{row['times_torchdistill']:.1f}×" for row in rows], padding=3
@@ -251,7 +252,7 @@ def main() -> None:
     axes[0, 0].margins(x=0.12)  # room for the labels
     sns.despine(drawn)
     with files.atomic(folder / "distillation.png") as picture:
-        plots._done(drawn, f"{TEACHER} teaches {STUDENT}, {SIZE} px, batches of {BATCH}").savefig(
+        style.done(drawn, f"{TEACHER} teaches {STUDENT}, {SIZE} px, batches of {BATCH}").savefig(
             picture, dpi=110, bbox_inches="tight"
         )
 

@@ -24,13 +24,14 @@ from matplotlib.figure import Figure
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from tqdm import tqdm
 
-from kdnb import data, files, plots, provenance
+from kdnb import data, files, provenance
 from kdnb.distillation import create
 from kdnb.explanations import registry, shapley
 from kdnb.explanations.faithfulness import rank_correlation
 from kdnb.images import pixels
 from kdnb.models.predict import predict
 from kdnb.models.zoo import Classifier
+from kdnb.plots import style
 from kdnb.study import Study
 from kdnb.training import loop
 
@@ -237,7 +238,7 @@ def figure(cams: pd.DataFrame, shaps: pd.DataFrame, title: str) -> Figure:
         }
         for row in shaps.to_dict("records")
     ]
-    table, (drawn, axes) = pd.DataFrame(rows), plots._start(1, 2, size=(5.3, 4.6))
+    table, (drawn, axes) = pd.DataFrame(rows), style.start(1, 2, size=(5.3, 4.6))
     speed, likeness = axes[0]
     sns.barplot(table, x="model", y="speed", hue="mode", ax=speed)
     for bars, (_, part) in zip(speed.containers, table.groupby("mode", sort=False), strict=True):
@@ -276,7 +277,7 @@ def figure(cams: pd.DataFrame, shaps: pd.DataFrame, title: str) -> Figure:
     )
     likeness.legend(frameon=False)
     sns.despine(drawn)
-    return plots._done(drawn, f"{title}, {IMAGES} images of {SIZE} px, two cores")
+    return style.done(drawn, f"{title}, {IMAGES} images of {SIZE} px, two cores")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""How time and memory grow with the number of images: index, pixel cache, search for copies, one
-pass over the pixels.
+"""Growth of time and memory with the number of images: index, pixel cache, search for duplicates,
+one pass of the loader.
 
-``python -m benchmarks.growth 1000 10000`` for some sizes; the default goes to 100,000 and takes
-long. Every size runs in a process of its own, on phantom radiographs of 64 px drawn once. An epoch
-is one pass of the loader, without a network; memory is the process's own, without the page cache in
-which pixels and thumbnails lie.
+``python -m benchmarks.growth 1000 10000`` measures the given sizes; by default up to 100,000, which
+takes long. Each size runs in a process of its own on phantom radiographs of 64 px. An epoch is one
+pass of the loader without a network. Memory excludes the system's page cache.
 """
 
 from __future__ import annotations
@@ -27,9 +26,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.data import own_memory_mb
-from kdnb import data, files, plots, provenance
+from kdnb import data, files, provenance
 from kdnb.images import index, phantoms
 from kdnb.leakage import detector
+from kdnb.plots import style
 
 SIZES, SIDE, PIXELS = (1_000, 10_000, 34_000, 100_000), 64, 32
 GOALS = {"time": "no faster than n log n", "own_memory_mb": 2_000, "copies_of_34000_s": 600}
@@ -43,7 +43,7 @@ def _draw(job: tuple[str, int, str]) -> None:
 
 
 def tree(count: int) -> Path:
-    """Folders ``<class>/*.png`` of so many phantoms, drawn once and kept in the cache."""
+    """A tree ``<class>/*.png`` of ``count`` phantoms, drawn once and kept in the cache."""
     root = files.cache_dir() / "growth" / f"{count}-{SIDE}px"
     labels = list(data.describe("phantom_cxr").classes)
     jobs = []
@@ -64,8 +64,7 @@ def tree(count: int) -> Path:
 
 
 def measure(root: Path, count: int) -> dict:
-    """One row: seconds of each step for a tree of so many images, and the most memory that this
-    process had for itself."""
+    """Seconds of each step for a tree of ``count`` images, and the peak memory in MB."""
     highest, done = [0.0], threading.Event()
 
     def watch() -> None:
@@ -95,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sizes", nargs="*", type=int, default=list(SIZES))
     parser.add_argument(
-        "--tree", type=Path, help="measure this one in this process and print one line of JSON"
+        "--tree", type=Path, help="measure this tree in this process and print one line of JSON"
     )
     asked = parser.parse_args()
     if asked.tree:
@@ -113,7 +112,7 @@ def main() -> None:
         ]
         with TemporaryDirectory(
             dir=files.cache_dir()
-        ) as fresh:  # index, pixels and links are made anew each time
+        ) as fresh:  # so that nothing is read from a cache
             told = subprocess.run(
                 command,
                 check=True,
@@ -137,8 +136,7 @@ def main() -> None:
 
 
 def compared(rows: list[dict]) -> list[dict]:
-    """Each row with its steps' times as multiples of n log n: from the first size on, and from the
-    size before it."""
+    """Add the growth of each step relative to n log n, since the first and the previous size."""
 
     def grown(row, since, step):
         expected = (
@@ -160,7 +158,7 @@ def compared(rows: list[dict]) -> list[dict]:
 def draw(rows: list[dict], path: Path) -> None:
     """Seconds of each step against the number of images, both logarithmic."""
     long = pd.DataFrame(rows).melt("images", [f"{step}_s" for step in STEPS], "step", "seconds")
-    drawn, axes = plots._start(size=(5.6, 3.6))
+    drawn, axes = style.start(size=(5.6, 3.6))
     sns.lineplot(
         long.assign(step=long["step"].str.removesuffix("_s")),
         x="images",
@@ -175,7 +173,7 @@ def draw(rows: list[dict], path: Path) -> None:
     sns.move_legend(axes[0, 0], "upper left", bbox_to_anchor=(1, 1), frameon=False)
     sns.despine(drawn)
     with files.atomic(path) as picture:
-        plots._done(drawn, "Phantoms: time against the number of images").savefig(
+        style.done(drawn, "Phantoms: time against the number of images").savefig(
             picture, dpi=110, bbox_inches="tight"
         )
 

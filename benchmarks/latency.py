@@ -1,10 +1,8 @@
-"""Milliseconds that the networks of both papers take for one image of 224 px: ``python -m
-benchmarks.latency``.
+"""Latency of the networks of both papers for one image of 224 px: ``python -m benchmarks.latency``.
 
-In PyTorch and ONNX Runtime, float32. All networks are timed in turn, several rounds: a machine that
-is slower in one minute than in another moves a round, and the range of the rounds tells by how
-much. Weights are random: they have no say in time. Notebook 06 times trained networks in more
-runtimes, and whether their answers stay right.
+PyTorch and ONNX Runtime, float32, random weights. All networks are timed in alternation for several
+rounds; the range of the rounds shows how much the speed of the machine varied. Notebook 06 times
+trained networks in more runtimes and tests whether their accuracy changes.
 """
 
 from __future__ import annotations

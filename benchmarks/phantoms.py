@@ -1,5 +1,4 @@
-"""Are the phantoms hard enough, and not too hard: a linear model on pixels against a small CNN, on
-whole sets: ``make bench``."""
+"""Test accuracy of a linear model on pixels and of a CNN on the phantoms: ``make bench``."""
 
 from __future__ import annotations
 
@@ -18,8 +17,7 @@ GOALS = {"linear": "below 0.75", "cnn": "0.95 or more"}
 
 
 def linear(dataset: data.Dataset, side: int) -> float:
-    """Test accuracy of the best of three strengths of regularisation (chosen on the test set: an
-    upper bound)."""
+    """Best test accuracy over three strengths of regularisation, an upper bound."""
     flat = {}
     for split in ("train", "test"):
         pixels = dataset.pixels(side, split)

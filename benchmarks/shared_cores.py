@@ -1,9 +1,9 @@
-"""What the short spin of :mod:`kdnb` costs alone and saves beside other work: ``python -m
+"""Effect of the short busy-wait of :mod:`kdnb` on idle and on shared cores: ``python -m
 benchmarks.shared_cores``, on Linux.
 
-Torch's threads (libgomp) wait for one another by spinning, 300,000 turns where nothing else is
-said. Each setting trains in a process of its own, in turns, alone and beside as many busy processes
-as there are cores.
+Threads of torch (libgomp) wait for each other in a busy loop of 300,000 turns by default. Each
+setting trains in a process of its own, in alternation, alone and beside as many busy processes as
+there are cores.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SPINS = {"kdnb": "1000", "library": "300000"}
 
 
 def milliseconds(name: str, seconds: float = SECONDS) -> float:
-    """Forward and backward of one batch, mean over ``seconds``, in this process."""
+    """Mean time of forward and backward pass of one batch, over ``seconds``, in this process."""
     model = zoo.create(name, 3, SIZE).to(memory_format=torch.channels_last).train()
     images = torch.rand(BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
     model(images).sum().backward()
@@ -40,7 +40,7 @@ def milliseconds(name: str, seconds: float = SECONDS) -> float:
 
 @contextlib.contextmanager
 def busy(count: int):
-    """``count`` processes that do nothing but keep a core busy."""
+    """Run ``count`` processes that only keep a core busy."""
     running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -73,8 +73,8 @@ def timings(rounds: int = ROUNDS) -> pd.DataFrame:
 
 
 def compared(table: pd.DataFrame) -> list[dict]:
-    """How many times as fast the short spin is, a row a network and number of busy processes:
-    median of the rounds, their range."""
+    """Speed-up by the short busy-wait for each network and number of busy processes: median and
+    range of the rounds."""
     took, found = (
         table.pivot(index="round", columns=["beside", "setting"], values=list(NETWORKS)),
         [],
@@ -96,8 +96,8 @@ def compared(table: pd.DataFrame) -> list[dict]:
 
 
 def main() -> None:
-    """Measure and write ``outputs/benchmarks/shared_cores.json``; with names of networks, print
-    their milliseconds and no more."""
+    """Measure and write ``outputs/benchmarks/shared_cores.json``; with names of networks, only
+    print their milliseconds."""
     if names := sys.argv[1:]:
         print(*(milliseconds(name) for name in names))
         return

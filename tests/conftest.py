@@ -1,4 +1,4 @@
-"""Shared fixtures: every test gets folders of its own, and image trees are painted on the spot."""
+"""Shared fixtures: each test has its own folders, and its images are drawn when it runs."""
 
 import os
 import zlib
@@ -14,7 +14,7 @@ FOLDERS = ("KDNB_DATA", "KDNB_CACHE", "KDNB_OUTPUTS", "KDNB_WEIGHTS")
 
 @pytest.fixture(autouse=True)
 def own_profile(monkeypatch):
-    """make test sets KDNB_PROFILE for the notebooks; unit tests choose their own."""
+    """make test sets KDNB_PROFILE for the notebooks; unit tests choose their own profile."""
     monkeypatch.delenv("KDNB_PROFILE", raising=False)
 
 
@@ -29,21 +29,20 @@ def home(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def real(home, monkeypatch) -> Path:
-    """The folder of the real datasets, with caches of the test's own."""
+    """The folder of the real datasets; caches belong to the test."""
     if not REAL:
-        pytest.skip("KDNB_DATA is not set: no real images here")
+        pytest.skip("KDNB_DATA is not set, so there are no real images")
     monkeypatch.setenv("KDNB_DATA", REAL)
     return Path(REAL)
 
 
 def number_of(*parts: object) -> int:
-    """A seed that follows from names, the same in every process (``hash`` of text is not)."""
+    """A seed derived from names, equal in every process (unlike ``hash`` of a string)."""
     return zlib.crc32(repr(parts).encode())
 
 
 def paint(path: Path, seed: int, level: int | None = None, size: int = 40, mode: str = "L") -> Path:
-    """A noise image that no other seed gives; ``level`` sets its mean grey, so that classes can be
-    told apart."""
+    """Draw a noise image unique to ``seed``; its mean grey ``level`` identifies the class."""
     rng = np.random.default_rng(seed)
     shape = (size, size) if mode == "L" else (size, size, 3)
     values = rng.integers(0, 60, shape) + (rng.integers(0, 190) if level is None else level)
@@ -54,8 +53,10 @@ def paint(path: Path, seed: int, level: int | None = None, size: int = 40, mode:
 
 @pytest.fixture
 def folder(home) -> Path:
-    """A ``<split>/<class>/*`` tree of three classes that grey level tells apart; 24 / 9 / 9 images
-    a class."""
+    """A ``<split>/<class>/*`` tree of three classes that differ in grey level.
+
+    Each class has 24, 9 and 9 images in train, val and test.
+    """
     root, seed = home / "data" / "mine", 0
     for split, count in (("train", 24), ("val", 9), ("test", 9)):
         for label, level in (("dark", 10), ("grey", 90), ("light", 180)):

@@ -1,5 +1,4 @@
-"""What ``make bench`` measured and committed meets the goals that are named beside it; no test
-measures time itself."""
+"""The committed results of ``make bench`` meet their stated goals; no test measures time itself."""
 
 import os
 import subprocess
@@ -14,7 +13,7 @@ from kdnb import files
 FOLDER = files.ROOT / "outputs" / "benchmarks"
 
 
-def test_growth_keeps_to_n_log_n_and_to_its_memory():
+def test_time_grows_as_n_log_n_and_memory_stays_bounded():
     stored = files.read_json(FOLDER / "growth.json")
     rows = stored["results"]
     assert [row["images"] for row in rows] == list(growth.SIZES) and stored["goals"] == growth.GOALS
@@ -27,7 +26,7 @@ def test_growth_keeps_to_n_log_n_and_to_its_memory():
     )
 
 
-def test_growth_is_compared_with_the_first_size_and_the_one_before():
+def test_growth_is_relative_to_the_first_and_the_previous_size():
     rows = [
         {"images": count} | {f"{step}_s": seconds for step in growth.STEPS}
         for count, seconds in ((10, 1), (100, 20), (1000, 90))
@@ -37,7 +36,7 @@ def test_growth_is_compared_with_the_first_size_and_the_one_before():
     assert last["copies_of_n_log_n_since_the_size_before"] == pytest.approx(90 / 20 / 15)
 
 
-def test_distillation_is_as_fast_as_was_asked():
+def test_distillation_reaches_its_speed_goals():
     rows = {row["what"]: row for row in files.read_json(FOLDER / "distillation.json")["results"]}
     assert (
         rows["kdnb, teacher in the loop"]["teacher"],
@@ -48,7 +47,7 @@ def test_distillation_is_as_fast_as_was_asked():
     assert rows["kdnb, cached soft targets"]["share_of_bare_step"] >= 0.85
 
 
-def test_the_data_path_is_five_times_image_folder():
+def test_the_data_path_is_five_times_as_fast_as_image_folder():
     ways = files.read_json(FOLDER / "data_path.json")["results"]
     ours = {
         row["views"]: row["times_image_folder"] for row in ways if row["way"].startswith("kdnb")
@@ -56,7 +55,7 @@ def test_the_data_path_is_five_times_image_folder():
     assert ours.keys() == {"plain", "augmented"} and min(ours.values()) >= 5
 
 
-def test_latency_sets_each_student_against_its_own_teachers():
+def test_latency_compares_each_student_with_its_own_teachers():
     table = latency.timings(["kdfmv5", "resnet10t"], image_size=32, seconds=0.01, rounds=2)
     assert len(table) == 2 * 2 * 2 and (table["latency_ms"] > 0).all()
     rows = latency.speedups(table, {"kdfmv5": ("resnet10t",)})
@@ -69,7 +68,7 @@ def test_latency_sets_each_student_against_its_own_teachers():
     assert rows[0]["low"] <= first["resnet10t", "onnx"] / first["kdfmv5", "onnx"] <= rows[0]["high"]
 
 
-def test_a_short_spin_is_worth_more_beside_other_work_than_it_costs_alone():
+def test_a_short_spin_gains_more_on_shared_cores_than_it_costs_on_idle_ones():
     rows = files.read_json(FOLDER / "shared_cores.json")["results"]["compared"]
     alone = {row["network"]: row["times_as_fast"] for row in rows if not row["beside"]}
     beside = {row["network"]: row["times_as_fast"] for row in rows if row["beside"]}
@@ -80,7 +79,7 @@ def test_a_short_spin_is_worth_more_beside_other_work_than_it_costs_alone():
     )
 
 
-def test_spins_are_compared_round_by_round():
+def test_spins_are_compared_within_each_round():
     took = {(0, "kdnb"): 10.0, (0, "library"): 9.0, (2, "kdnb"): 20.0, (2, "library"): 80.0}
     table = pd.DataFrame(
         [
@@ -95,8 +94,8 @@ def test_spins_are_compared_round_by_round():
     ]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="torch brings libgomp on Linux alone")
-def test_torch_is_loaded_with_the_short_spin():
+@pytest.mark.skipif(sys.platform != "linux", reason="torch uses libgomp only on Linux")
+def test_torch_is_imported_with_the_short_spin():
     chosen = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
     bare = {key: value for key, value in os.environ.items() if key not in chosen} | {
         "OMP_DISPLAY_ENV": "VERBOSE"

@@ -1,5 +1,5 @@
-"""Killed at any moment, everything goes on: training to the last bit; caches, searches and sweeps
-without doing work twice."""
+"""After a kill at any moment, training resumes bit for bit; caches, searches and sweeps resume
+without repeating work."""
 
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ from kdnb.training import loop
 
 @pytest.fixture
 def child(monkeypatch):
-    """Starts a function in a process of its own, which has its imports at once."""
+    """Starts a function in a process of its own, in which the imports are done already."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
@@ -37,14 +37,14 @@ def child(monkeypatch):
         process.start()
         return process
 
-    start(int).join()  # waits until the server that forks the others has its imports
+    start(int).join()  # wait until the server that forks the others has imported everything
     return start
 
 
 def _distil(folder, cache) -> None:
     """A teacher and its student, in a process of its own."""
     os.environ["KDNB_CACHE"] = str(cache)
-    torch.set_num_threads(1)  # one order of additions, whatever else the machine does
+    torch.set_num_threads(1)  # a fixed order of additions, independent of the machine's load
     study = Study(
         dataset="folder",
         data_root=str(folder),
@@ -64,20 +64,20 @@ def _runs(cache) -> dict:
     return {path.parent.name.split("-")[0]: path.parent for path in cache.glob("runs/*/*/run.json")}
 
 
-def test_killed_at_twenty_random_moments_training_ends_with_the_same_bits(folder, home, child):
+def test_training_killed_twenty_times_ends_with_the_same_bits(folder, home, child):
     begun, whole = time.monotonic(), child(_distil, folder, home / "whole")
     whole.join()
     assert whole.exitcode == 0
     longest = 0.2 * (
         time.monotonic() - begun
-    )  # on a busy machine an epoch takes longer, and the kills come later
+    )  # kills come later on a busy machine, where an epoch takes longer
     moments, kills, resumed, wanted = random.Random(0), 0, [], _runs(home / "whole")
     assert wanted.keys() == {"resnet10t", "kdfmv5"}
     while kills < 20 or (home / "killed").exists():
         process = child(_distil, folder, home / "killed")
         if kills < 20:
             process.join(moments.uniform(0.02, longest))
-            process.kill()  # SIGKILL; nothing where it was done a moment before
+            process.kill()  # SIGKILL, without effect if the process has just ended
         process.join()
         assert process.exitcode in (-signal.SIGKILL, 0)
         kills += process.exitcode != 0
@@ -96,13 +96,12 @@ def test_killed_at_twenty_random_moments_training_ends_with_the_same_bits(folder
                     for path in (run, wanted[name])
                 ]
                 pd.testing.assert_frame_equal(*histories)
-            shutil.rmtree(home / "killed")  # and once more from the start, until there were twenty
-    assert any(resumed), "the moments are too early or too late to test anything"
+            shutil.rmtree(home / "killed")  # start again until there have been twenty kills
+    assert any(resumed), "all kills came before the first epoch or after the last"
 
 
 def _killed_in(module: str, name: str, calls: int, work, *arguments) -> None:
-    """In a process of its own: ``work``, until ``name`` was called so often. Nothing can tell
-    SIGKILL from the end."""
+    """Run ``work``, and kill its own process once ``name`` has been called ``calls`` times."""
     function, left = getattr(sys.modules[module], name), iter(range(calls))
 
     def dies(*given, **options):
@@ -127,7 +126,7 @@ def _pixels(folder, cache) -> None:
     data.load("folder", folder).pixels(32)
 
 
-def test_a_pixel_cache_goes_on(folder, home, monkeypatch, child):
+def test_a_pixel_cache_resumes(folder, home, monkeypatch, child):
     monkeypatch.setattr(pixels, "STEP", 10)
     killed, calls = (
         child(_killed_in, "kdnb.images.pixels", "read_image", 60, _pixels, folder, home / "cache"),
@@ -136,7 +135,7 @@ def test_a_pixel_cache_goes_on(folder, home, monkeypatch, child):
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
     assert not list((home / "cache" / "pixels").glob("*.npy")), (
-        "a half-written cache may not look whole"
+        "an incomplete cache must not look complete"
     )
     monkeypatch.setattr(pixels, "read_image", _counted(pixels.read_image, calls))
     dataset = data.load("folder", folder)
@@ -144,7 +143,7 @@ def test_a_pixel_cache_goes_on(folder, home, monkeypatch, child):
     assert 0 < len(calls) <= len(dataset.table) - 50
     monkeypatch.setenv("KDNB_CACHE", str(home / "other"))
     assert torch.equal(grown, data.load("folder", folder).pixels(32).images)
-    assert not list((home / "cache" / "pixels").glob("*.p*")), "what was needed to go on is gone"
+    assert not list((home / "cache" / "pixels").glob("*.p*")), "the partial files should be removed"
 
 
 def _copies(folder, cache) -> None:
@@ -152,7 +151,7 @@ def _copies(folder, cache) -> None:
     detector.find(index.build(data.describe("folder"), folder), "mine")
 
 
-def test_a_search_for_copies_goes_on(folder, home, monkeypatch, child):
+def test_a_search_for_duplicates_resumes(folder, home, monkeypatch, child):
     found, calls = index.build(data.describe("folder"), folder), []
     monkeypatch.setattr(fingerprints, "PART", 20)
     wanted = detector.detect(folder, found.table)[0]
@@ -170,7 +169,7 @@ def test_a_search_for_copies_goes_on(folder, home, monkeypatch, child):
         assert killed.exitcode == -signal.SIGKILL
     monkeypatch.setattr(pixels, "decode", _counted(pixels.decode, calls))
     pd.testing.assert_frame_equal(detector.find(found, "mine").links, wanted, check_dtype=False)
-    assert not calls, "fingerprints were known"
+    assert not calls, "fingerprints were computed again"
     assert not list((home / "cache" / "leakage").glob("*/part-*"))
 
 
@@ -184,31 +183,31 @@ def _maps(cache) -> None:
     audit.remembered(*_network_and_images(), "score_cam", np.arange(40) % 3, channels=8)
 
 
-def test_a_sweep_of_maps_goes_on(home, monkeypatch, child):
+def test_a_sweep_of_maps_resumes(home, monkeypatch, child):
     killed = child(_killed_in, "kdnb.explanations.audit", "explain", 2, _maps, home / "cache")
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
     (model, images), targets, calls = _network_and_images(), np.arange(40) % 3, []
     monkeypatch.setattr(audit, "explain", _counted(registry.explain, calls))
     found = audit.remembered(model, images, "score_cam", targets, channels=8)
-    assert len(calls) == 1 and len(calls[0][1]) == 8  # the third batch alone
+    assert len(calls) == 1 and len(calls[0][1]) == 8  # only the third batch
     whole = registry.explain(model, images, "score_cam", targets.tolist(), channels=8)
     assert np.allclose(found.maps, whole.maps, atol=1e-5) and found.definition == whole.definition
     assert (found.targets == whole.targets).all() and np.allclose(
         found.effective_channels, whole.effective_channels, rtol=1e-4
     )
     audit.remembered(model, images, "score_cam", targets, channels=9)
-    assert len(calls) == 4, "other options, other maps"
+    assert len(calls) == 4, "other options need other maps"
 
 
-def test_kept_arrays_cannot_carry_code(tmp_path):
+def test_stored_arrays_cannot_contain_code(tmp_path):
     np.savez(tmp_path / "bad.npz", maps=np.array([{"code": print}], dtype=object))
     with pytest.raises(ValueError, match="allow_pickle=False"):
         files.remembered(tmp_path / "bad.npz", dict)
 
 
 @pytest.mark.parametrize("what", ["whole", "part"])
-def test_a_full_disk_stops_a_pixel_cache_in_words(folder, home, monkeypatch, what):
+def test_a_full_disk_gives_a_clear_error(folder, home, monkeypatch, what):
     dataset = data.load("folder", folder)
 
     def full(*arguments):
@@ -222,9 +221,11 @@ def test_a_full_disk_stops_a_pixel_cache_in_words(folder, home, monkeypatch, wha
     monkeypatch.undo()
 
 
-def test_what_is_remembered_is_computed_once(home):
+def test_a_stored_result_is_computed_once(home):
     assert files.remembered(home / "a.npz", lambda: {"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
-    assert files.remembered(home / "a.npz", lambda: pytest.fail("asked twice"))["a"].tolist() == [
+    assert files.remembered(home / "a.npz", lambda: pytest.fail("computed twice"))[
+        "a"
+    ].tolist() == [
         0,
         1,
         2,

@@ -1,4 +1,4 @@
-"""Phantoms: the same on every machine, with exact masks, and too hard for a linear model on pixels."""
+"""Phantoms: reproducible, with exact masks, and too hard for a linear model on pixels."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_the_same_number_gives_the_same_image(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_masks_show_where_the_lesion_is(name):
+def test_masks_mark_the_lesion_within_the_organ(name):
     healthy = {"Normal-like", "no lesion", "plain", "benign"}
     for label in DATASETS[name].classes:
         drawn = [phantoms.draw(name, label, number) for number in range(10)]
@@ -30,13 +30,13 @@ def test_masks_show_where_the_lesion_is(name):
             assert max(areas) == 0
         else:
             assert min(areas) > 0.002
-            if name != "phantom_histology":  # there the mask holds whole glands, lumen and all
+            if name != "phantom_histology":  # there the mask covers whole glands with their lumen
                 assert all((p.lesion & ~p.organ).mean() < 0.01 for p in drawn)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_linear_model_on_pixels_stays_below_three_quarters(name):
-    """The whole published size, at 32 px, over the strengths of regularisation that matter."""
+def test_a_linear_model_on_pixels_stays_below_75_percent(name):
+    """At 32 px, for the relevant strengths of regularisation."""
     labels = list(DATASETS[name].classes)
 
     def pictures(count, start):
@@ -57,7 +57,7 @@ def test_a_linear_model_on_pixels_stays_below_three_quarters(name):
         assert model.score(test - train.mean(0), test_labels) < 0.75
 
 
-def test_a_set_is_drawn_once_in_the_layout_of_the_real_one(home, monkeypatch):
+def test_a_phantom_dataset_is_drawn_once_in_the_layout_of_the_real_one(home, monkeypatch):
     monkeypatch.setattr(phantoms, "PER_CLASS", {"Train": 4, "Val": 2, "Test": 2})
     from kdnb import data
 
@@ -65,5 +65,5 @@ def test_a_set_is_drawn_once_in_the_layout_of_the_real_one(home, monkeypatch):
     assert dataset.counts().to_numpy().tolist() == [[4, 2, 2]] * 3
     assert dataset.table["mask"].ne("").all() and dataset.table["organ_mask"].ne("").all()
     assert dataset.caveat == "synthetic"
-    monkeypatch.setattr(phantoms, "draw", lambda *_: pytest.fail("drew a set that is there"))
+    monkeypatch.setattr(phantoms, "draw", lambda *_: pytest.fail("drew an existing dataset again"))
     assert data.load("phantom_cxr").checksum == dataset.checksum

@@ -1,4 +1,4 @@
-"""Real downloads as they lie on disk. Skipped where KDNB_DATA is not set."""
+"""Public datasets as downloaded; skipped where KDNB_DATA is not set."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from kdnb.study import Study
 from kdnb.training import loop
 
 KNOWN = {
-    # usable images, classes, problems that are in the public files themselves
+    # usable images, classes, problems of the public files themselves
     "brain_tumor": (7_019, 4, {"copy across splits"}),
     "eye_disease": (4_213, 4, {"label conflict"}),
     "covid_qu_ex": (3_000, 3, {"copy across splits"}),
@@ -19,7 +19,7 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_a_real_tree_is_read_whole(real, name):
+def test_a_public_dataset_is_read_completely(real, name):
     images, classes, problems = KNOWN[name]
     if not (real / name).is_dir():
         pytest.skip(f"{name} is not in KDNB_DATA")
@@ -31,7 +31,7 @@ def test_a_real_tree_is_read_whole(real, name):
     assert (dataset.counts() > 0).all(axis=None)
 
 
-def test_alzheimer_without_a_class_says_so_and_pools(real):
+def test_alzheimer_without_a_training_class_is_refused_but_pools_for_a_group_split(real):
     if not (real / "alzheimer").is_dir():
         pytest.skip("alzheimer is not in KDNB_DATA")
     grouped = data.load("alzheimer", split="group")
@@ -51,8 +51,8 @@ def test_both_eyes_of_a_patient_stay_together(real):
     assert len(known) > 1000 and known.groupby("patient")["split"].nunique().max() == 1
 
 
-def test_lc25000s_groups_are_the_published_ones(real):
-    """LC25000-clean's groups score the detector, which does not see them."""
+def test_detected_groups_of_lc25000_agree_with_the_published_ones(real):
+    """LC25000-clean publishes the groups; the detector does not read them."""
     if not (real / "lc25000" / "groups.csv").exists():
         pytest.skip("lc25000 with its groups.csv is not in KDNB_DATA")
     dataset = data.load("lc25000")
@@ -69,7 +69,7 @@ def test_lc25000s_groups_are_the_published_ones(real):
     )
 
 
-def test_a_student_learns_on_real_images(real):
+def test_a_student_learns_from_real_images(real):
     if not (real / "brain_tumor").is_dir():
         pytest.skip("brain_tumor is not in KDNB_DATA")
     study = Study(dataset="brain_tumor", image_size=32, batch_size=32)

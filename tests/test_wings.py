@@ -81,13 +81,14 @@ def test_imports_have_no_cycles():
 
 
 def test_no_private_name_is_used_in_another_module():
-    for module in MODULES:
+    benchmarks = sorted(f"benchmarks.{path.stem}" for path in files.ROOT.glob("benchmarks/*.py"))
+    for module in [*MODULES, *benchmarks]:
+        ours = {used.rpartition(".")[2] for used in imported(file_of(module))}
         for node in ast.walk(ast.parse(file_of(module).read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kdnb"):
                 private = [alias.name for alias in node.names if alias.name.startswith("_")]
                 assert not private, f"{module} imports {private} from {node.module}"
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                ours = {used.rpartition(".")[2] for used in imported(file_of(module))}
                 hidden = node.attr.startswith("_") and not node.attr.startswith("__")
                 assert not (hidden and node.value.id in ours), (
                     f"{module} uses {node.value.id}.{node.attr}"

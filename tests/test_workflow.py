@@ -1,5 +1,6 @@
-"""The study as a workflow: its sets, its cells, and a run that is killed in the middle and goes on."""
+"""The study as a workflow: its sets, its cells, and its resumption after kill -9."""
 
+import ast
 import itertools
 import os
 import re
@@ -9,10 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
-from kdnb import files, run
+from kdnb import cells, files, run
 from kdnb.study import Study
 
 TINY = {
@@ -26,7 +28,7 @@ TINY = {
 
 
 def snakemake(home, *options, override=None, **config):
-    """The command of the README in a folder of its own; returns the finished process."""
+    """Run the workflow in a folder of its own and return the finished process."""
     return subprocess.run(
         command(home, *options, override=override, **config),
         cwd=files.ROOT,
@@ -38,7 +40,7 @@ def snakemake(home, *options, override=None, **config):
 
 
 def command(home, *options, override=None, **config):
-    # a file, because snakemake reads numbers inside a nested value of --config as text
+    # a file, because snakemake reads numbers nested in a value of --config as text
     mine = files.write_text(
         home / "mine.yaml",
         yaml.safe_dump({"set": "smoke", "threads": 1, "override": override or {}} | config),
@@ -62,7 +64,7 @@ def environment():
 
 
 def rows(name):
-    """Each row of a set with the values of each parameter; ``also`` names results, not parameters."""
+    """Each row of a set with the values of each parameter; ``also`` names results instead."""
     for row in yaml.safe_load((files.ROOT / "study.yaml").read_text())["sets"][name]:
         assert set(row.pop("also", [])) <= {"explain", "layers"}
         values = [value if isinstance(value, list) else [value] for value in row.values()]
@@ -70,7 +72,7 @@ def rows(name):
 
 
 @pytest.mark.parametrize("name", ["smoke", "cpu", "paper"])
-def test_every_choice_of_a_set_is_one_that_a_study_takes(name):
+def test_every_value_of_a_set_is_valid_for_a_study(name):
     for row, values in rows(name):
         for key, options in zip(row, values, strict=True):
             for option in options:
@@ -79,7 +81,7 @@ def test_every_choice_of_a_set_is_one_that_a_study_takes(name):
                 assert getattr(study, key) == option
 
 
-def test_the_paper_set_holds_what_both_papers_ran():
+def test_the_paper_set_contains_the_experiments_of_both_papers():
     cells = [
         {k: v[0] if len(v) == 1 else v for k, v in zip(row, values, strict=True)}
         for row, values in rows("paper")
@@ -103,7 +105,7 @@ def test_the_paper_set_holds_what_both_papers_ran():
     assert "vgg19_bn+visformer_small+autoformerv2_tiny" in teachers
 
 
-def test_profiles_are_explained_and_name_what_they_are():
+def test_profiles_are_commented_and_name_their_executor():
     for name, executor in (("local", None), ("slurm", "slurm"), ("kubernetes", "kubernetes")):
         text = (files.ROOT / "profiles" / name / "config.yaml").read_text()
         assert text.startswith("# ") and yaml.safe_load(text).get("executor") == executor
@@ -128,7 +130,7 @@ def test_dry_run_lists_teachers_before_students(home):
 
 
 @pytest.mark.parametrize("name", ["cpu", "paper"])
-def test_every_cell_of_a_large_set_would_be_run_once(home, name):
+def test_each_cell_of_a_large_set_is_scheduled_once(home, name):
     done = snakemake(home, "--cores", "1", "--dry-run", set=name)
     told = done.stdout + done.stderr
     cells = {
@@ -140,7 +142,7 @@ def test_every_cell_of_a_large_set_would_be_run_once(home, name):
         for choice in itertools.product(*values)
     }
     assert done.returncode == 0 and len(cells) == len(wanted), told[-3000:]  # rows may share a cell
-    if name == "cpu":  # what is committed comes from this set
+    if name == "cpu":  # the committed runs come from this set
         teachers = {
             Path(path).parent.name
             for path in re.findall(r"outputs/runs/[^\s,]+/teacher\.json", told)
@@ -151,8 +153,7 @@ def test_every_cell_of_a_large_set_would_be_run_once(home, name):
 
 
 def test_finished_cells_of_a_fresh_clone_are_not_run_again(home):
-    """Git writes files in the order of their names: teachers may be younger than the students they
-    taught."""
+    """Git writes files in order of their names, so a teacher may be younger than its student."""
     told = snakemake(home, "--cores", "1", "--dry-run")
     made = sorted(
         set(re.findall(r"\S+\.(?:json|csv)", told.stdout + told.stderr)) - {str(home / "mine.yaml")}
@@ -177,7 +178,7 @@ def test_finished_cells_of_a_fresh_clone_are_not_run_again(home):
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
-def test_a_wrong_wish_is_refused_with_what_there_is(home):
+def test_an_unknown_notebook_in_also_is_refused_with_the_allowed_ones(home):
     smoke = yaml.safe_load((files.ROOT / "study.yaml").read_text())["sets"]["smoke"]
     for wish in ("explain", ["explian"]):
         done = snakemake(
@@ -201,9 +202,9 @@ def test_an_unknown_set_is_refused_with_the_nearest(home):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed(folder, home):
-    """kill -9 of the whole group after the first teacher; then --unlock and --rerun-incomplete
-    finish what is left and no more."""
+def test_a_killed_workflow_resumes(folder, home):
+    """kill -9 of the process group after the first teacher; then --unlock and --rerun-incomplete
+    run the remaining cells only."""
     override = TINY | {"data_root": str(folder)}
     started = subprocess.Popen(
         command(home, override=override),
@@ -240,7 +241,7 @@ def test_killed_and_resumed(folder, home):
     again = snakemake(home, "--cores", "1", "--dry-run", override=override)
     assert "Nothing to be done" in again.stdout + again.stderr
 
-    # The same cell again with nothing trained before gives the same numbers, to the last digit.
+    # Repeating a cell without trained networks gives the same numbers to the last digit.
     first = files.read_json(found[0])
     found[0].unlink()
     for run_folder in (home / "cache" / "runs").rglob("run.json"):
@@ -268,12 +269,11 @@ def wait_for(condition, process, seconds=600):
         time.sleep(0.2)
 
 
-def test_the_workflow_passes_only_what_the_notebooks_know():
-    """A teacher's cell goes to notebook 02: the student's own choices must be left out by the
-    Snakefile."""
-    import nbformat
-
-    known = run.declared(nbformat.read(run.notebooks(["02"])[0], as_version=4))
+def test_parameters_of_the_student_are_not_passed_to_the_teacher():
+    """The Snakefile lists the parameters that notebook 03 takes and notebook 02 does not."""
+    teacher, student = (
+        cells.taken(nbformat.read(path, as_version=4)) for path in run.notebooks(["02", "03"])
+    )
     text = (files.ROOT / "Snakefile").read_text()
-    for name in ("student", "method", "alpha", "temperature", "teacher_weights", "student_epochs"):
-        assert f'"{name}"' in text and name not in known
+    listed = ast.literal_eval(re.search(r"STUDENTS_OWN = (\(.+?\))", text, re.DOTALL)[1])
+    assert set(listed) == set(student) - set(teacher)

@@ -5,7 +5,6 @@ import ast
 import collections.abc
 import dataclasses
 import inspect
-import json
 import pkgutil
 import string
 import time

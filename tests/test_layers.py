@@ -148,7 +148,8 @@ def test_an_empty_map_is_counted_and_takes_no_part(monkeypatch):
 def test_panels_hold_the_maps_of_chosen_images_with_their_class(audited):
     probabilities = {name: np.full((6, 3), 1 / 3) for name in audited.explanations}
     names, rows = {"grad_cam": "Grad-CAM", "saliency": "Saliency"}, np.array([0, 2])
-    columns, titles, signed = audited.panels(names, rows, ("a", "b", "c"), probabilities)
+    roles = {"teacher resnet10t": "teacher", "distilled kdfmv5": "distilled"}
+    columns, titles, signed = audited.panels(names, rows, ("a", "b", "c"), probabilities, roles)
     assert len(columns) == 4 and signed == []
     assert titles["teacher\nGrad-CAM"] == ["a 0.33", "a 0.33"]
 

@@ -34,7 +34,6 @@ from kdnb.models.zoo import Classifier
 from kdnb.parameters import Parameters, parameter
 from kdnb.training import batch_norm
 
-
 COSTS = ("latency", "macs", "parameters")
 
 

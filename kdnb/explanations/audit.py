@@ -71,16 +71,17 @@ class Audit:
         rows: np.ndarray,
         classes: Sequence[str],
         probabilities: Mapping[str, np.ndarray],
+        roles: Mapping[str, str],
     ) -> tuple[dict, dict, list[str]]:
         """For a figure: column title → maps of chosen images, → the class asked for with its
         probability, and signed columns.
 
-        ``methods`` name → title shown.
+        ``methods`` name → title shown, ``roles`` model → role.
         """
         columns, titles, signed = {}, {}, []
         for method, shown in methods.items():
             for model, parts in self.explanations.items():
-                key, found = f"{model.split()[0]}\n{shown}", parts[method]
+                key, found = f"{roles[model]}\n{shown}", parts[method]
                 columns[key] = found.maps[rows]
                 titles[key] = [
                     f"{classes[found.targets[n]]} {probabilities[model][n, found.targets[n]]:.2f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from kdnb.explanations import agreement, audit, faithfulness, registry
 from kdnb.explanations.audit import Audit
 from kdnb.explanations.registry import METHODS, Explanation
 from kdnb.explanations.settings import MapParameters
+from kdnb.images.pixels import Pixels
 from kdnb.models import zoo
 from kdnb.models.predict import predict
 from kdnb.models.zoo import Classifier
@@ -23,6 +24,7 @@ from kdnb.study import Study
 from kdnb.training.trio import Trio
 
 UNMOVED = 0.5  # a map that correlates more than this with that of random weights ignores them
+LOCALISATION = ("pointing", "mass", "rank", "iou", "outside")
 COMPARED = (
     "score_cam",
     "grad_cam",
@@ -39,6 +41,7 @@ class Cases:
     """
 
     trio: Trio
+    pixels: Pixels
     rows: np.ndarray
     images: Tensor
     truth: np.ndarray
@@ -73,10 +76,31 @@ class Cases:
         probabilities = {name: p[:count] for name, p in self.probabilities.items()}
         return dataclasses.replace(self, **part, **masks, probabilities=probabilities)
 
+    def pictures(self, positions: Sequence[int]) -> np.ndarray:
+        """Images at chosen positions as matplotlib draws them."""
+        return self.pixels.pictures(self.rows[positions])
+
     def explain(self, model: Classifier, method: str) -> Explanation:
         """One method's maps of one network, for the images and classes of all."""
         options = self.methods[method]
         return registry.explain(model, self.images, method, self.targets, **options)
+
+    def of_every_class(self, model: Classifier, positions: Sequence[int]) -> list[np.ndarray]:
+        """SHAP maps ``(n, S, S)`` of chosen images, one array for each class."""
+        images, options = self.images[positions], self.methods["shap"]
+        classes = range(model.num_classes)
+        return [registry.explain(model, images, "shap", k, **options).maps for k in classes]
+
+    def own_image(self, path: str) -> tuple[np.ndarray, dict[tuple[str, str], Explanation]]:
+        """A file of the reader's own as a picture ``(1, S, S, 3)``, and its maps by method and
+        network, for the class that the network answers."""
+        own = registry.read_image(path, self.trio.distilled.model)
+        maps = {
+            (method, name): registry.explain(model, own, method, **self.methods[method])
+            for method in COMPARED
+            for name, model in self.trio.pair.items()
+        }
+        return (own.permute(0, 2, 3, 1).numpy() * 255).astype("uint8"), maps
 
     def audit(self) -> Audit:
         """Every method on teacher and distilled student, with every measure."""
@@ -167,6 +191,7 @@ def choose(study: Study, dataset: Dataset, trio: Trio) -> Cases:
     }
     return Cases(
         trio,
+        pixels,
         rows,
         pixels.floats(rows),
         dataset.labels[rows],
@@ -192,3 +217,59 @@ def unmoved(checks: Mapping[str, pd.DataFrame]) -> list[str]:
     """Methods whose maps stay alike when all weights are random: they explain the image, not the
     network, and must not be trusted."""
     return [m for m, table in checks.items() if table["spearman"].iloc[-1] > UNMOVED]
+
+
+def labels_of(summary: pd.DataFrame) -> tuple[dict[str, str], dict[str, str]]:
+    """Labels of the measures that have values: of faithfulness, and of localisation, which needs
+    masks."""
+    known = summary.dropna(subset="mean")["measure"].unique()
+    present = {name: label for name, label in audit.MEASURES.items() if name in known}
+    return (
+        {name: label for name, label in present.items() if name not in LOCALISATION},
+        {name: label for name, label in present.items() if name in LOCALISATION},
+    )
+
+
+def differences(handed: Mapping[str, tuple[pd.DataFrame, dict]]) -> pd.DataFrame:
+    """What :meth:`Cases.transfer` found, as a table: the distilled student's similarity to its
+    teacher minus that of each control, by method, control and measure."""
+    rows = {
+        (method, {"alone": "baseline"}.get(control, control.replace("_", " ")), measure): gap
+        for method, (_, controls) in handed.items()
+        for control, each in controls.items()
+        for measure, gap in each.items()
+    }
+    table = pd.DataFrame(rows).T.astype(float)
+    return table.rename_axis(["method", "distilled student minus", "measure"])
+
+
+def above_centre(found: Audit, name: str) -> dict[str, dict]:
+    """How much better the Score-CAM of network ``name`` points at the lesion than a centre prior."""
+    return {
+        measure: faithfulness.paired(
+            found.of(name, "score_cam", measure), found.of(name, "centre", measure)
+        )
+        for measure in ("pointing", "mass")
+    }
+
+
+def stored(chosen: Cases, found: Audit, handed: Mapping[str, tuple[pd.DataFrame, dict]]) -> dict:
+    """The results of the comparison as a result file holds them."""
+    maps = found.explanations
+    return {
+        "images": len(chosen.rows),
+        "right": chosen.correct.mean().to_dict(),
+        "definitions": {m: e.definition for m, e in maps[chosen.trio.teacher_name].items()},
+        "effective_channels": {
+            name: float(np.mean(by_method["score_cam"].effective_channels))
+            for name, by_method in maps.items()
+        },
+        "map_cells": chosen.cells,
+        "cam_layers": {name: model.cam_layer for name, model in chosen.trio.pair.items()},
+        **{
+            f"likeness_distilled_minus_{control}": {
+                method: gaps[control] for method, (_, gaps) in handed.items()
+            }
+            for control in ("alone", "other_image")
+        },
+    }

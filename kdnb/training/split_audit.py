@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from kdnb import data, distillation
 from kdnb.data import Dataset
-from kdnb.distillation.soft_targets import Objective
 from kdnb.evaluation import metrics, statistics
 from kdnb.images import splits
+from kdnb.leakage import detector, synthetic_duplicates
 from kdnb.models.predict import predict
 from kdnb.parameters import Parameters, parameter
 from kdnb.study import Study
@@ -38,6 +39,33 @@ class SplitAuditParameters(Parameters):
         high=10_000,
         profiles={"smoke": 1, "quick": 3, "paper": 50},
     )
+
+
+def under_both_splits(
+    study: Study, dataset: Dataset
+) -> tuple[Study, dict[str, Dataset], detector.Leakage]:
+    """The dataset under the papers' split and under ``group``, and the copies among its images.
+
+    A synthetic dataset has no copies: copies are made of some of its images, so that there is
+    something to find, and the study that is returned reads that folder.
+    """
+    where, name = study, study.dataset
+    if dataset.spec.synthetic:
+        each = 8 if study.profile == "smoke" else 50
+        root = synthetic_duplicates.plant(study.dataset, dataset.classes, each=each)
+        where = dataclasses.replace(study, dataset="folder", data_root=str(root))
+        name = f"planted-{study.dataset}"
+    modes = [splits.published(dataset.spec, dataset.index), "group"]
+    under = {mode: data.load(where.dataset, where.data_root, mode) for mode in modes}
+    return where, under, detector.find(under["group"].index, name)
+
+
+def origins(study: Study, dataset: Dataset, table: pd.DataFrame) -> np.ndarray | None:
+    """The true group of each row of an index table ``(N,)``: known of synthetic duplicates, and
+    where others published them beside the images; else None."""
+    if dataset.spec.synthetic:
+        return synthetic_duplicates.origins(table)
+    return synthetic_duplicates.published(dataset.index.root, table)
 
 
 def leaks(
@@ -85,7 +113,9 @@ def train_under(
         own = groups(dataset.table)[test.rows.numpy()]
         for seed in range(study.seed, study.seed + study.seeds):
             here = dataclasses.replace(study, split=split, seed=seed)
-            run = loop.fit(here, dataset, study.student, Objective("hard"), study.audit_epochs)
+            run = loop.fit(
+                here, dataset, study.student, distillation.create("hard"), study.audit_epochs
+            )
             score = metrics.evaluate(labels, predict(run.model, test), dataset.classes, split, own)
             low, high = score["intervals"]["balanced_accuracy"]
             rows.append(

@@ -12,7 +12,7 @@ import pandas as pd
 
 from kdnb.data import Dataset
 from kdnb.distillation import soft_targets
-from kdnb.evaluation import metrics
+from kdnb.evaluation import calibration, metrics
 from kdnb.images.pixels import Pixels
 from kdnb.models import zoo
 from kdnb.models.predict import predict
@@ -136,9 +136,38 @@ class Trio:
         labels = pixels.labels[pixels.rows].numpy()
         return Comparison(self, dataset, labels, self.predict(pixels), dataset.groups("test"))
 
+    def calibrate(self, dataset: Dataset) -> Calibration:
+        """Fit a temperature to each network on validation images and apply it to test images."""
+        size = self.distilled.model.image_size
+        val, test = (dataset.pixels(size, part) for part in ("val", "test"))
+        of_val, of_test = (part.labels[part.rows].numpy() for part in (val, test))
+        temperatures, errors = {}, {}
+        for name, model in self.models.items():
+            temperatures[name] = calibration.fit_temperature(of_val, predict(model, val))
+            errors[name] = calibration.before_and_after(
+                of_test, predict(model, test), temperatures[name]
+            )
+        return Calibration(temperatures, errors)
+
     def with_role(self, table: pd.DataFrame, column: str = "model") -> pd.DataFrame:
         """A table with the role of each network beside its name."""
         return table.assign(role=table[column].map(self.roles))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The fitted ``temperatures`` of each network, and its ``errors`` on test images before and
+    after: expected calibration error, Brier score, cross-entropy."""
+
+    temperatures: dict[str, float]
+    errors: dict[str, dict[str, dict[str, float]]]
+
+    def table(self) -> pd.DataFrame:
+        """One row a network; columns measure × before or after, and the temperature."""
+        rows = {name: pd.DataFrame(errors) for name, errors in self.errors.items()}
+        table = pd.concat(rows).unstack().round(4)
+        table["fitted temperature", ""] = pd.Series(self.temperatures).round(2)
+        return table
 
 
 @dataclass(frozen=True)

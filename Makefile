@@ -16,7 +16,7 @@ help:
 	@echo "make site        claims, README results and the static site from outputs/, without a network"
 	@echo "make bench       measure speed; writes outputs/benchmarks/"
 	@echo "make audit       known vulnerabilities of the locked packages, risky code in kdnb"
-	@echo "make format      format the code and remove outputs from notebooks/, before a commit"
+	@echo "make format      write parameter cells, format the code, remove outputs from notebooks/"
 	@echo "make lock        resolve pyproject.toml into requirements.lock"
 	@echo "make clean       delete caches, checkpoints and logs, but no results"
 
@@ -33,15 +33,16 @@ $(READY): requirements.lock pyproject.toml
 reproduce: $(READY)
 	$(BIN)/python -m kdnb.run -p profile $(PROFILE) $(ARGS)
 
-# One thread per worker, because two notebooks train at the same time. loadscope keeps the cells of a notebook in one worker.
+# One thread per worker, because both train at the same time. loadscope keeps the tests of a module in one worker.
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	KDNB_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n2 --dist loadscope \
-	    --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n2 --dist loadscope tests
 
 test-slow: $(READY)
-	KDNB_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests
+	KDNB_PROFILE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n2 --dist loadscope \
+	    --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.data
@@ -73,8 +74,9 @@ lock: $(READY)
 	VIRTUAL_ENV=.venv $(BIN)/uv pip compile --quiet --universal --generate-hashes --all-extras --no-header \
 	    pyproject.toml -o requirements.lock
 
-# The one output that each notebook keeps is its checked cell (tag keep_output).
+# Parameter cells come from the declarations. The one output that each notebook keeps is its checked cell (tag keep_output).
 format: $(READY)
+	$(BIN)/python -m kdnb.cells
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/nbstripout --keep-count notebooks/*.ipynb

@@ -29,6 +29,7 @@ PER_CLASS = {"smoke": 16}  # at most so many images of a class in each split
 EPOCHS = {"low": 1, "high": 10_000}
 
 
+@typed
 def teacher_names(teacher: str) -> tuple[str, ...]:
     """Names of the teachers that ``a+b`` joins. Raises ``UnknownName`` for one that is no network."""
     names = tuple(name.strip() for name in teacher.split("+"))
@@ -151,8 +152,10 @@ class Study(Budget, Recipe, Training, Data):
     shown: ClassVar[tuple[str, ...] | None] = None  # names that print(study) lists; None: all
 
     def __post_init__(self) -> None:
+        fields = parameters.declared(type(self))
+        parameters.converted(fields["profile"], self.profile)
         files.lookup(self.profile, PROFILES, "profile")
-        for name, field in parameters.declared(type(self)).items():
+        for name, field in fields.items():
             if getattr(self, name) is None and field.metadata["profiles"]:
                 object.__setattr__(self, name, field.metadata["profiles"][self.profile])
         super().__post_init__()
@@ -249,8 +252,9 @@ class Study(Budget, Recipe, Training, Data):
         return distillation.create(self.method, **shared, **self.options)
 
     def load_data(self) -> data.Dataset:
-        """The dataset of this study, split."""
-        return data.load(
+        """The dataset of this study, split. Raises :class:`BadParameter` for fewer than two
+        classes."""
+        loaded = data.load(
             self.dataset,
             self.data_root,
             self.split,
@@ -258,6 +262,12 @@ class Study(Budget, Recipe, Training, Data):
             PER_CLASS.get(self.profile),
             self.source,
         )
+        if len(loaded.classes) < 2:
+            raise BadParameter(
+                f"{loaded.title} has one class, {loaded.classes[0]!r}; a classifier needs two or "
+                "more: is data_root the folder above the classes?"
+            )
+        return loaded
 
     @property
     def source(self) -> Source:

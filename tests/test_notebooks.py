@@ -16,8 +16,8 @@ import websocket
 from conftest import number_of, paint
 from test_index import covid_tree
 
-from kdnb import files, run
-from kdnb.study import Study
+from kdnb import cells, files, parameters, run
+from kdnb.notebook import assigned
 
 NOTEBOOKS = run.notebooks()
 
@@ -68,20 +68,32 @@ def test_it_opens_with_title_parameters_and_study(notebook):
         and ("second" in first.source or "minute" in first.source)
     )
     assert second.metadata.tags == ["parameters"]
-    assert "Study.from_parameters(globals())" in third.source
-    defaults = Study().config()
-    for line in second.source.splitlines():
-        (node,) = ast.parse(line).body
-        name, value = node.targets[0].id, ast.literal_eval(node.value)
-        assert "#" in line, f"{name} has no comment"
-        assert name in defaults and value in (None, defaults[name])
+    assert "Study.from_notebook(" in third.source
+
+
+def test_its_parameters_cell_is_written_from_the_declarations(notebook):
+    source = cells.cell(notebook).source
+    shown = list(assigned(source))
+    assert source == cells.written(shown), "run python -m kdnb.cells"
+    assert "profile" in shown and len(shown) <= 13
+    # a group of which the cell shows nothing is not taken: what trains shows its teacher
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert ("lr" in cells.taken(notebook)) == ("training.train" in code or "training.trio" in code)
+
+
+def test_it_asks_for_the_wings_whose_parameters_its_cell_shows(notebook):
+    taken = set(cells.taken(notebook))
+    for wing in cells.WINGS:
+        shown = taken >= parameters.declared(wing).keys()
+        assert (f".{wing.__name__}" in notebook.cells[2].source) == shown, wing
 
 
 def test_it_is_short(notebook):
     assert len(notebook.cells) <= 30
     for cell in notebook.cells:
-        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
-            assert len(cell.source.splitlines()) <= 16, cell.source
+        if cell.cell_type == "code":
+            lines = cell.source.splitlines()
+            assert len(lines) <= 15 and max(map(len, lines)) <= 100, cell.source
             for node in ast.walk(ast.parse(cell.source)):
                 assert not isinstance(node, ast.ClassDef | ast.While)
                 assert not isinstance(node, ast.FunctionDef) or len(node.body) <= 4
@@ -194,7 +206,12 @@ def test_runs_with_two_sets_of_parameters(folder, home, parameters):
     )
 
 
-def test_the_runner_passes_each_notebook_what_it_knows_and_renders(home, monkeypatch, capsys):
+def test_the_runner_passes_each_notebook_what_it_takes_and_renders(home, monkeypatch, capsys):
+    """The kernel is that of this interpreter, also where a ``python3`` kernel is another's."""
+    elsewhere = home / "jupyter" / "kernels" / "python3" / "kernel.json"
+    argv = ["/nowhere/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    files.write_json(elsewhere, {"argv": argv, "display_name": "Python 3", "language": "python"})
+    monkeypatch.setenv("JUPYTER_PATH", str(home / "jupyter"))
     for split, count in (("train", 12), ("test", 6)):
         for number in range(count):
             paint(
@@ -219,8 +236,16 @@ def test_the_runner_passes_each_notebook_what_it_knows_and_renders(home, monkeyp
     )
     page = (home / "outputs" / "folder" / "01_data_prep.html").read_text()
     assert "Your own images" in page and "data:image/png;base64" in page
-    told = capsys.readouterr().out
-    assert "[1/1] 01_data_prep on folder, profile quick: about" in told and "wrote" in told
+    printed = capsys.readouterr().out
+    assert "[1/1] 01_data_prep on folder, profile quick: about" in printed and "wrote" in printed
+    assert os.environ["JUPYTER_PATH"] == str(home / "jupyter")
+
+
+def test_the_help_of_the_runner_lists_every_parameter(capsys):
+    with pytest.raises(SystemExit):
+        run.main(["--help"])
+    printed = capsys.readouterr().out
+    assert all(f"  {name} = " in printed for name in cells.declared())
 
 
 def test_the_runner_refuses_a_mistake_before_it_starts(home, capsys):
@@ -231,12 +256,9 @@ def test_the_runner_refuses_a_mistake_before_it_starts(home, capsys):
 
 def test_a_failing_notebook_stops_the_series(home, capsys):
     assert run.main(["01", "02", "-p", "dataset", "eye_disease"]) == 1
-    told = capsys.readouterr()
-    assert (
-        "01_data_prep failed" in told.err
-        and "DatasetMissing" in told.err
-        and "[2/2]" not in told.out
-    )
+    printed = capsys.readouterr()
+    assert "01_data_prep failed" in printed.err and "DatasetMissing" in printed.err
+    assert "[2/2]" not in printed.out
 
 
 @pytest.fixture

@@ -113,6 +113,8 @@ def _done(path: Path, study: Study, parameters: dict[str, object], kernel: str) 
     executed = files.cache_dir() / "executed" / study.outputs().name / path.name
     executed.parent.mkdir(parents=True, exist_ok=True)
     taken = cells.taken(nbformat.read(path, as_version=4))
+    if "options" in taken:
+        taken += study.options  # each of the method's options may be set by its own name
     try:
         # the kernel's progress bars come to this terminal as they move; its advice on encrypting
         # localhost does not

@@ -51,12 +51,15 @@ class Batch(NamedTuple):
 class Course(NamedTuple):
     """What is known before training begins.
 
-    ``epochs`` is the largest number of epochs. ``labels`` ``(R,)`` holds the class of every row of
-    the dataset's table that is a training image, and −1 for all other rows.
+    ``labels`` ``(R,)`` holds the class of every row of the dataset's table that is a training
+    image, and −1 for all other rows. ``epochs`` is the largest number of epochs. ``student`` and
+    ``teachers`` are the networks: a method that keeps one, or a layer of it, keeps a copy.
     """
 
-    epochs: int
     labels: Tensor
+    epochs: int
+    student: Classifier
+    teachers: Sequence[Classifier] = ()
 
 
 class Method(nn.Module):

@@ -3,7 +3,6 @@ their intervals."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,35 +11,17 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kdnb import files
+from kdnb import files, parameters
+from kdnb.cells import WINGS
 from kdnb.distillation.base import METHODS, SHARED
 from kdnb.images.catalogue import DATASETS
 from kdnb.study import Study
 
 # Choices that leave the training of teacher and student as it is: where the images lie (their
-# checksum and split stand beside), what is done with trained networks, and the trainings of the
-# integrity audit and the student search.
-_NOT_TRAINING = frozenset(
-    (
-        "data_root",
-        "download",
-        "split",
-        "explained",
-        "channels",
-        "image",
-        "compiled",
-        "seeds",
-        "audit_epochs",
-        "supernet_epochs",
-        "tune_epochs",
-        "generations",
-        "probes",
-        "runtime",
-        "cost",
-        "latency_budget_ms",
-        "seed",
-    )
-)
+# checksum and split stand beside them), the seed, and what wings do with trained networks.
+_NOT_TRAINING = {"data_root", "download", "split", "seed"} | {
+    name for wing in WINGS for name in parameters.declared(wing)
+}
 # where a network's batch statistics come from, by the version of the training loop
 BATCH_STATISTICS = {1: "augmented views", 2: "clean images"}
 
@@ -236,8 +217,8 @@ def setting(config: dict) -> dict:
     Derived, so that a choice this module has never heard of still keeps two settings apart. An
     older file lacks newer choices: they had their defaults.
     """
-    fields = dataclasses.fields(Study)
-    defaults = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+    declared = parameters.declared(Study)
+    defaults = {name: parameters.default(field) for name, field in declared.items()}
     method = METHODS.get(config.get("method"))
     known = method.defaults() if method else {}
     options = {name: value for name, value in known.items() if name not in SHARED}

@@ -165,7 +165,7 @@ class Training:
             weights = schedule.class_weights(train.labels[train.rows], model.num_classes)
             method.class_weights = weights.to(self.device)
         if method.overrides("build"):
-            self._build(train)
+            self._build(train, teachers)
         groups = param_groups_weight_decay(lesson, settings.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
         # each process normalises its part of a batch by itself; the statistics that stay are
@@ -181,7 +181,7 @@ class Training:
         else:
             self.teachers = [teaching.frozen(each).to(self.device) for each in teachers]
 
-    def _build(self, train: Pixels) -> None:
+    def _build(self, train: Pixels, teachers: list[Classifier]) -> None:
         """Let the method make its parts, from the answers for two training images."""
         images, _, rows = train[[0, len(train) - 1]]
         images = images.to(self.device).contiguous(memory_format=torch.channels_last)
@@ -190,7 +190,7 @@ class Training:
         method, model = self.lesson.method, self.lesson.student.eval()
         with torch.no_grad(), self.launch.autocast():
             answer = see(model, images, method.taps)
-        course = Course(self.settings.epochs, labels.to(self.device))
+        course = Course(labels.to(self.device), self.settings.epochs, model, teachers)
         method.build(answer, self._answers(images, rows), course)
         method.to(self.device, memory_format=torch.channels_last)
 

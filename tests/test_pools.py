@@ -1,0 +1,84 @@
+"""Which results are runs of one experiment: those whose settings differ in nothing but the seed."""
+
+import pytest
+from test_claims import distillation
+
+from kdnb import files
+from kdnb.report import results
+
+OPTIONS = {"first_lambda": 4.0, "last_lambda": 1.0, "hint_share": 0.5, "hint_layer": 2}
+
+
+def stored(home, name, remove=(), study=None, **config):
+    """A result file, with choices added to its configuration or taken from it."""
+    path = distillation(home, name, **(study or {}))
+    content = files.read_json(path)
+    kept = {key: value for key, value in content["config"].items() if key not in remove}
+    files.write_json(path, content | {"config": kept | config})
+
+
+def seeds():
+    return sorted(pool.seeds for pool in results.pools(results.load()))
+
+
+def test_an_option_that_nobody_has_heard_of_makes_two_pools(home):
+    stored(home, "a/distill", seed=0)
+    stored(home, "b/distill", seed=1)
+    assert seeds() == ["0 1"]
+    stored(home, "c/distill", seed=0, label_smoothing=0.1)
+    stored(home, "d/distill", seed=1, label_smoothing=0.1)
+    stored(home, "e/distill", seed=0, label_smoothing=0.2)
+    assert seeds() == ["0", "0 1", "0 1"]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"alpha": 0.2},
+        {"batch_size": 8},
+        {"augment": False},
+        {"teacher_weights": [1.0, 2.0]},
+        {"options": {"beta": 2.0}},
+        {"window": [0.0, 100.0]},
+    ],
+)
+def test_whatever_changes_a_training_makes_two_pools(home, choice):
+    stored(home, "a/distill", seed=0)
+    stored(home, "b/distill", seed=1, **choice)
+    assert seeds() == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    "choice", [{"explained": 7}, {"channels": 3}, {"generations": 9}, {"data_root": "elsewhere"}]
+)
+def test_what_is_done_with_trained_networks_does_not(home, choice):
+    stored(home, "a/distill", seed=0)
+    stored(home, "b/distill", seed=1, **choice)
+    assert seeds() == ["0 1"]
+
+
+def test_an_older_file_had_the_defaults_of_choices_it_does_not_know(home):
+    stored(home, "a/distill", seed=0, remove=("options", "teacher_weights", "augment"))
+    stored(home, "b/distill", seed=1)
+    assert seeds() == ["0 1"]
+    fitnet = {"method": "fitnet"}
+    fewer = {name: value for name, value in OPTIONS.items() if name != "hint_layer"}
+    stored(home, "c/distill", seed=0, study=fitnet, options=fewer)
+    stored(home, "d/distill", seed=1, study=fitnet, options=OPTIONS)
+    stored(home, "e/distill", seed=2, study=fitnet, options=OPTIONS | {"hint_layer": 1})
+    assert seeds() == ["0 1", "0 1", "2"]
+
+
+def test_a_setting_in_words_names_the_options(home):
+    distillation(home, "a/distill", method="fitnet", options={"hint_layer": 1})
+    (pool,) = results.pools(results.load())
+    assert "fitnet T 3 first_lambda 4 last_lambda 1 hint_share 0.5 hint_layer 1, " in pool.setting
+    assert "α" not in pool.setting
+
+
+def test_a_grid_holds_its_other_options_fixed(home):
+    for number, alpha in enumerate((0.2, 0.4, 0.6)):
+        stored(home, f"{number}/distill", study={"alpha": alpha})
+    stored(home, "other/distill", study={"alpha": 0.8}, label_smoothing=0.1)
+    cells = results.grid(results.load(), "brain_tumor", "official")
+    assert sorted(alpha for alpha, _ in cells) == [0.2, 0.4, 0.6]

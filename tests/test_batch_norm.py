@@ -1,4 +1,4 @@
-"""Statistics of batch norm counted anew: right, repeatable, and part of every training."""
+"""Recalibrated batch-norm statistics: correct, repeatable, and part of every training."""
 
 import copy
 
@@ -51,7 +51,7 @@ def test_one_image_more_than_a_batch_counts_as_one_image():
     torch.testing.assert_close(stem.bn.running_mean, seen.mean((0, 2, 3)), rtol=0.02, atol=0.01)
 
 
-def test_dropout_does_not_act():
+def test_dropout_is_inactive():
     torch.manual_seed(0)
     images, plain = torch.rand(64, 3, 32, 32), zoo.create("resnet10t", 3, 32)
     dropping = copy.deepcopy(plain)
@@ -60,7 +60,7 @@ def test_dropout_does_not_act():
     assert all(map(torch.equal, found, statistics(batch_norm.recalibrate(plain, images)).values()))
 
 
-def test_a_supernet_answers_for_its_largest_alone():
+def test_a_supernet_is_recalibrated_for_its_largest_subnet():
     torch.manual_seed(0)
     images, supernet = torch.rand(64, 3, 32, 32), zoo.create("ofa-supernet", 3, 32)
     largest = zoo.create(ofa.LARGEST.name, 3, 32)
@@ -71,7 +71,7 @@ def test_a_supernet_answers_for_its_largest_alone():
     )
 
 
-def test_images_are_of_training_unaugmented_and_mixed(folder):
+def test_images_are_training_images_unaugmented_and_shuffled(folder):
     mine = data.load("folder", folder)
     images = batch_norm.calibration_images(mine, 32)
     assert (
@@ -94,7 +94,7 @@ def test_training_ends_with_statistics_of_clean_images(folder):
     assert kept and all(torch.equal(value, again[name]) for name, value in kept.items())
 
 
-def test_a_network_without_batch_norm_is_not_even_asked(monkeypatch):
+def test_a_network_without_batch_norm_is_not_run(monkeypatch):
     student = zoo.create("kdfmv5", 3, 32)
-    monkeypatch.setattr(student.network, "forward", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(student.network, "forward", lambda *_: pytest.fail("run"))
     batch_norm.recalibrate(student, torch.rand(4, 3, 32, 32))

@@ -53,6 +53,7 @@ def _distil(folder, cache) -> None:
         batch_size=8,
         teacher="resnet10t",
         student="kdfmv5",
+        method="fitnet",
         teacher_epochs=6,
         student_epochs=12,
     )

@@ -1,11 +1,11 @@
-"""Batch statistics of a trained network, counted anew on images as the network will meet them.
+"""Batch-norm statistics of a trained network, recalibrated on images that are not augmented.
 
-Training leaves the running mean of its last augmented batches. Turned and zoomed images are
-smoother than those that are tested (bilinear interpolation), and a network that was normalised for
-the smooth ones may do worse on the others: by how much is in
-``outputs/benchmarks/batch_statistics.json``. Wu & Johnson 2021, arXiv:2105.07576, section 3 (one
-exact average in place of a running one) and 5 (images of another kind); Touvron et al. 2019,
-arXiv:1906.06423, section 3 (images prepared in two ways).
+Training leaves the running statistics of its last augmented batches. Rotated and zoomed images are
+smoother than test images (bilinear interpolation), and a network that is normalised for the former
+may do worse on the latter; ``outputs/benchmarks/batch_statistics.json`` has the size of the effect.
+Wu & Johnson 2021, arXiv:2105.07576, sections 3 (an exact average in place of a running one) and 5
+(a shift between training and test images); Touvron et al. 2019, arXiv:1906.06423, section 3
+(training and test images of different preparation).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ IMAGES, BATCH = 256, 64
 
 
 def calibration_images(dataset: Dataset, image_size: int) -> Tensor:
-    """Training images without augmentation, ``(256, 3, S, S)`` in [0, 1], in random order and the
-    same each time.
+    """Training images without augmentation, ``(N, 3, S, S)`` in [0, 1] with N at most 256, in a
+    fixed random order.
 
-    Drawn as they come, with the classes' own shares; in the order of labels a batch would hold one
-    class and its mean only.
+    The classes keep their shares. In label order a batch would hold a single class, and its mean
+    would be that of the class.
     """
     train = dataset.pixels(image_size, "train")
     return train.floats(np.random.default_rng(0).permutation(train.rows)[:IMAGES])
@@ -38,9 +38,9 @@ def recalibrate(model: Classifier, images: Tensor) -> Classifier:
     """Replace the running statistics of every batch norm by their average over batches of
     ``images`` ``(N, 3, S, S)`` in [0, 1].
 
-    Weights stay as they are; a network without batch norm stays wholly so. Returns the same network
-    in eval mode. Ours because ``torch.optim.swa_utils.update_bn`` sets all layers to training:
-    dropout would act, and a supernet would answer for others.
+    Weights do not change; a network without batch norm does not change at all. Returns the same
+    network in eval mode. ``torch.optim.swa_utils.update_bn`` does not serve: it sets all layers to
+    training mode, where dropout is active and a supernet samples subnets.
     """
     norms = [
         module
@@ -57,8 +57,8 @@ def recalibrate(model: Classifier, images: Tensor) -> Classifier:
         torch.no_grad(),
         torch.autocast(device.type, torch.bfloat16, enabled=zoo.precision() == "bf16"),
     ):
-        # equal parts: a rest of one image would count as much as a batch, and has no spread where
-        # the last map is one cell
+        # equal parts: a last batch of one image would count as much as a whole one, and has no
+        # variance where the last map is a single cell
         for batch in images.tensor_split(math.ceil(len(images) / BATCH)) if norms else ():
             model(batch.to(device).contiguous(memory_format=torch.channels_last))
     for norm, momentum in zip(norms, momenta, strict=True):

@@ -16,8 +16,9 @@ INJECTED = (
 
 @dataclass(frozen=True)
 class Given:
-    """What a notebook sets: ``values`` by name, the names in its parameters cell (``shown``), those
-    that papermill was given (``passed``), and names in the cell that are no parameters (``own``)."""
+    """What a notebook sets: ``values`` by name, the names in its parameters cell (``shown``), the
+    names that papermill passed (``passed``), and names in the cell that are no parameters (``own``).
+    """
 
     values: dict[str, object]
     shown: tuple[str, ...]
@@ -44,7 +45,7 @@ def given(known: Collection[str]) -> Given:
     """The parameters that this kernel's notebook sets, ``known`` being the names that may be set.
 
     Only the last parameters cell in the kernel's history and the cell that papermill injected after
-    it are looked at, so that what earlier cells or an earlier *Run All* left behind is no parameter.
+    it count. What earlier cells or an earlier *Run All* left behind is no parameter.
     In a plain script, which has no history, every variable with a known name is one. Names that
     papermill passed are returned whether they are known or not.
     """

@@ -52,7 +52,7 @@ def parameter(
 
 @dataclass(frozen=True)
 class Parameters:
-    """Base of every group of declared parameters: a value that is not allowed is refused at once."""
+    """Base of every group of declared parameters: a wrong value is refused at once."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -31,7 +31,7 @@ EPOCHS = {"low": 1, "high": 10_000}
 
 @typed
 def teacher_names(teacher: str) -> tuple[str, ...]:
-    """Names of the teachers that ``a+b`` joins. Raises ``UnknownName`` for one that is no network."""
+    """Names of the teachers that ``a+b`` joins. Raises ``UnknownName`` for an unknown network."""
     names = tuple(name.strip() for name in teacher.split("+"))
     for name in names:
         zoo.resolve(name)

@@ -33,8 +33,8 @@ COMPARED = (
 
 @dataclass(frozen=True)
 class Cases:
-    """Images ``(N, 3, S, S)`` in [0, 1], their labels ``truth`` ``(N,)``, the class that is explained
-    for each (``targets`` ``(N,)``), and the options of every method.
+    """Images ``(N, 3, S, S)`` in [0, 1] with their labels ``truth`` ``(N,)``, the class that is
+    explained for each, ``targets`` ``(N,)``, and the options of every method.
 
     ``probabilities`` ``(N, K)`` are by network; ``lesion`` and ``organ`` are boolean ``(N, S, S)``
     or None.
@@ -244,7 +244,7 @@ def differences(handed: Mapping[str, tuple[pd.DataFrame, dict]]) -> pd.DataFrame
 
 
 def above_centre(found: Audit, name: str) -> dict[str, dict]:
-    """How much better the Score-CAM of network ``name`` points at the lesion than a centre prior."""
+    """How much better the Score-CAM of a network points at the lesion than a centre prior."""
     return {
         measure: faithfulness.paired(
             found.of(name, "score_cam", measure), found.of(name, "centre", measure)

@@ -1,4 +1,4 @@
-"""What a reader may set about explanations: how many images, how many masks, an image of one's own."""
+"""Parameters of explanations: how many images, how many masks, an image of one's own."""
 
 from __future__ import annotations
 

@@ -36,12 +36,11 @@ class Source(Parameters):
     patients_level: int | None = parameter(None, "depth of the patient folders", low=1)
     patient_pattern: str | None = parameter(
         None,
-        r"regular expression that finds the patient in a file name: ^(person\d+)_; none: names "
-        "tell no patients",
+        r"regular expression of patients in file names: ^(person\d+)_, or none",
     )
     intensity: str = parameter(
         "image",
-        "grey range of 16-bit and float images: of each image, of the set, or as the DICOM file says",
+        "grey range of deep images: of each image, of the set, or as the file says",
         choices=INTENSITIES,
     )
     window: tuple[float, ...] | None = parameter(

@@ -30,7 +30,7 @@ def datasets() -> pd.DataFrame:
 
 
 def networks() -> pd.DataFrame:
-    """Every network of the zoo with layers, parameters (1000 classes) and MACs of one 224 px image."""
+    """Every network of the zoo: layers, parameters (1000 classes), MACs of one 224 px image."""
     rows = []
     for name, entry in zoo.ZOO.items():
         network = zoo.create(name, 1000, 224)

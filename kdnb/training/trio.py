@@ -1,4 +1,4 @@
-"""Teachers, distilled student and baseline: trained or loaded together, compared on the same images."""
+"""Teachers, distilled student and baseline: trained together, compared on the same images."""
 
 from __future__ import annotations
 

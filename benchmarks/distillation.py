@@ -28,7 +28,7 @@ from torch.utils.data import RandomSampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from kdnb import data, files, provenance
+from kdnb import data, device, files, provenance
 from kdnb.distillation import create
 from kdnb.images import phantoms
 from kdnb.models import zoo
@@ -175,20 +175,20 @@ def ours(dataset: data.Dataset) -> dict[str, float]:
 def bare(layers: Callable[[nn.Module], nn.Module]) -> float:
     """The student alone on random tensors that are there already: forward, backward, AdamW; nothing
     can be faster."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = device.default().type
     model = (
         layers(zoo.create(STUDENT, CLASSES, SIZE))
-        .to(device, memory_format=torch.channels_last)
+        .to(place, memory_format=torch.channels_last)
         .train()
     )
-    images = torch.rand(BATCH, 3, SIZE, SIZE, device=device).contiguous(
+    images = torch.rand(BATCH, 3, SIZE, SIZE, device=place).contiguous(
         memory_format=torch.channels_last
     )
-    targets = torch.randint(0, CLASSES, (BATCH,), device=device)
+    targets = torch.randint(0, CLASSES, (BATCH,), device=place)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)  # as training has it
 
     def step() -> int:
-        with torch.autocast(device, torch.bfloat16, enabled=zoo.precision() == "bf16"):
+        with device.autocast(place):
             loss = nn.functional.cross_entropy(model(images).float(), targets)
         loss.backward()
         optimizer.step()
@@ -221,8 +221,8 @@ def main() -> None:
             "times_torchdistill": value / reference,
             "share_of_bare_step": value / limit,
             "precision": "float32"
-            if name.startswith("torchdistill") or zoo.precision() == "no"
-            else zoo.precision(),
+            if name.startswith("torchdistill") or device.precision() == "no"
+            else device.precision(),
         }
         for name, value in found.items()
     ]

@@ -1,5 +1,5 @@
-"""What a function may be given: shapes and ranges, refused in words that name the parameter.
-(Types: see ``kdnb/__init__``.)"""
+"""Checks of arguments: shapes and ranges, with errors that name the parameter (types are checked by
+``kdnb/__init__``)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 
 def shapes(**named: tuple[object, str]) -> None:
-    """Compare shapes with letters: ``shapes(labels=(labels, "N"), logits=(logits, "N K"))``; the
-    same letter is the same size.
+    """Compare shapes with letters, where the same letter is the same size:
+    ``shapes(labels=(labels, "N"), logits=(logits, "N K"))``.
 
-    An array that is None is passed over. Raises ``ValueError`` naming the parameter, what it must
-    be and what it is.
+    None is skipped. Raises ``ValueError`` with the parameter's name, its expected and its actual
+    shape.
     """
     sizes: dict[str, tuple[int, str]] = {}
     for name, (array, letters) in named.items():
@@ -26,13 +26,13 @@ def shapes(**named: tuple[object, str]) -> None:
             known, first = sizes.setdefault(letter, (size, name))
             if size != known:
                 raise ValueError(
-                    f"{name} must be ({', '.join(wanted)}) with {letter} = {known} as in {first}, got shape {shape}"
+                    f"{name} must be ({', '.join(wanted)}) with {letter} = {known} as in {first}, "
+                    f"got shape {shape}"
                 )
 
 
 def within(low: float, high: float, **named: float | None) -> None:
-    """Each number must lie between ``low`` and ``high``, both allowed; None is passed over. Raises
-    ``ValueError``."""
+    """Each number must lie in [``low``, ``high``]; None is skipped. Raises ``ValueError``."""
     for name, value in named.items():
         if value is not None and not low <= value <= high:
             limit = (
@@ -49,7 +49,7 @@ def positive(**named: float) -> None:
 
 
 def labels(values: np.ndarray, num_classes: int, name: str = "labels") -> None:
-    """Class numbers must be whole and lie between 0 and ``num_classes`` − 1. Raises ``ValueError``."""
+    """Class indices must be integers between 0 and ``num_classes`` − 1. Raises ``ValueError``."""
     values = np.asarray(values)
     if not np.issubdtype(values.dtype, np.integer):
         raise ValueError(f"{name} must be whole numbers, got {values.dtype}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import hashlib
@@ -9,17 +10,26 @@ import json
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock, SoftFileLock
 from safetensors import SafetensorError
 
 _HERE = Path(__file__).resolve().parents[1]
 # A notebook's working directory is its own folder; an installed copy has no repository around it.
 ROOT = _HERE if (_HERE / "pyproject.toml").exists() else Path.cwd()
+
+
+# what a file system answers that cannot lock or sync
+UNSUPPORTED = {
+    getattr(errno, name)
+    for name in ("EINVAL", "ENOLCK", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "EBADF")
+    if hasattr(errno, name)
+}
 
 
 class UserError(Exception):
@@ -113,7 +123,7 @@ class DiskFull(UserError, OSError):
 
 @contextmanager
 def told_when_full(path: Path) -> Iterator[None]:
-    """Turn a full disk inside the block into :class:`DiskFull`; ``path`` is what was to be written."""
+    """Raise :class:`DiskFull` for a full disk inside the block, which was to write ``path``."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -129,8 +139,8 @@ def told_when_full(path: Path) -> Iterator[None]:
             raise
         raise DiskFull(
             number,
-            f"no space left to write {shown(path)}; nothing that was there is lost. Free some, or set "
-            "KDNB_CACHE (or KDNB_OUTPUTS) to a folder on another disk, and run the same again",
+            f"no space left to write {shown(path)}; nothing that was there is lost. Free some, or "
+            "set KDNB_CACHE (or KDNB_OUTPUTS) to a folder on another disk, and run the same again",
         ) from None
 
 
@@ -160,17 +170,25 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def put_in_place(finished: Path, path: Path) -> None:
-    """Give a finished file its final name, once its bytes are on the disk; the name is there too
-    when this returns."""
+    """Give a finished file its final name once its bytes are on the disk.
+
+    The name is on the disk too when this returns, where the file system can promise that.
+    """
     _sync(finished)
     os.replace(finished, path)
-    _sync(path.parent)
+    with contextlib.suppress(OSError):
+        # Windows opens no folder, and SMB and some FUSE file systems sync none
+        _sync(path.parent)
 
 
 def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    # Windows flushes only what is open for writing
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
     finally:
         os.close(handle)
 
@@ -234,9 +252,36 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def lock(path: Path) -> FileLock:
-    """A lock between processes on ``path``: whoever comes second waits and then finds the work
-    done."""
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """A lock between processes on ``path``: the second one waits, and then finds the work done.
+
+    Where the file system has no locks (NFS without a lock service, some FUSE and SMB mounts), the
+    lock is a file that only one process can create; a warning says that a killed process may leave
+    it behind.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path.with_name(path.name + ".lock"))
+    name = path.with_name(path.name + ".lock")
+    held: BaseFileLock = FileLock(name)
+    try:
+        held.acquire()
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in UNSUPPORTED:
+            raise
+        held = _soft_lock(name, error)
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _soft_lock(name: Path, error: Exception) -> SoftFileLock:
+    own = name.with_suffix(".softlock")
+    warnings.warn(
+        f"{shown(name.parent)} lies on a file system without locks ({error}): {shown(own)} takes "
+        "their place. If no other process works here and this one waits for long, delete that file",
+        stacklevel=4,
+    )
+    return SoftFileLock(own)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from kdnb import files
+from kdnb import device, files
 
 PACKAGES = (
     "kdnb",
@@ -52,8 +52,8 @@ def hardware() -> dict[str, object]:
         found["memory_gb"] = round(
             os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
         )
-    if torch.cuda.is_available():
-        found["gpu"] = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    if (gpu := device.gpu()) is not None:
+        found["gpu"] = gpu
     return found
 
 

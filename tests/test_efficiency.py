@@ -91,7 +91,7 @@ def test_every_runtime_answers_alike(model, home):
 
 def test_what_is_not_to_be_had_is_a_row_that_says_so(model, home, monkeypatch):
     monkeypatch.setattr(efficiency.shutil, "which", lambda name: None)
-    monkeypatch.setattr(zoo, "precision", lambda: "no")
+    monkeypatch.setattr(efficiency.device, "precision", lambda place: "no")
     table, runs = efficiency.measure(
         model, ("a", "b", "c"), ["compile", "bf16", "onnx_int8"], seconds=0.05
     )

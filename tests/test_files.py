@@ -2,9 +2,11 @@
 
 import errno
 import json
+import os
 
 import numpy as np
 import pytest
+from filelock import SoftFileLock, Timeout
 from safetensors import SafetensorError
 
 from kdnb import files
@@ -101,3 +103,51 @@ def test_what_is_written_is_on_the_disk(tmp_path, monkeypatch):
 
 def test_a_long_name_is_written_too(tmp_path):
     assert files.write_text(tmp_path / ("n" * 240 + ".json"), "text").read_text() == "text"
+
+
+@pytest.mark.parametrize("step", ["open", "fsync"])
+def test_a_folder_that_cannot_be_synced_is_no_error(tmp_path, monkeypatch, step):
+    """Windows opens no folder; SMB and FUSE may refuse to sync one."""
+    real = getattr(os, step)
+
+    def refuse(target, *arguments):
+        if os.path.isdir(target):  # noqa: PTH112 - a path, or a number of an open file
+            raise OSError(errno.EINVAL if step == "fsync" else errno.EACCES, "no folders")
+        return real(target, *arguments)
+
+    monkeypatch.setattr(files.os, step, refuse)
+    assert files.write_text(tmp_path / "x", "text").read_text() == "text"
+
+
+def test_a_file_that_cannot_be_written_through_still_is_one(tmp_path, monkeypatch):
+    def failing(number):
+        raise OSError(number, "fsync")
+
+    monkeypatch.setattr(files.os, "fsync", lambda handle: failing(errno.EINVAL))
+    assert files.write_text(tmp_path / "x", "text").read_text() == "text"
+    monkeypatch.setattr(files.os, "fsync", lambda handle: failing(errno.EIO))
+    with pytest.raises(OSError, match="fsync"):
+        files.write_text(tmp_path / "y", "text")
+    assert not (tmp_path / "y").exists()
+
+
+def test_without_locks_a_file_stands_in_for_one(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.FileLock, "acquire", refuse)
+    other = SoftFileLock(tmp_path / "x.softlock")
+    warned = pytest.warns(UserWarning, match="file system without locks .*x.softlock takes")
+    with warned, files.lock(tmp_path / "x"), pytest.raises(Timeout):
+        other.acquire(timeout=0.01)
+    with other.acquire(timeout=1):
+        pass
+
+
+def test_other_errors_of_a_lock_are_errors(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EACCES, "denied")
+
+    monkeypatch.setattr(files.FileLock, "acquire", refuse)
+    with pytest.raises(PermissionError), files.lock(tmp_path / "x"):
+        pass

@@ -16,6 +16,7 @@ from kdnb.models import ofa, zoo
 
 CLASSES = ("a", "b", "<c>")
 SIZE = 64
+GREY = onnx_export.Reading("L", 200, 3800)
 
 
 def lively(name):
@@ -43,7 +44,7 @@ def lively(name):
 def small(tmp_path_factory):
     model = lively("resnet10t")
     path = onnx_export.export(
-        model, tmp_path_factory.mktemp("onnx") / "small.onnx", CLASSES, {"data": "made"}
+        model, tmp_path_factory.mktemp("onnx") / "small.onnx", CLASSES, GREY, {"data": "made"}
     )
     return model, path
 
@@ -114,6 +115,14 @@ def test_int8_is_small_and_close(small, tmp_path):
     assert np.corrcoef(deployed(images.numpy()).ravel(), expected.ravel())[0, 1] > 0.98
     kinds = {node.op_type for node in onnx.load(made).graph.node}
     assert "QuantizeLinear" in kinds
+
+
+def test_int8_keeps_the_metadata(small, tmp_path):
+    made = onnx_export.quantise(small[1], tmp_path / "int8.onnx", torch.rand(4, 3, SIZE, SIZE))
+    before, after = (onnx_export.open(path).metadata for path in (small[1], made))
+    assert after == before | {"precision": "int8, calibrated on 4 images"}
+    assert before["color"] == "L" and "200 becomes 0 and 3800 becomes 255" in before["input"]
+    assert json.loads(before["reading"]) == {"side": SIZE, "color": "L", "low": 200, "high": 3800}
 
 
 def changed(path, out, **metadata):

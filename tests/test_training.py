@@ -19,7 +19,7 @@ from conftest import number_of, paint
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from kdnb import data, files
+from kdnb import data, device, files
 from kdnb.distillation import Method, create, hard_loss
 from kdnb.images.pixels import Augment
 from kdnb.models import zoo
@@ -229,7 +229,7 @@ def test_a_frozen_teacher_gives_the_same_answers(name):
     teacher.to(memory_format=torch.channels_last)
     with (
         torch.inference_mode(),
-        torch.autocast("cpu", torch.bfloat16, enabled=zoo.precision() == "bf16"),
+        device.autocast("cpu"),
     ):
         assert torch.equal(teachers.frozen(teacher)(images).float(), teacher(images).float())
     assert {p.dtype for p in teacher.parameters()} == {torch.float32}
@@ -472,13 +472,14 @@ import sys
 import sample_method  # registers a method that uses every hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from kdnb import files, models, training
+from kdnb import device, files, models, training
 from kdnb.distillation import create
 from kdnb.images.pixels import Pixels
 from kdnb.models import zoo
 from kdnb.study import Study
 
-zoo.precision = lambda: "no"  # rounding to bfloat16 would hide what the tolerance is to show
+# rounding to bfloat16 would hide what the tolerance is to show
+device.precision = lambda *place: "no"
 fetch, steps, fetched = Pixels.__getitems__, [], []
 register_optimizer_step_post_hook(lambda *_: steps.append(1))
 Pixels.__getitems__ = (

@@ -8,6 +8,7 @@ import pandas as pd
 
 from kdnb.data import Dataset
 from kdnb.deployment import efficiency
+from kdnb.deployment.onnx_export import Reading
 from kdnb.evaluation import metrics
 from kdnb.training.trio import Comparison, Trio
 
@@ -23,6 +24,12 @@ def costs(tested: Comparison) -> pd.DataFrame:
     return table.assign(role=[trio.roles[name] for name in table.index])
 
 
+def reading(dataset: Dataset) -> Reading:
+    """How the image files of a dataset are read, for the metadata of an exported network."""
+    rule = dataset.index.rule
+    return Reading(dataset.color, rule.low, rule.high)
+
+
 def measure(
     trio: Trio, dataset: Dataset, runtimes: Sequence[str], profile: str
 ) -> tuple[pd.DataFrame, dict[str, dict]]:
@@ -31,12 +38,12 @@ def measure(
     The baseline is left out: it is the same network as the distilled student. Returns the timings,
     one row a network, runtime and batch size, and the callables by network and runtime.
     """
-    size = trio.distilled.model.image_size
+    size, how = trio.distilled.model.image_size, reading(dataset)
     images = dataset.pixels(size).floats(dataset.sample("train", 64)).expand(-1, 3, -1, -1)
     tables, runs = [], {}
     for name, model in trio.pair.items():
         table, runs[name] = efficiency.measure(
-            model, dataset.classes, runtimes, images.contiguous(), SECONDS[profile]
+            model, dataset.classes, runtimes, images.contiguous(), SECONDS[profile], how
         )
         tables.append(table.assign(model=name, role=trio.roles[name]))
     return pd.concat(tables, ignore_index=True), runs

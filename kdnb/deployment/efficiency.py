@@ -1,5 +1,5 @@
-"""What a network costs on this machine: parameters, operations, memory, latency, throughput, in
-every runtime side by side."""
+"""Costs of a network on this machine: parameters, operations, memory, and latency and throughput in
+every runtime."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.benchmark import Timer
 from tqdm import tqdm
 
-from kdnb import files, provenance
+from kdnb import device, files, provenance
 from kdnb.deployment import onnx_export
+from kdnb.deployment.onnx_export import COLOUR, Reading
 from kdnb.images.pixels import Pixels
 from kdnb.models import zoo
 from kdnb.models.zoo import Classifier
@@ -46,12 +47,26 @@ class RuntimeParameters(Parameters):
 
 @dataclass(frozen=True)
 class Runtime:
-    """A way to run a network: ``build(model, example, calibration)`` returns a callable from images
-    ``(N, 3, S, S)`` float32 in [0, 1] to logits, and raises :class:`NotHere` where it cannot."""
+    """A way to run a network on a kind of device.
+
+    ``build`` makes of a :class:`Task` a callable from images ``(N, 3, S, S)`` float32 in [0, 1] to
+    logits ``(N, K)``, and raises :class:`NotHere` where it cannot.
+    """
 
     title: str
-    build: Callable[[Classifier, Tensor | None], Callable[[Tensor], object]]
+    build: Callable[[Task], Callable[[Tensor], object]]
     device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network to be run, with what its files need: class names, training images ``(N, 3, S, S)``
+    in [0, 1] for int8, and how image files are read."""
+
+    model: Classifier
+    classes: tuple[str, ...]
+    calibration: Tensor | None = None
+    reading: Reading = COLOUR
 
 
 @dataclass(frozen=True)
@@ -71,8 +86,8 @@ def latency(
     seconds: float = 1.0,
     threads: int | None = None,
 ) -> Timing:
-    """Time ``run(images)`` for about so many seconds after a warm-up, with torch's own number of
-    threads by default."""
+    """Time ``run(images)`` for about ``seconds`` after a warm-up, on ``threads`` threads (torch's
+    own number by default)."""
     with torch.inference_mode():
         for _ in range(3):
             run(images)
@@ -95,8 +110,10 @@ def throughput(
     batches: Sequence[int] = BATCHES,
     seconds: float = 0.5,
 ) -> tuple[float, int]:
-    """Images a second at the best of some batch sizes, and that size; ``image`` ``(1, 3, S, S)`` is
-    repeated."""
+    """Images a second at the best of some batch sizes, and that size.
+
+    ``image`` ``(1, 3, S, S)`` is repeated to fill a batch; each size is timed for ``seconds``.
+    """
     rates = {
         size: 1e3
         * size
@@ -108,11 +125,10 @@ def throughput(
 
 
 def peak_memory(model: Classifier) -> float:
-    """Megabytes (2²⁰ bytes) that one image needs at the worst moment: weights, buffers and live
-    activations in float32.
+    """Peak memory of one inference in megabytes (2²⁰ bytes): weights, buffers and live activations
+    in float32.
 
-    Counted by torch's memory tracker, tensor by tensor; what a runtime takes for itself comes on
-    top.
+    Torch's memory tracker counts tensors; a runtime's own memory comes on top.
     """
     tracker, was = MemTracker(), model.training
     x = torch.zeros(1, 3, model.image_size, model.image_size, device=model.mean.device)
@@ -131,60 +147,53 @@ def measure(
     runtimes: Sequence[str] | None = None,
     calibration: Tensor | None = None,
     seconds: float = 1.0,
+    reading: Reading = COLOUR,
 ) -> tuple[pd.DataFrame, dict[str, Callable]]:
-    """Time a network in each runtime: one row each, and the callables, so that what is fast can be
-    checked for being right.
+    """Time a network in each runtime (all of this machine by default): one row each, and the
+    callables, so that their answers can be checked.
 
     Columns: runtime, title, ``latency_ms`` with quartiles at batch 1, ``images_per_second`` at
-    ``best_batch``, file or weight size, threads, clock, and ``note`` where a runtime is not to be
-    had (its numbers are then missing). ``calibration`` ``(N, 3, S, S)`` are training images for
-    int8. All runtimes of this machine by default.
+    ``best_batch``, file or weight size, threads, clock, and ``note`` for a runtime that is not
+    available (its numbers are then missing). ``calibration`` ``(N, 3, S, S)`` are training images
+    for int8; ``reading`` goes into the files. Raises ``UnknownName`` for a runtime.
     """
-    runtimes = (
-        here()
-        if runtimes is None
-        else [files.lookup(name, RUNTIMES, "runtime") for name in runtimes]
-    )
-    image = torch.rand(
-        1, 3, model.image_size, model.image_size, generator=torch.Generator().manual_seed(0)
-    )
-    rows, runs = [], {}
-    bar = tqdm(runtimes, unit="runtime", leave=False)
+    names = here() if runtimes is None else runtimes
+    names = [files.lookup(name, RUNTIMES, "runtime") for name in names]
+    task, rows, runs = Task(model, tuple(classes), calibration, reading), [], {}
+    bar = tqdm(names, unit="runtime", leave=False)
     for name in bar:
         bar.set_description(f"{model.name} in {name}")
         row = {"model": model.name, "runtime": name, "title": RUNTIMES[name].title, "note": ""}
         try:
-            run = RUNTIMES[name].build(model, tuple(classes), calibration)
-            timing, (rate, batch) = (
-                latency(run, image, seconds),
-                throughput(run, image, seconds=seconds / 2),
-            )
+            runs[name] = RUNTIMES[name].build(task)
+            rows.append(row | _timed(runs[name], model, seconds))
         except NotHere as error:
             rows.append(row | {"note": str(error)})
-            continue
-        runs[name] = run
-        rows.append(
-            row
-            | {
-                "latency_ms": timing.median_ms,
-                "latency_low": timing.low_ms,
-                "latency_high": timing.high_ms,
-                "images_per_second": rate,
-                "best_batch": batch,
-                "threads": torch.get_num_threads(),
-                "megabytes": getattr(run, "megabytes", weight_size(model)),
-                "clock_mhz": clock(),
-            }
-        )
     return pd.DataFrame(rows), runs
 
 
-def speedups(timings: pd.DataFrame, student: str) -> list[dict]:
-    """How many times faster one network is than each other in the same runtime: one row each, from
-    the columns of :func:`measure`.
+def _timed(run: Callable[[Tensor], object], model: Classifier, seconds: float) -> dict[str, object]:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, model.image_size, model.image_size, generator=generator)
+    timing = latency(run, image, seconds)
+    rate, batch = throughput(run, image, seconds=seconds / 2)
+    return {
+        "latency_ms": timing.median_ms,
+        "latency_low": timing.low_ms,
+        "latency_high": timing.high_ms,
+        "images_per_second": rate,
+        "best_batch": batch,
+        "threads": torch.get_num_threads(),
+        "megabytes": getattr(run, "megabytes", weight_size(model)),
+        "clock_mhz": clock(),
+    }
 
-    ``low`` and ``high`` set the quartiles of one against those of the other, the less favourable
-    and the more favourable pair.
+
+def speedups(timings: pd.DataFrame, student: str) -> list[dict]:
+    """Ratios of latency: how many times as fast ``student`` is as each other network in the same
+    runtime, one row each, from the table of :func:`measure`.
+
+    ``low`` and ``high`` divide the less and the more favourable pair of quartiles.
     """
     timed, rows = timings.dropna(subset="latency_ms"), []
     own = timed[timed["model"] == student].set_index("runtime")
@@ -205,8 +214,8 @@ def speedups(timings: pd.DataFrame, student: str) -> list[dict]:
 
 
 def static(model: Classifier) -> dict[str, float]:
-    """What needs no clock: parameters, MACs of one image (convolutions and linear layers), weights
-    and peak memory in MB."""
+    """Costs that need no timing: parameters, MACs of one image (convolutions and linear layers),
+    weights and peak memory in MB."""
     macs = zoo.count_macs(model.name, model.num_classes, model.image_size)
     return {
         "parameters": zoo.count_parameters(model),
@@ -217,7 +226,7 @@ def static(model: Classifier) -> dict[str, float]:
 
 
 def weight_size(model: Classifier) -> float:
-    """Megabytes of the weights and buffers as they are."""
+    """Megabytes (2²⁰ bytes) of weights and buffers in their present precision."""
     return (
         sum(value.numel() * value.element_size() for value in model.network.state_dict().values())
         / 2**20
@@ -225,15 +234,15 @@ def weight_size(model: Classifier) -> float:
 
 
 def clock() -> float | None:
-    """The processor's clock in MHz as the system tells it, None where it does not."""
+    """The processor's clock in MHz, None where the system does not report it."""
     found = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
     return round(found.current) if found else None
 
 
 def here(compiled: bool = True) -> list[str]:
-    """The runtimes that this machine's devices allow; torch.compile, which takes minutes, only
-    where ``compiled``."""
-    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    """Names of the runtimes for this machine's devices; torch.compile, which takes minutes, only if
+    ``compiled``."""
+    devices = ("cpu", device.default().type)
     return [
         name
         for name, runtime in RUNTIMES.items()
@@ -242,35 +251,36 @@ def here(compiled: bool = True) -> list[str]:
 
 
 def _copy(
-    model: Classifier, device: str = "cpu", layout: torch.memory_format = torch.contiguous_format
+    model: Classifier, place: str = "cpu", layout: torch.memory_format = torch.contiguous_format
 ) -> Classifier:
-    return copy.deepcopy(model).to(device, memory_format=layout).eval()
+    return copy.deepcopy(model).to(place, memory_format=layout).eval()
 
 
-def _eager(model: Classifier, classes: tuple, calibration: Tensor | None) -> Callable:
-    return _copy(model)
+def _eager(task: Task) -> Callable:
+    return _copy(task.model)
 
 
-def _bf16(
-    model: Classifier, classes: tuple, calibration: Tensor | None, device: str = "cpu"
-) -> Callable:
-    if device == "cpu" and zoo.precision() != "bf16":
-        raise NotHere("this processor computes no bf16; emulated it is slower than float32")
-    fast = _copy(model, device, torch.channels_last)
+def _bf16(task: Task, place: str = "cpu") -> Callable:
+    if device.precision(place) != "bf16":
+        raise NotHere("this device computes no bf16; emulated it is slower than float32")
+    fast = _copy(task.model, place, torch.channels_last)
 
     def run(images):
-        with torch.autocast(device, torch.bfloat16):
-            return fast(images.to(device, memory_format=torch.channels_last)).float()
+        with torch.autocast(place, torch.bfloat16):
+            return fast(images.to(place, memory_format=torch.channels_last)).float()
 
     return run
 
 
-def _compiled(model: Classifier, classes: tuple, calibration: Tensor | None) -> Callable:
+def _cuda(task: Task) -> Callable:
+    return _bf16(task, "cuda")
+
+
+def _compiled(task: Task) -> Callable:
     if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
         raise NotHere("torch.compile needs a C++ compiler (g++ or clang++) on this machine")
-    return torch.compile(
-        _copy(model), dynamic=True
-    )  # any batch after the first of one image: compiled twice, not for each
+    # dynamic: compiled twice, for one image and for more, not for each batch size
+    return torch.compile(_copy(task.model), dynamic=True)
 
 
 class _Session:
@@ -283,16 +293,16 @@ class _Session:
         return torch.from_numpy(self.deployed(images.numpy()))
 
 
-def _onnx(model: Classifier, classes: tuple, calibration: Tensor | None) -> Callable:
-    return _Session(exported(model, classes))
+def _onnx(task: Task) -> Callable:
+    return _Session(exported(task.model, task.classes, reading=task.reading))
 
 
-def _int8(model: Classifier, classes: tuple, calibration: Tensor | None) -> Callable:
-    if calibration is None:
+def _int8(task: Task) -> Callable:
+    if task.calibration is None:
         raise NotHere(
             "int8 needs calibration images: calibration=(N, 3, S, S), some training images"
         )
-    return _Session(exported(model, classes, calibration))
+    return _Session(exported(task.model, task.classes, task.calibration, task.reading))
 
 
 def answers(run: Callable[[Tensor], object], pixels: Pixels, batch_size: int = 32) -> np.ndarray:
@@ -309,19 +319,22 @@ def answers(run: Callable[[Tensor], object], pixels: Pixels, batch_size: int = 3
 
 
 def exported(
-    model: Classifier, classes: Sequence[str], calibration: Tensor | None = None, color: str = "RGB"
+    model: Classifier,
+    classes: Sequence[str],
+    calibration: Tensor | None = None,
+    reading: Reading = COLOUR,
 ) -> Path:
-    """The model as an ONNX file in the cache, int8 where ``calibration`` images are given; written
-    once for its weights.
+    """The model as an ONNX file in the cache, written once for its weights; int8 where
+    ``calibration`` images ``(N, 3, S, S)`` are given.
 
-    ``color`` (``L`` or ``RGB``) is how image files are read before they are given to it; it stands
-    in the metadata.
+    ``reading`` tells how image files were read for training; it goes into the metadata.
     """
-    key = [zoo.checksum(model.network), model.image_size, list(classes), color, onnx_export.FORMAT]
+    about = [list(classes), reading.metadata(model.image_size), onnx_export.FORMAT]
+    key = [zoo.checksum(model.network), model.image_size, *about]
     path = files.cache_dir() / "onnx" / f"{model.name}-{files.digest(key)}.onnx"
     with files.lock(path):
         if not path.exists():
-            onnx_export.export(model, path, classes, {"color": color})
+            onnx_export.export(model, path, classes, reading)
     if calibration is None:
         return path
     small = path.with_name(f"{path.stem}-int8-{len(calibration)}.onnx")
@@ -329,10 +342,6 @@ def exported(
         if not small.exists():
             onnx_export.quantise(path, small, calibration)
     return small
-
-
-def _cuda(model: Classifier, classes: tuple, calibration: Tensor | None) -> Callable:
-    return _bf16(model, classes, calibration, "cuda")
 
 
 RUNTIMES: dict[str, Runtime] = {
@@ -346,5 +355,5 @@ RUNTIMES: dict[str, Runtime] = {
 
 
 def hardware() -> dict[str, object]:
-    """What the numbers of this module belong to."""
+    """The machine that the numbers of this module belong to, JSON-ready."""
     return provenance.hardware() | {"clock_mhz": clock()}

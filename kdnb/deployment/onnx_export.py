@@ -1,9 +1,10 @@
-"""Networks as ONNX files that a developer can use without this package: written, made int8, and
-opened with checks."""
+"""Networks as ONNX files that a developer can use without this package: export, quantisation to
+int8, and opening with checks."""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import json
 import logging
@@ -23,11 +24,12 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
 from kdnb import files, provenance
+from kdnb.deployment import recipe
 from kdnb.explanations import registry
-from kdnb.models import zoo
+from kdnb.models import capabilities, zoo
 from kdnb.models.zoo import Classifier
 
-FORMAT = "kdnb 1"
+FORMAT = "kdnb 2"
 REQUIRED = (
     "format",
     "model",
@@ -35,6 +37,8 @@ REQUIRED = (
     "image_size",
     "color",
     "input",
+    "reading",
+    "recipe",
     "precision",
     "licence",
     "weights",
@@ -43,14 +47,52 @@ REQUIRED = (
 
 
 class NotOurs(files.UserError, ValueError):
-    """A file that is no network of this package, or whose graph does not match its metadata; the
-    message says what differs."""
+    """A file that this package did not write, or whose graph does not match its metadata; the
+    message lists the differences."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How image files were read for training.
+
+    ``color`` is ``L`` or ``RGB``; ``low`` and ``high`` are the values of 16-bit and float images
+    that became 0 and 255, None where each image has its own (see :mod:`kdnb.deployment.recipe`).
+    """
+
+    color: str = "RGB"
+    low: float | None = None
+    high: float | None = None
+
+    def metadata(self, side: int) -> dict[str, str]:
+        """Entries of an ONNX file for images of ``side`` pixels: a sentence, and the recipe as
+        Python code with its arguments."""
+        deep = (
+            f"{self.low:g} becomes 0 and {self.high:g} becomes 255"
+            if self.low is not None
+            else "scaled between the 1st and 99th percentile of all but its extreme values"
+        )
+        return {
+            "color": self.color,
+            "input": "a file that Pillow opens, its first frame, turned upright as EXIF says; "
+            f"16-bit and float images to 8 bits ({deep}); transparent parts black; converted to "
+            f"mode {self.color}; stretched to {side} x {side} (bilinear); three equal channels if "
+            "that is L; divided by 255",
+            "reading": json.dumps(
+                {"side": side, "color": self.color, "low": self.low, "high": self.high}
+            ),
+            "recipe": inspect.getsource(recipe),
+        }
+
+
+COLOUR = Reading()
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """An opened ONNX file: called with images ``(N, 3, S, S)`` float32 in [0, 1] it returns logits
-    ``(N, K)``."""
+    """An opened ONNX file.
+
+    Called with images ``(N, 3, S, S)`` float32 in [0, 1] it returns logits ``(N, K)``.
+    """
 
     session: onnxruntime.InferenceSession
     classes: tuple[str, ...]
@@ -65,18 +107,20 @@ def export(
     model: Classifier,
     path: str | Path,
     classes: Sequence[str],
+    reading: Reading = COLOUR,
     about: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a network as one ONNX file with everything that using it needs; returns the path.
 
     Input ``images`` ``(N, 3, S, S)`` float32 in [0, 1] (the normalisation is part of the graph),
     output ``logits`` ``(N, len(classes))``, any N. The metadata hold classes, size, how images are
-    read, licence and provenance; ``about`` adds to it (a data title, say). The model is left as it
-    was. Raises ``ValueError`` when the classes are not the model's.
+    read, licence and provenance; ``about`` adds to them (a data title, say). The model is left as
+    it was. Raises ``ValueError`` when the classes are not the model's.
     """
     if len(classes) != model.num_classes:
         raise ValueError(
-            f"{len(classes)} class names for a network of {model.num_classes} classes: {', '.join(classes)}"
+            f"{len(classes)} class names for a network of {model.num_classes} classes: "
+            f"{', '.join(classes)}"
         )
     device = model.mean.device
     example = torch.rand(2, 3, model.image_size, model.image_size)
@@ -102,11 +146,11 @@ def export(
             "model": model.name,
             "classes": json.dumps(list(classes), ensure_ascii=False),
             "image_size": str(model.image_size),
-            "color": "RGB",
             "precision": "float32",
-            "input": "read in mode color, three equal channels if that is L, stretched to image_size x image_size, divided by 255",
+            **reading.metadata(model.image_size),
             "source": model.source,
-            "licence": "code MIT; weights: as the licence of the data they were trained on. Research use only",
+            "licence": "code MIT; weights: as the licence of the data they were trained on. "
+            "Research use only",
             "weights": zoo.checksum(model.network),
             "commit": str(provenance.collect()["commit"]),
             **(about or {}),
@@ -116,13 +160,12 @@ def export(
 
 
 def quantise(path: str | Path, out: str | Path, images: Tensor) -> Path:
-    """The same network in int8: static quantisation after training, ranges calibrated on ``images``
-    ``(N, 3, S, S)`` in [0, 1].
+    """Write the network of an exported file in int8, with the same metadata but ``precision``.
 
-    Weights channel by channel, activations symmetric where the library wants it; only convolutions
-    and matrix products are quantised, with the arithmetic between them left in float32 (norms,
-    gates and softmax lose most and weigh least), and so is the first convolution, which sees raw
-    pixels, and the classifier. Metadata are kept; ``precision`` says int8.
+    Static quantisation after training, with ranges calibrated on ``images`` ``(N, 3, S, S)`` in [0,
+    1]. Only convolutions and matrix products are quantised, weights channel by channel. Norms,
+    gates and softmax stay in float32, since they lose most and weigh least; so do the first
+    convolution, which sees raw pixels, and the classifier.
     """
     opened, path = open(path), Path(path)
     size = min(16, len(images))
@@ -161,10 +204,10 @@ def quantise(path: str | Path, out: str | Path, images: Tensor) -> Path:
 
 
 def open(path: str | Path, threads: int | None = None) -> Deployed:  # noqa: A001 - onnx_export.open reads as what it does
-    """Open a file that :func:`export` or :func:`quantise` wrote; raises :class:`NotOurs` when it is
-    none or was changed.
+    """Open a file that :func:`export` or :func:`quantise` wrote, with ``threads`` for one inference
+    (torch's number by default).
 
-    ``threads`` of one inference; torch's number by default.
+    Raises ``FileNotFoundError``, and :class:`NotOurs` for another or a changed file.
     """
     path = Path(path)
     if not path.exists():
@@ -176,8 +219,8 @@ def open(path: str | Path, threads: int | None = None) -> Deployed:  # noqa: A00
         graph = onnx.load(path, load_external_data=False).graph
         if elsewhere := [tensor.name for tensor in graph.initializer if uses_external_data(tensor)]:
             raise NotOurs(
-                f"{path} wants weights from other files ({elsewhere[0]}, {len(elsewhere)} in all): ours carry their own, "
-                "and a file from elsewhere must not say what else is read"
+                f"{path} wants weights from other files ({elsewhere[0]}, {len(elsewhere)} in all): "
+                "ours carry their own, and a file from elsewhere must not name others to be read"
             )
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
@@ -193,7 +236,8 @@ def open(path: str | Path, threads: int | None = None) -> Deployed:  # noqa: A00
     metadata = dict(session.get_modelmeta().custom_metadata_map)
     if missing := [name for name in REQUIRED if name not in metadata]:
         raise NotOurs(
-            f"{path} lacks metadata ({', '.join(missing)}): it was not written by kdnb, or was changed since"
+            f"{path} lacks metadata ({', '.join(missing)}): it was not written by this version of "
+            "kdnb, or was changed since"
         )
     (first, *others), (last, *_) = session.get_inputs(), session.get_outputs()
     try:
@@ -243,3 +287,17 @@ def _quiet():
             yield
     finally:
         logging.disable(level)
+
+
+@capabilities.register("export", "exported")
+def _can_be_exported(model: Classifier) -> None:
+    """Export, open, and compare the answers; raises ``ValueError`` where they differ."""
+    images = torch.rand(3, 3, model.image_size, model.image_size)
+    classes = [f"class {number}" for number in range(model.num_classes)]
+    with tempfile.TemporaryDirectory() as folder:
+        deployed = open(export(model.eval(), Path(folder, "network.onnx"), classes))
+        with torch.inference_mode():
+            expected = model(images).numpy()
+        gap = np.abs(deployed(images.numpy()) - expected).max()
+    if not gap <= 1e-3 * max(1.0, np.abs(expected).max()):
+        raise ValueError(f"ONNX Runtime answers otherwise than PyTorch, by {gap:.2g}")

@@ -23,7 +23,7 @@ from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 from torch import Tensor
 from tqdm import tqdm
 
-from kdnb import files
+from kdnb import device, files
 from kdnb.data import Dataset
 from kdnb.deployment.latency import RUNTIMES, LatencyTable
 from kdnb.evaluation import metrics
@@ -86,13 +86,12 @@ class NoSuchStudent(files.UserError, ValueError):
 
 
 def extract(model: Classifier, choice: Choice, calibration: Tensor) -> Classifier:
-    """A subnet of a trained supernet as a student of its own; its batch statistics are those of
-    ``calibration`` images.
+    """A subnet of a trained supernet as a student of its own, on the supernet's device.
 
-    ``calibration`` ``(N, 3, S, S)`` in [0, 1]: some hundred training images. The supernet is not
-    changed.
+    Its batch statistics are those of ``calibration`` images ``(N, 3, S, S)`` in [0, 1]: some
+    hundred training images. The supernet is not changed.
     """
-    student = zoo.create(choice.name, model.num_classes, model.image_size)
+    student = zoo.create(choice.name, model.num_classes, model.image_size).to(device.of(model))
     student.network.load_state_dict(model.network.extract(choice).state_dict(), strict=True)
     return batch_norm.recalibrate(student, calibration)
 
@@ -242,8 +241,8 @@ def pick(table: pd.DataFrame, budget: float, unit: str = "ms") -> Choice:
     if within.empty:
         first = table.iloc[0]
         raise NoSuchStudent(
-            f"no subnet costs {budget:g} {unit} or less; the cheapest found is {first['name']} with "
-            f"{first['cost']:.3g} {unit}: raise the budget, or take a smaller image_size"
+            f"no subnet costs {budget:g} {unit} or less; the cheapest found is {first['name']} "
+            f"with {first['cost']:.3g} {unit}: raise the budget, or take a smaller image_size"
         )
     return Choice.parse(
         within.sort_values(["accuracy", "cost"], ascending=[False, True]).iloc[0]["name"]

@@ -11,13 +11,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from kdnb import device
 from kdnb.data import Dataset
 from kdnb.explanations import agreement, audit, faithfulness, registry
 from kdnb.explanations.audit import Audit
 from kdnb.explanations.registry import METHODS, Explanation
 from kdnb.explanations.settings import MapParameters
 from kdnb.images.pixels import Pixels
-from kdnb.models import zoo
 from kdnb.models.predict import predict
 from kdnb.models.zoo import Classifier
 from kdnb.study import Study
@@ -207,7 +207,7 @@ def options(settings: MapParameters, background: Tensor) -> dict[str, dict]:
     """The options of every method; ``background`` ``(B, 3, S, S)`` are the images that SHAP starts
     from."""
     methods: dict[str, dict] = {name: {} for name in METHODS}
-    fast = zoo.precision() == "bf16"
+    fast = device.precision() == "bf16"
     methods["score_cam"] = {"channels": settings.channels or None, "fast": fast}
     methods["shap"] = {"background": background, "samples": 16}
     return methods

@@ -19,9 +19,9 @@ from pytorch_grad_cam.metrics.road import ROADCombined
 from scipy import stats
 from torch import Tensor
 
-from kdnb import checks, files
+from kdnb import checks, device, files
 from kdnb.explanations.registry import Explanation, check_images, untouched
-from kdnb.models.zoo import Classifier, precision
+from kdnb.models.zoo import Classifier
 
 BASELINES = ("blur", "mean")
 
@@ -92,10 +92,9 @@ def curves(
 
 
 def _chances(model: Classifier, images: Tensor) -> Tensor:
-    """Probabilities ``(N, K)``, in bf16 where that is fast: thousands of images are asked for one
+    """Probabilities ``(N, K)``, in mixed precision where that is fast: thousands of images are asked for one
     curve."""
-    device = images.device.type
-    with torch.autocast(device, torch.bfloat16, enabled=precision() == "bf16"):
+    with device.autocast(images.device):
         return model(images.contiguous(memory_format=torch.channels_last)).float().softmax(-1)
 
 

@@ -96,7 +96,7 @@ def _outputs(model: Classifier, images: Tensor, names: Sequence[str]) -> dict[st
                 )
             )
         model(images)
-    return {name: model.cam_reshape(output) for name, output in kept.items()}
+    return {name: model.cam_reshape(output, name) for name, output in kept.items()}
 
 
 def average_maps(model: Classifier, images: Tensor, layers: Sequence[str]) -> dict[str, np.ndarray]:

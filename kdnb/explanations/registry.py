@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from kdnb import files
 from kdnb.explanations import scorecam, shapley
 from kdnb.images import index, pixels
+from kdnb.models import capabilities
 from kdnb.models.zoo import Classifier
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -239,7 +240,7 @@ def features(model: Classifier, x: Tensor, layer: str | None = None) -> Tensor:
 def spatial(model: Classifier, output: Tensor, layer: str) -> Tensor:
     """A layer's output as ``(N, C, h, w)``; tokens are put back into their grid. Raises
     ``ValueError`` where there is none."""
-    found = model.cam_reshape(output) if isinstance(output, Tensor) else None
+    found = model.cam_reshape(output, layer) if isinstance(output, Tensor) else None
     if found is None or found.ndim != 4 or found.shape[-1] * found.shape[-2] < 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(
@@ -466,3 +467,11 @@ METHODS: dict[str, Method] = {
         floor=True,
     ),
 }
+
+
+@capabilities.register("explain", "explained")
+def _can_be_explained(model: Classifier) -> None:
+    """A Grad-CAM and some channels of a Score-CAM of one image; raises where there is no map."""
+    images = torch.rand(1, 3, model.image_size, model.image_size)
+    explain(model, images, "grad_cam")
+    explain(model, images, "score_cam", channels=2)

@@ -1,5 +1,7 @@
-"""Networks by name: the zoo, published weights, OFA-595 and its supernet, paper B"s student."""
+"""Networks by name: the zoo, published weights, OFA-595 and its supernet, paper B's student."""
 
+from kdnb.device import precision
+from kdnb.models.capabilities import check
 from kdnb.models.predict import predict
 from kdnb.models.zoo import (
     SUPERNET,
@@ -10,7 +12,6 @@ from kdnb.models.zoo import (
     count_macs,
     count_parameters,
     create,
-    precision,
     resolve,
 )
 
@@ -18,6 +19,7 @@ __all__ = [
     "Classifier",
     "SUPERNET",
     "ZOO",
+    "check",
     "checksum",
     "count_layers",
     "count_macs",

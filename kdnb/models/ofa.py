@@ -36,16 +36,20 @@ class Block:
     act: str
 
 
-# what is fixed in each of the five elastic stages: stride of the first block, channels out, SE,
-# activation
-_STAGES = ((2, 32, False, "relu"), (2, 48, True, "relu"), (2, 96, False, "h_swish"), (1, 136, True, "h_swish"),
-           (2, 192, True, "h_swish"))  # fmt: skip
+# fixed in each of the five elastic stages: stride of the first block, channels out, SE, activation
+_STAGES = (
+    (2, 32, False, "relu"),
+    (2, 48, True, "relu"),
+    (2, 96, False, "h_swish"),
+    (1, 136, True, "h_swish"),
+    (2, 192, True, "h_swish"),
+)
 DEPTHS, KERNELS, EXPANSIONS = (2, 3, 4), (3, 5, 7), (3, 4, 6)
 
 
 @typed
 def make_divisible(value: float, divisor: int = 8) -> int:
-    """Round channels to a multiple of ``divisor`` without losing more than 10 % (MobileNet's rule)."""
+    """Round channels to a multiple of ``divisor``, losing 10 % at most (MobileNet's rule)."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
 
@@ -53,11 +57,10 @@ def make_divisible(value: float, divisor: int = 8) -> int:
 @typed
 @dataclass(frozen=True)
 class Choice:
-    """One subnet of the supernet: for each of the five stages its blocks as (kernel, expansion),
-    two to four of them.
+    """One subnet of the supernet: two to four blocks (kernel, expansion) in each of five stages.
 
-    ``name`` spells it, ``ofa-335433-...`` with two digits a block and a dash between stages; every
-    place that takes the name of a student takes such a name.
+    ``name`` is ``ofa-335433-...`` with two digits a block and a dash between stages; wherever a
+    student is named, such a name is understood.
     """
 
     stages: tuple[tuple[tuple[int, int], ...], ...]
@@ -68,21 +71,20 @@ class Choice:
                 k not in KERNELS or e not in EXPANSIONS for k, e in stage
             ):
                 raise ValueError(
-                    f"stage {number} of a subnet has {DEPTHS} blocks of kernel {KERNELS} and expansion {EXPANSIONS}, "
-                    f"got {stage}"
+                    f"stage {number} of a subnet has {DEPTHS} blocks of kernel {KERNELS} and "
+                    f"expansion {EXPANSIONS}, got {stage}"
                 )
         if len(self.stages) != len(_STAGES):
             raise ValueError(f"a subnet has {len(_STAGES)} stages, got {len(self.stages)}")
 
     @classmethod
     def parse(cls, name: str) -> Choice:
-        """The choice that :attr:`name` spells; raises ``ValueError`` that tells how names are
-        spelt."""
+        """The choice of a :attr:`name`; raises ``ValueError`` with an example for another text."""
         stages = name.removeprefix("ofa-").split("-")
         if not all(stage.isdigit() and len(stage) % 2 == 0 for stage in stages):
             raise ValueError(
-                f"{name!r} is no subnet: five stages with two digits a block (kernel, expansion), like "
-                f"{OFA595_CHOICE.name}"
+                f"{name!r} is no subnet: five stages with two digits a block (kernel, expansion), "
+                f"like {OFA595_CHOICE.name}"
             )
         return cls(
             tuple(
@@ -98,7 +100,7 @@ class Choice:
 
     @property
     def name(self) -> str:
-        """How this subnet is spelt."""
+        """The name of this subnet, ``ofa-`` and two digits a block."""
         return "ofa-" + "-".join("".join(f"{k}{e}" for k, e in stage) for stage in self.stages)
 
     def blocks(self) -> list[Block]:
@@ -121,7 +123,7 @@ class Choice:
         return blocks
 
     def places(self) -> list[int]:
-        """Where each of its blocks stands in the supernet: a stage keeps its first blocks of four."""
+        """Index of each block in the supernet, where every stage has four blocks."""
         return [0] + [
             1 + 4 * number + depth
             for number, stage in enumerate(self.stages)
@@ -130,8 +132,7 @@ class Choice:
 
 
 SMALLEST, LARGEST = Choice.uniform(2, 3, 3), Choice.uniform(4, 7, 6)
-OFA595_CHOICE = Choice((((3, 3), (5, 4), (3, 3)), ((5, 4), (5, 4), (3, 6), (5, 3)), ((7, 6), (5, 6), (3, 3), (5, 4)),
-                        ((3, 6), (5, 6), (7, 6), (3, 4)), ((3, 6), (3, 6), (5, 6), (3, 3))))  # fmt: skip
+OFA595_CHOICE = Choice.parse("ofa-335433-54543653-76563354-36567634-36365633")
 OFA595_BLOCKS = tuple(OFA595_CHOICE.blocks())
 
 
@@ -148,7 +149,7 @@ def _activation(name: str, smooth: bool) -> nn.Module:
 
 
 class ConvLayer(nn.Sequential):
-    """Convolution without bias, batch norm, activation, under the names ``conv``, ``bn``, ``act``."""
+    """Convolution without bias, batch norm and activation, named ``conv``, ``bn``, ``act``."""
 
     def __init__(
         self,
@@ -228,7 +229,7 @@ class Residual(nn.Module):
 
 
 class OFA(nn.Module):
-    """A subnet that stands alone: images ``(N, 3, H, W)`` to logits ``(N, num_classes)``.
+    """A subnet of its own: images ``(N, 3, H, W)`` to logits ``(N, num_classes)``.
 
     OFA-595 unless other ``blocks`` are given: 7,598,928 + 1537·num_classes parameters.
     ``smooth=True`` takes SiLU and the plain sigmoid, as the ImageNet-21k checkpoint does.
@@ -264,12 +265,11 @@ class Supernet(nn.Module):
     """The elastic supernet: every subnet lives in the weights of the largest (10,715,752 parameters
     for 1000 classes).
 
-    Fewer blocks are the first ones of a stage, fewer channels the first ones of a layer, and a
-    smaller kernel is the centre of the larger one passed through a learned matrix (7 to 5: 25×25,
-    then 5 to 3: 9×9; Cai et al. 2020, section 3.3). In eval mode it answers as its largest subnet;
-    in training mode for four subnets one after the other, ``(4N, num_classes)``: the largest, the
-    smallest and two drawn anew (the sandwich rule of Yu & Huang 2019, arXiv:1903.05134, section
-    3.2).
+    A subnet takes the first blocks of a stage and the first channels of a layer; a small kernel is
+    the centre of the larger one multiplied by a learned matrix (7 to 5: 25×25, 5 to 3: 9×9; Cai et
+    al. 2020, section 3.3). In eval mode it gives the logits of its largest subnet. In training mode
+    it gives ``(4N, num_classes)``, the logits of the largest, the smallest and two random subnets
+    (the sandwich rule of Yu & Huang 2019, arXiv:1903.05134, section 3.2).
     """
 
     def __init__(self, num_classes: int = 1000):
@@ -335,8 +335,8 @@ class Supernet(nn.Module):
         )
 
     def extract(self, choice: Choice) -> OFA:
-        """A subnet that stands alone, with the same outputs. Its batch statistics are the shared
-        ones: recalibrate them."""
+        """A copy of a subnet with the same outputs. Its batch statistics are the supernet's:
+        recalibrate them."""
         network = OFA(self.whole.classifier.linear.out_features, blocks=choice.blocks())
         network.load_state_dict(
             {name: value.detach().clone() for name, value in self.weights(choice).items()},
@@ -353,8 +353,7 @@ def skeleton(choice: Choice, num_classes: int) -> OFA:
 
 
 def random_choice() -> Choice:
-    """A subnet drawn with torch's global generator: every depth, kernel and expansion is as likely
-    as its siblings."""
+    """A subnet drawn with torch's global generator, uniform in depth, kernel and expansion."""
 
     def pick(values: tuple[int, ...]) -> int:
         return values[int(torch.randint(len(values), ()))]
@@ -368,7 +367,7 @@ def random_choice() -> Choice:
 
 @typed
 def random_choices(count: int, seed: int = 0) -> list[Choice]:
-    """So many different subnets, the same for a seed."""
+    """``count`` different subnets, the same for a ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         found: dict[Choice, None] = {}

@@ -1,4 +1,4 @@
-"""Logits of a network for a set of images, in batches, on the fastest settings of the machine."""
+"""Logits of a network for a set of images, in batches, on the device that the network is on."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from kdnb import device
 from kdnb.images.pixels import Pixels
-from kdnb.models import zoo
 from kdnb.models.zoo import Classifier
 
 
 def predict(model: Classifier, pixels: Pixels, batch_size: int = 64) -> np.ndarray:
-    """Logits ``(N, K)`` float32 of un-augmented images, in eval mode, without gradients; the
-    model's mode is kept."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    training = model.training
-    model.to(device, memory_format=torch.channels_last).eval()
-    autocast = torch.autocast(device, torch.bfloat16, enabled=zoo.precision() == "bf16")
+    """Logits ``(N, K)`` float32 of un-augmented images, in eval mode, without gradients.
+
+    Computed on the network's own device, in mixed precision where that is fast; the network stays
+    there and keeps its mode.
+    """
+    place, training = device.of(model), model.training
+    model.to(memory_format=torch.channels_last).eval()
     loader, answers = pixels.batches(batch_size), []
-    with torch.inference_mode(), autocast:
+    with torch.inference_mode(), device.autocast(place):
         for images, _, _ in tqdm(
             loader,
             desc=f"{model.name} predicts",
@@ -28,7 +29,7 @@ def predict(model: Classifier, pixels: Pixels, batch_size: int = 64) -> np.ndarr
             disable=len(loader) < 20,
         ):
             answers.append(
-                model(images.to(device).contiguous(memory_format=torch.channels_last)).float().cpu()
+                model(images.to(place).contiguous(memory_format=torch.channels_last)).float().cpu()
             )
     model.train(training)
     return torch.cat(answers).numpy()

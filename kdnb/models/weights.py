@@ -1,5 +1,4 @@
-"""Published weights of the zoo's networks: read from ``weights/`` or brought from where they are
-published."""
+"""Published weights of the zoo's networks: read from ``weights/``, or downloaded there."""
 
 from __future__ import annotations
 
@@ -17,8 +16,8 @@ from kdnb import files
 
 
 class PretrainedMissing(files.UserError, FileNotFoundError):
-    """Pretrained weights are not on this machine; the message tells from where and to which path to
-    bring them."""
+    """Pretrained weights are not on this machine; the message gives their address and the path
+    where to put them."""
 
 
 def timm_network(
@@ -55,7 +54,7 @@ def timm_network(
 
 
 def _timm_names(network: nn.Module, state: dict) -> dict:
-    """A checkpoint's tensors under timm's names, through the filter that network's own file brings."""
+    """A checkpoint's tensors under timm's names, by the filter in the network's own module."""
     module = sys.modules[type(network).__module__]
     rename = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
     return rename(state, network) if rename else state
@@ -75,8 +74,7 @@ def resize_positions(state: dict[str, Tensor], target: dict[str, Tensor]) -> dic
 
 
 def read(name: str, url: str, sha256: str | None = None) -> dict[str, Tensor]:
-    """Tensors from ``weights/<name>.{safetensors,pth,pt}``, brought from ``url`` once; pickles are
-    never executed.
+    """Tensors from ``weights/<name>.{safetensors,pth,pt}``, downloaded once; no pickle is executed.
 
     Raises :class:`PretrainedMissing`, and ``ValueError`` where the file has another checksum.
     """
@@ -106,13 +104,13 @@ def _download(name: str, url: str, path: Path) -> None:
     try:
         with files.lock(path), files.atomic(path) as temporary:
             torch.hub.download_url_to_file(url, str(temporary), progress=True)
-    except (
-        Exception
-    ) as error:  # no network, no such host, refused, certificate: urllib raises many kinds
+    # no network, no such host, refused, certificate: urllib raises many kinds
+    except Exception as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise PretrainedMissing(
-            f"pretrained weights of {name} are not at {path} and could not be downloaded ({reason}).\n"
-            f"  download: {url}\n  put it to: {path}  (or set KDNB_WEIGHTS to the folder that holds it)\n"
-            "  check it: create(..., sha256='<the file's published SHA-256, or its first digits>')\n"
+            f"pretrained weights of {name} are not at {path} and could not be downloaded "
+            f"({reason}).\n  download: {url}\n"
+            f"  put it to: {path}  (or set KDNB_WEIGHTS to the folder that holds it)\n"
+            "  check it: create(..., sha256='<its published SHA-256, or the first digits>')\n"
             "  or train from random weights: -p pretrained False"
         ) from None

@@ -3,8 +3,8 @@ of it."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdnb import files, typed
-from kdnb.models import ofa, ofa_checkpoints, weights
+from kdnb.models import maps, ofa, ofa_checkpoints, weights
 from kdnb.models.kdfmv import KDFMV
 
-# The last layer of most networks shrinks the image 32 times: below 192 px fewer than 6 x 6 cells
-# are left, and 3 x 3 point at nothing. On the chest phantom at 96 px DenseNet121's Score-CAM does
-# not beat a centre prior there; one stage earlier it does.
-FEWEST_CELLS = 6
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class BadSize(files.UserError, ValueError):
+    """An image size that a network cannot take; the message names the nearest sizes it can."""
 
 
 @typed
@@ -32,7 +32,8 @@ class Entry:
 
     ``cam_layers`` are module paths, the last map first, each with twice the resolution of the one
     before; the first shrinks the image ``cam_stride`` times. ``cam_layout`` is the layout of their
-    output, ``NCHW``, ``NHWC`` or ``auto``. ``lr`` is a peak learning rate of AdamW that works from
+    output, ``NCHW`` or ``NHWC``, or ``measured``: then ``cam_layers`` are a proposal, and
+    :mod:`kdnb.models.maps` decides. ``lr`` is a peak learning rate of AdamW that works from
     random weights; networks without batch norm, or with attention, need a smaller one. ``load``
     builds the network from the tensors at ``weights_url``.
     """
@@ -48,12 +49,12 @@ class Entry:
     cam_stride: int = 32
 
     def cam_layer(self, image_size: int) -> str:
-        """The last layer whose map of an image has ``FEWEST_CELLS`` a side or more, else the finest
-        of those that are known."""
+        """The last layer whose map of an image has ``maps.FEWEST_CELLS`` a side or more, else the
+        finest of those that are known."""
         fine = (
             layer
             for step, layer in enumerate(self.cam_layers)
-            if image_size * 2**step >= FEWEST_CELLS * self.cam_stride
+            if image_size * 2**step >= maps.FEWEST_CELLS * self.cam_stride
         )
         return next(fine, self.cam_layers[-1])
 
@@ -153,9 +154,9 @@ class Classifier(nn.Module):
     ``(N, num_classes)``.
 
     Teacher and student may be normalised differently and still see the same batch. ``network`` is
-    the bare network; ``mean`` and ``std`` are per channel; ``cam_layer`` and ``cam_layout`` say
-    where class activation maps are read. ``cam_layers`` are all layers with a map, the deepest
-    first, for methods that learn from features.
+    the bare network; ``mean`` and ``std`` are per channel; ``cam_layer`` is the path of the module
+    where class activation maps are read, and ``cam_layers`` are those of several layers with a map,
+    the deepest first, for methods that learn from features.
     """
 
     def __init__(
@@ -175,8 +176,7 @@ class Classifier(nn.Module):
             image_size,
             entry.source,
         )
-        self.cam_layer, self.cam_layout = entry.cam_layer(image_size), entry.cam_layout
-        self.cam_layers = entry.cam_layers
+        self.entry = entry
         self.network = network
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
@@ -184,28 +184,44 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.network((images - self.mean) / self.std)
 
+    @functools.cached_property
+    def cam_layer(self) -> str:
+        """Path of the module where maps are read. Raises :class:`kdnb.models.maps.NoMap`."""
+        preferred = self.entry.cam_layer(self.image_size)
+        if self.entry.cam_layout != "measured":
+            return preferred
+        try:
+            layers = measured(self.name, self.image_size)
+            return maps.choose(layers, (preferred, *self.entry.cam_layers))
+        except maps.NoMap as error:
+            raise maps.NoMap(f"{self.name} at {self.image_size} px: {error}") from None
+
+    @functools.cached_property
+    def cam_layers(self) -> tuple[str, ...]:
+        """Paths of all modules with maps to learn from, the deepest first; one at least."""
+        if self.entry.cam_layout != "measured":
+            return self.entry.cam_layers
+        layers = measured(self.name, self.image_size)
+        serving = [name for name in self.entry.cam_layers if name in layers and layers[name].serves]
+        return tuple(serving) or (self.cam_layer,)
+
     def cam_module(self) -> nn.Module:
         """The module at ``cam_layer``."""
         return self.network.get_submodule(self.cam_layer)
 
-    def cam_reshape(self, features: Tensor) -> Tensor:
-        """A layer's features as ``(N, C, h, w)``: channels-last stages turned, tokens ``(N, T, C)``
-        put back into their grid.
+    def cam_reshape(self, features: Tensor, layer: str | None = None) -> Tensor:
+        """The output of ``layer`` (``cam_layer`` by default) as ``(N, C, h, w)``: channels-last
+        stages turned, tokens ``(N, T, C)`` put back into their grid.
 
-        Returned as they are where they have no grid.
+        Returned as it is where it has no grid.
         """
-        if features.ndim == 3:
-            tokens = features.shape[1] - getattr(self.network, "num_prefix_tokens", 0)
-            side = math.isqrt(max(tokens, 0))
-            return (
-                features[:, -tokens:].transpose(1, 2).unflatten(2, (side, side))
-                if side**2 == tokens > 0
-                else features
-            )
-        # images are square, so the axis that differs from its neighbours is the channels'
-        last = features.ndim == 4 and features.shape[1] == features.shape[2] != features.shape[3]
-        turned = self.cam_layout == "NHWC" or (self.cam_layout == "auto" and last)
-        return features.permute(0, 3, 1, 2) if turned and features.ndim == 4 else features
+        if self.entry.cam_layout == "measured":
+            found = measured(self.name, self.image_size).get(layer or self.cam_layer)
+            if found is not None and (found.placed or features.ndim == 4):
+                return found.reading(features, self.network)
+            return features
+        turned = self.entry.cam_layout == "NHWC" and features.ndim == 4
+        return features.permute(0, 3, 1, 2) if turned else features
 
 
 @typed
@@ -219,9 +235,9 @@ def create(
     """Build a network of the zoo, or any other that timm knows, for ``num_classes`` classes at
     ``image_size`` pixels.
 
-    ``pretrained`` takes ImageNet weights from ``weights/`` or the network, with a new classifier,
-    and never falls back to random ones; ``sha256`` checks the file. Raises ``UnknownName``,
-    ``ValueError`` for a size or class count that cannot be, and
+    ``pretrained`` takes ImageNet weights from ``weights/`` or the web, with a new classifier, and
+    never falls back to random ones; ``sha256`` checks the file. Raises ``UnknownName``,
+    :class:`BadSize`, ``ValueError`` for fewer than two classes or 32 pixels, and
     :class:`kdnb.models.weights.PretrainedMissing`.
     """
     if num_classes < 2:
@@ -229,6 +245,8 @@ def create(
     if image_size < 32:
         raise ValueError(f"image_size must be at least 32 px, got {image_size}")
     entry = resolve(name)
+    if entry.timm_name is not None:
+        check_size(name, image_size)
     if pretrained and entry.timm_name is None and entry.load is None:
         raise weights.PretrainedMissing(
             f"{name} has no published weights: train it (pretrained=False)"
@@ -258,28 +276,75 @@ def resolve(name: str) -> Entry:
         except files.UnknownName as error:
             nearest = str(error).split(" Allowed:")[0]
             raise files.UnknownName(
-                f"{nearest} Allowed: {', '.join(ZOO)}, a subnet as notebook 07 names it (ofa-335433-...), and "
-                "every name of timm.list_models()."
+                f"{nearest} Allowed: {', '.join(ZOO)}, a subnet as notebook 07 names it "
+                "(ofa-335433-...), and every name of timm.list_models()."
             ) from None
+    return _proposal(name)
+
+
+@functools.lru_cache(maxsize=256)
+def _proposal(name: str) -> Entry:
+    """An entry of a timm network outside the zoo: the ends of its feature stages, if it lists any,
+    are the proposal for where maps are read."""
     config = timm.get_pretrained_cfg(name)
+    sized = bool(config and config.fixed_input_size)
     with torch.device("meta"):
-        network = timm.create_model(name, num_classes=2)
+        try:
+            network = _timm(name, sized)(2, (config and config.input_size or (3, 224))[-1])
+        except TypeError:  # takes no img_size
+            sized, network = False, _timm(name)(2, 224)
     stages = list(getattr(network, "feature_info", None) or ()) or [{"module": "", "reduction": 32}]
-    if getattr(
-        network, "num_prefix_tokens", 0
-    ):  # where a class token answers, the last block's patches do not reach the logits
+    # where a class token answers, the last block's patches do not reach the logits
+    if getattr(network, "num_prefix_tokens", 0):
         stages = [stages[-1] | {"module": f"{stages[-1]['module']}.norm1"}]
     kept = [stages.pop()]
     while stages and 2 * stages[-1]["reduction"] == kept[-1]["reduction"] > 8:
         kept.append(stages.pop())
-    return _zoo_timm(
-        name,
-        tuple(stage["module"] for stage in kept),
-        "timm",
-        "auto",
-        sized=bool(config and config.fixed_input_size),
-        cam_stride=kept[0]["reduction"],
+    layers = tuple(stage["module"] for stage in kept)
+    return _zoo_timm(name, layers, "timm", "measured", sized, cam_stride=kept[0]["reduction"])
+
+
+@functools.lru_cache(maxsize=64)
+def measured(name: str, image_size: int) -> dict[str, maps.Layer]:
+    """All layers of a network that can be read as maps, from fresh weights that are the same each
+    time. Costs a few passes of one image; remembered."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return maps.measure(resolve(name).build(2, image_size), image_size)
+
+
+def check_size(name: str, image_size: int) -> None:
+    """Raise :class:`BadSize` if a network cannot take images of this size; nothing is computed."""
+    if (reason := _size_problem(name, image_size)) is None:
+        return
+    steps = (2, 4, 8, 16, 24, 32, 48, 56, 60, 64, 128)
+    near = {around for step in steps for around in _multiples(image_size, step)}
+    smaller, larger = (
+        next((size for size in sizes if _size_problem(name, size) is None), None)
+        for sizes in (
+            sorted((size for size in near if 32 <= size < image_size), reverse=True),
+            sorted(size for size in near if image_size < size <= 1024),
+        )
     )
+    found = " or ".join(f"{size} px" for size in (smaller, larger) if size)
+    hint = f"the nearest sizes it takes: {found}" if found else "no size near it works either"
+    raise BadSize(f"{name} cannot take images of {image_size} px; {hint} ({reason})")
+
+
+def _multiples(size: int, step: int) -> list[int]:
+    return [(size // step + n) * step for n in (-1, 0, 1, 2)]
+
+
+@functools.lru_cache(maxsize=1024)
+def _size_problem(name: str, image_size: int) -> str | None:
+    """The error of a forward pass on meta tensors, or None."""
+    try:
+        with torch.device("meta"), torch.no_grad():
+            network = resolve(name).build(2, image_size).eval()
+            network(torch.zeros(1, 3, image_size, image_size))
+    except Exception as error:  # each network has its own way to fail
+        return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return None
 
 
 def _ofa(name: str) -> Entry:
@@ -341,18 +406,6 @@ def count_macs(name: str, num_classes: int = 1000, image_size: int = 224) -> int
     linear = {torch.ops.aten.convolution, torch.ops.aten.mm, torch.ops.aten.addmm}
     return (
         sum(flops for op, flops in counter.get_flop_counts()["Global"].items() if op in linear) // 2
-    )
-
-
-def precision() -> str:
-    """``bf16`` where the hardware computes with it, else ``no``; emulated bf16 is slower than
-    float32."""
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    return (
-        "bf16"
-        if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        else "no"
     )
 
 

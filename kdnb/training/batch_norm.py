@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kdnb import device
 from kdnb.data import Dataset
-from kdnb.models import zoo
 from kdnb.models.zoo import Classifier
 
 IMAGES, BATCH = 256, 64
@@ -48,19 +48,16 @@ def recalibrate(model: Classifier, images: Tensor) -> Classifier:
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
     ]
     momenta = [norm.momentum for norm in norms]
-    device = next(model.parameters()).device
+    place = device.of(model)
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # every batch counts the same
         norm.train()
-    with (
-        torch.no_grad(),
-        torch.autocast(device.type, torch.bfloat16, enabled=zoo.precision() == "bf16"),
-    ):
+    with torch.no_grad(), device.autocast(place):
         # equal parts: a last batch of one image would count as much as a whole one, and has no
         # variance where the last map is a single cell
         for batch in images.tensor_split(math.ceil(len(images) / BATCH)) if norms else ():
-            model(batch.to(device).contiguous(memory_format=torch.channels_last))
+            model(batch.to(place).contiguous(memory_format=torch.channels_last))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return model.eval()

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kdnb import files
+from kdnb import device, files
 from kdnb.distillation.base import Lesson
 from kdnb.models import zoo
 from kdnb.models.zoo import Classifier
@@ -66,12 +66,13 @@ def _score(row: dict) -> tuple[float, float]:
 
 
 def load(folder: Path) -> Run:
-    """A finished run from its folder."""
+    """A finished run from its folder, its network on the device for training."""
     record = files.read_json(folder / "run.json")
     key = record["key"]
     model = zoo.create(key["model"], len(key["classes"]), key["image_size"])
     model.network.load_state_dict(load_file(folder / "best.safetensors"), strict=True)
-    return Run(model.eval(), pd.read_csv(folder / "history.csv"), record, folder)
+    model.eval().to(device.default())
+    return Run(model, pd.read_csv(folder / "history.csv"), record, folder)
 
 
 def keep(

@@ -11,9 +11,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
-from kdnb import files
+from kdnb import device, files
 from kdnb.distillation.base import Seen
-from kdnb.models import zoo
 
 
 def accelerator(elastic: bool = False) -> Accelerator:
@@ -22,7 +21,7 @@ def accelerator(elastic: bool = False) -> Accelerator:
     ``elastic`` for a supernet: a step leaves out the weights that its four subnets do not have.
     """
     unused = DistributedDataParallelKwargs(find_unused_parameters=elastic)
-    return Accelerator(mixed_precision=zoo.precision(), kwargs_handlers=[unused])
+    return Accelerator(mixed_precision=device.precision(), kwargs_handlers=[unused])
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kdnb import files
+from kdnb import device, files
 from kdnb.data import Dataset
 from kdnb.distillation.base import Seen, see
 from kdnb.models import zoo
@@ -22,15 +22,16 @@ from kdnb.training import processes
 def frozen(teacher: Classifier) -> Classifier:
     """A copy that gives the same answers sooner.
 
-    Its weights are rounded to bfloat16 once, where autocast would round them for every batch.
+    Its weights are rounded to half precision once, where autocast would do so for every batch.
     """
     teacher = copy.deepcopy(teacher).to(memory_format=torch.channels_last).eval()
     teacher.requires_grad_(False)
-    if zoo.precision() == "bf16":
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(device.precision())
+    if half is not None:
         for module in teacher.modules():
             # a subclass may do more with its weights than multiply
             if type(module) in (nn.Conv2d, nn.Linear):
-                module.to(torch.bfloat16)
+                module.to(half)
     return teacher
 
 
@@ -39,8 +40,7 @@ def answers(teachers: Sequence[Classifier], images: Tensor, taps: int) -> list[S
 
     The teachers must be in eval mode; they stay as they are.
     """
-    autocast = torch.autocast(images.device.type, torch.bfloat16, zoo.precision() == "bf16")
-    with torch.inference_mode(), autocast:
+    with torch.inference_mode(), device.autocast(images.device):
         found = [see(teacher, images, taps) for teacher in teachers]
     # copied outside: a tensor of the inference mode may not enter the student's graph
     return [
@@ -60,7 +60,7 @@ def soft_target_table(teachers: list[Classifier], dataset: Dataset, image_size: 
         "data": dataset.checksum,
         "image_size": image_size,
         "transform": "none",
-        "precision": zoo.precision(),
+        "precision": device.precision(),
     }
     name = f"{dataset.spec.slug}-{files.digest(key)}.safetensors"
     path = files.cache_dir() / "soft-targets" / name

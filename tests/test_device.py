@@ -1,0 +1,82 @@
+"""One module says which device computes; networks stay where they are."""
+
+import ast
+
+import numpy as np
+import pytest
+import torch
+
+from kdnb import data, device, files, training
+from kdnb.explanations import registry
+from kdnb.images.pixels import Pixels
+from kdnb.models import zoo
+from kdnb.models.predict import predict
+from kdnb.study import Study
+from kdnb.training import batch_norm, processes
+
+QUESTIONS = {"is_available", "is_bf16_supported", "is_mps_available", "_is_avx512_bf16_supported"}
+
+
+def test_no_other_module_asks_which_devices_there_are():
+    asked = {
+        path.relative_to(files.ROOT).as_posix()
+        for folder in ("kdnb", "benchmarks")
+        for path in (files.ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in QUESTIONS
+    }
+    assert asked == {"kdnb/device.py"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "bf16", "expected"),
+    [("cuda", True, "bf16"), ("cuda", False, "fp16"), ("mps", True, "no"), ("cpu", True, "bf16"),
+     ("cpu", False, "no")],
+)  # fmt: skip
+def test_precision_is_what_the_hardware_is_fast_with(monkeypatch, kind, bf16, expected):
+    asked = {}
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda **options: asked.update(options) or bf16
+    )
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert device.precision(kind) == expected
+    # T4 and P100 emulate it: for torch they "support" it
+    assert asked == ({"including_emulation": False} if kind == "cuda" else {})
+
+
+@pytest.mark.parametrize("found", ["fp16", "no"])
+def test_training_scales_gradients_where_half_precision_is_used(monkeypatch, found):
+    given = {}
+    monkeypatch.setattr(device, "precision", lambda *place: found)
+    monkeypatch.setattr(processes, "Accelerator", lambda **options: given.update(options))
+    processes.accelerator()
+    assert given["mixed_precision"] == found  # accelerate scales for fp16, and only for it
+
+
+@pytest.fixture
+def other_devices(monkeypatch):
+    """A machine with a GPU on which accelerate was told to use the processor: who asks torch in its
+    place moves a network to a device that does not work here."""
+    assert device.default().type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+
+
+def test_networks_stay_on_their_device(other_devices):
+    model = zoo.create("resnet10t", 2, 32)
+    images = torch.rand(8, 3, 32, 32)
+    pixels = Pixels((255 * images).to(torch.uint8).numpy(), np.zeros(8, int))
+    assert predict(model, pixels).shape == (8, 2)
+    batch_norm.recalibrate(model, images)
+    registry.explain(model, images[:1], "grad_cam")
+    assert device.of(model).type == "cpu"
+
+
+def test_the_second_epoch_finds_the_network_where_the_first_left_it(folder, other_devices):
+    study = Study(
+        dataset="folder", data_root=str(folder), teacher="resnet10t", student="resnet10t",
+        image_size=32, teacher_epochs=2, batch_size=16, split="official",
+    )  # fmt: skip
+    (run,) = training.train_teachers(study, data.load("folder", folder))
+    assert len(run.history) == 2 and device.of(run.model) == device.default()

@@ -1,4 +1,4 @@
-"""Speed and likeness of the fast Score-CAM and of SHAP to their reference implementations: ``make
+"""Score-CAM and SHAP against their reference implementations, in speed and similarity: ``make
 bench``.
 
 Every row comes from one run: the same images, the same network, one after the other. With
@@ -20,14 +20,15 @@ import pytorch_grad_cam
 import seaborn as sns
 import shap
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from tqdm import tqdm
 
 from kdnb import data, files, provenance
 from kdnb.distillation import create
-from kdnb.explanations import registry, shapley
-from kdnb.explanations.faithfulness import rank_correlation
+from kdnb.explanations import activations, registry, shapley
+from kdnb.explanations.maps import rank_correlation
 from kdnb.images import pixels
 from kdnb.models.predict import predict
 from kdnb.models.zoo import Classifier
@@ -36,12 +37,12 @@ from kdnb.study import Study
 from kdnb.training import loop
 
 IMAGES, SIZE = 20, 96
-ASKED, ALIKE = (32, 64, 96, 128), 0.95  # channels asked, and the rank correlation that is enough
+SCORED, SIMILAR = (32, 64, 96, 128), 0.95  # channels scored; sufficient rank correlation
 MODELS = ("densenet121", "visformer_small", "ofa595", "kdfmv5")
 
 
 class Double(torch.nn.Module):
-    """In front of a float64 network: both implementations feed float32."""
+    """Converts the input of a float64 network, as both implementations pass float32."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(N, 3, H, W)`` as float64."""
@@ -49,7 +50,7 @@ class Double(torch.nn.Module):
 
 
 def network(name: str, dataset: data.Dataset) -> Classifier:
-    """A network that has learnt something, so that its logits and dead channels are those of one."""
+    """A network after four epochs: random weights have other dead channels and logits."""
     study = Study(dataset=dataset.spec.name, image_size=SIZE, batch_size=32)
     return loop.fit(study, dataset, name, create("hard"), 4).model
 
@@ -61,7 +62,7 @@ def timed(work) -> tuple[object, float]:
 
 
 def warm(work) -> float:
-    """Seconds of the faster of two calls: the first of each shape prepares its kernels."""
+    """Seconds of the faster of two calls: the first call of a shape prepares its kernels."""
     times = []
     for _ in range(2):
         begun = time.perf_counter()
@@ -71,10 +72,10 @@ def warm(work) -> float:
 
 
 def score_cam(name: str, model: Classifier, images: torch.Tensor) -> dict:
-    """One row: seconds an image of the reference and of our three modes, and how close their maps
-    are.
+    """One row: seconds per image of the reference and of our three modes, and the rank correlation
+    of their maps, for images ``(N, 3, S, S)`` in [0, 1].
 
-    ``topk`` asks the fewest channels that are enough here; ``curve`` has them all.
+    ``topk`` scores the fewest channels that suffice; ``curve`` has a point for each number of them.
     """
     targets = torch.from_numpy(predict(model, _pixels(images))).argmax(1).tolist()
 
@@ -82,7 +83,7 @@ def score_cam(name: str, model: Classifier, images: torch.Tensor) -> dict:
         # as a user runs it: contiguous float32, batches of 16; one image at a time, as its memory
         # grows with images × channels
         plain, maps = model.to(memory_format=torch.contiguous_format), []
-        with registry.untouched(plain), contextlib.redirect_stderr(io.StringIO()):
+        with activations.untouched(plain), contextlib.redirect_stderr(io.StringIO()):
             for image, target in zip((images - model.mean) / model.std, targets, strict=True):
                 cam = pytorch_grad_cam.ScoreCAM(
                     model.network, [model.cam_module()], model.cam_reshape
@@ -98,15 +99,15 @@ def score_cam(name: str, model: Classifier, images: torch.Tensor) -> dict:
         return timed(lambda: registry.explain(model, images, "score_cam", targets, **options).maps)
 
     (exact, exact_s), (fast, fast_s), curve = ours(), ours(fast=True), []
-    for asked in ASKED:
-        some, seconds = ours(fast=True, channels=asked)
-        curve.append({"asked": asked, "seconds": seconds, "spearman": _mean(some, slow)})
-    enough = next((point for point in curve if point["spearman"] >= ALIKE), curve[-1])
+    for count in SCORED:
+        some, seconds = ours(fast=True, channels=count)
+        curve.append({"asked": count, "seconds": seconds, "spearman": _mean(some, slow)})
+    enough = next((point for point in curve if point["spearman"] >= SIMILAR), curve[-1])
     return {
         "model": name,
         "images": IMAGES,
         "size": SIZE,
-        "channels": int(registry.features(model, images[:1]).shape[1]),
+        "channels": int(activations.features(model, images[:1]).shape[1]),
         "asked": enough["asked"],
         "reference_s": reference_s,
         "exact_s": exact_s,
@@ -132,7 +133,7 @@ def shap_row(
     x, base = ((some - model.mean) / model.std for some in (few, background))
     model.to(memory_format=torch.contiguous_format)
     targets = torch.full((len(few),), 1)
-    with registry.untouched(model):
+    with activations.untouched(model):
         theirs = shap.GradientExplainer(model.network, base)
         reference_s = warm(lambda: theirs.shap_values(x, nsamples=samples, rseed=0)) / len(few)
         model.to(
@@ -212,19 +213,27 @@ def main() -> None:
 
 
 def figure(cams: pd.DataFrame, shaps: pd.DataFrame, title: str) -> Figure:
-    """Left how many times faster each mode is than its library, right how alike the maps are by how
-    many channels are asked."""
+    """Left: speed-up of each mode over its library. Right: similarity of the maps by the number of
+    scored channels."""
+    drawn, ((speed, similarity),) = style.start(1, 2, size=(5.3, 4.6))
+    _draw_speed(speed, cams, shaps)
+    _draw_similarity(similarity, cams)
+    sns.despine(drawn)
+    return style.done(drawn, f"{title}, {IMAGES} images of {SIZE} px, two cores")
+
+
+def _draw_speed(axis: Axes, cams: pd.DataFrame, shaps: pd.DataFrame) -> None:
     modes = {
         "exact": "Score-CAM, exact",
-        "fast": "Score-CAM, bf16, half of the channels asked",
-        "topk": f"Score-CAM, bf16, fewest channels with {ALIKE} or more",
+        "fast": "Score-CAM, bf16, half of the channels",
+        "topk": f"Score-CAM, bf16, fewest channels with {SIMILAR} or more",
     }
     rows = [
         {
             "model": row["model"],
             "mode": label,
             "speed": row[f"{mode}_speedup"],
-            "alike": row[f"spearman_{mode}"],
+            "similarity": row[f"spearman_{mode}"],
         }
         for row in cams.to_dict("records")
         for mode, label in modes.items()
@@ -234,50 +243,44 @@ def figure(cams: pd.DataFrame, shaps: pd.DataFrame, title: str) -> Figure:
             "model": row["model"],
             "mode": "SHAP of one class",
             "speed": 1 / row["share_of_reference"],
-            "alike": 1 - row["max_diff_of_scale"],
+            "similarity": 1 - row["max_diff_of_scale"],
         }
         for row in shaps.to_dict("records")
     ]
-    table, (drawn, axes) = pd.DataFrame(rows), style.start(1, 2, size=(5.3, 4.6))
-    speed, likeness = axes[0]
-    sns.barplot(table, x="model", y="speed", hue="mode", ax=speed)
-    for bars, (_, part) in zip(speed.containers, table.groupby("mode", sort=False), strict=True):
-        speed.bar_label(
-            bars, [f"{v:.3f}" for v in part["alike"]], fontsize="xx-small", rotation=90, padding=3
-        )
-    speed.axhline(1, color="0.5", linewidth=1)
-    speed.set(
-        yscale="log",
-        ylabel="times faster than the library (logarithmic)",
-        xlabel="",
-        ylim=(0.7, None),
-    )
-    speed.tick_params(axis="x", rotation=20)
-    sns.move_legend(
-        speed,
-        "upper center",
-        bbox_to_anchor=(0.5, -0.2),
+    table = pd.DataFrame(rows)
+    sns.barplot(table, x="model", y="speed", hue="mode", ax=axis)
+    for bars, (_, part) in zip(axis.containers, table.groupby("mode", sort=False), strict=True):
+        numbers = [f"{value:.3f}" for value in part["similarity"]]
+        axis.bar_label(bars, numbers, fontsize="xx-small", rotation=90, padding=3)
+    axis.axhline(1, color="0.5", linewidth=1)
+    axis.set(yscale="log", ylim=(0.7, 2 * table["speed"].max()))
+    axis.set(ylabel="speed-up over the library", xlabel="")
+    axis.tick_params(axis="x", rotation=20)
+    axis.get_legend().remove()
+    axis.figure.legend(
+        *axis.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=2,
         frameon=False,
         fontsize="small",
         title_fontsize="small",
-        title="above bars: rank correlation of the maps with the library's\n"
-        "(SHAP: 1 − largest difference, as a share of the scale)",
+        title="numbers above bars: rank correlation of the maps with the library's "
+        "(SHAP: 1 − largest difference, relative to the scale)",
     )
+
+
+def _draw_similarity(axis: Axes, cams: pd.DataFrame) -> None:
     points = [
         {"model": f"{row['model']} ({row['channels']:,} channels)"} | point
         for row in cams.to_dict("records")
         for point in row["curve"]
     ]
-    sns.lineplot(
-        pd.DataFrame(points), x="asked", y="spearman", hue="model", marker="o", ax=likeness
-    )
-    likeness.axhline(ALIKE, color="0.5", linewidth=1)
-    likeness.set(
-        xlabel="channels asked", ylabel="rank correlation with the library's map", xticks=ASKED
-    )
-    likeness.legend(frameon=False)
-    sns.despine(drawn)
-    return style.done(drawn, f"{title}, {IMAGES} images of {SIZE} px, two cores")
+    table = pd.DataFrame(points)
+    sns.lineplot(table, x="asked", y="spearman", hue="model", marker="o", ax=axis)
+    axis.axhline(SIMILAR, color="0.5", linewidth=1)
+    axis.set(ylabel="rank correlation with the library")
+    axis.set(xlabel="channels scored", xticks=SCORED)
+    axis.legend(frameon=False)
 
 
 if __name__ == "__main__":

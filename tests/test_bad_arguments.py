@@ -27,7 +27,7 @@ from kdnb.deployment import efficiency, latency, onnx_export, search
 from kdnb.distillation import soft_targets
 from kdnb.distillation.base import Seen, create
 from kdnb.evaluation import calibration, metrics, shortcuts
-from kdnb.explanations import agreement, faithfulness, layers, registry
+from kdnb.explanations import agreement, faithfulness, layers, localisation, maps, registry
 from kdnb.images import index, splits
 from kdnb.models import ofa, zoo
 from kdnb.study import Study
@@ -200,7 +200,7 @@ WRONG = {
         "bins must be at least 1",
     ),
     "calibration: temperature 0": (
-        lambda m: calibration.before_and_after(LABELS, LOGITS, 0.0),
+        lambda m: calibration.scores(LABELS, LOGITS, 0.0),
         "temperature must be above 0",
     ),
     "method: name": (
@@ -300,7 +300,7 @@ WRONG = {
     "explain: range": (lambda m: registry.explain(m, IMAGES * 9), r"in \[0, 1\]"),
     "curves: maps": (lambda m: faithfulness.curves(m, IMAGES, MAPS[:2], TARGETS), "maps must be"),
     "curves: baseline": (
-        lambda m: faithfulness.curves(m, IMAGES, MAPS, TARGETS, kind="blurr"),
+        lambda m: faithfulness.curves(m, IMAGES, MAPS, TARGETS, fill="blurr"),
         "Did you mean 'blur'",
     ),
     "curves: steps": (
@@ -313,11 +313,11 @@ WRONG = {
     ),
     "road: maps": (lambda m: faithfulness.road(m, IMAGES, MAPS[..., :8], TARGETS), "maps must be"),
     "localisation: masks": (
-        lambda m: faithfulness.localisation(MAPS, MAPS[:, :8] > 0),
+        lambda m: localisation.localisation(MAPS, MAPS[:, :8] > 0),
         "masks must be",
     ),
-    "rank correlation": (lambda m: faithfulness.rank_correlation(MAPS, MAPS[:2]), "other must be"),
-    "likeness": (lambda m: agreement.likeness(MAPS, MAPS[:2], (4, 4)), "other must be"),
+    "rank correlation": (lambda m: maps.rank_correlation(MAPS, MAPS[:2]), "other must be"),
+    "similarity": (lambda m: agreement.similarity(MAPS, MAPS[:2], (4, 4)), "other must be"),
     "cka: images": (lambda m: layers.cka(np.zeros((5, 2)), np.zeros((4, 2))), "other must be"),
     "latency: runtime": (
         lambda m: latency.milliseconds(m, (1, 3, S, S), "onxx"),

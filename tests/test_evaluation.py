@@ -54,11 +54,11 @@ def test_calibration_error_by_hand():
     """Ten answers of 80 % confidence, six right: the error is 0.2."""
     logits = np.tile([math.log(4), 0.0], (10, 1))
     labels = np.array([0] * 6 + [1] * 4)
-    assert metrics.calibration_error(labels, logits) == pytest.approx(0.2)
-    table = metrics.reliability(labels, logits)
+    assert calibration.calibration_error(labels, logits) == pytest.approx(0.2)
+    table = calibration.reliability(labels, logits)
     assert len(table) == 1 and table.loc[0].tolist() == pytest.approx([0.8, 0.6, 10])
     sure = np.tile([50.0, 0.0], (4, 1))  # confidence 1 falls into the last bin, not beyond it
-    assert metrics.calibration_error(np.zeros(4, int), sure) == pytest.approx(0, abs=1e-9)
+    assert calibration.calibration_error(np.zeros(4, int), sure) == pytest.approx(0, abs=1e-9)
 
 
 def test_equal_models_do_not_differ():
@@ -189,11 +189,11 @@ def test_temperature_undoes_what_was_done():
     labels = (rng.random((4000, 1)) > probabilities.cumsum(1)).sum(1)
     assert calibration.fit_temperature(labels, logits) == pytest.approx(1, abs=0.1)
     assert calibration.fit_temperature(labels, 3 * logits) == pytest.approx(3, abs=0.3)
-    change = calibration.before_and_after(labels, 3 * logits, 3.0)
-    assert (
-        change["after"]["ece"] < 0.05 < change["before"]["ece"]
-        and change["after"]["brier"] < change["before"]["brier"]
-    )
+    before, after = (calibration.scores(labels, 3 * logits, t) for t in (1.0, 3.0))
+    assert after["ece"] < 0.05 < before["ece"] and after["brier"] < before["brier"]
+    found = calibration.calibrate(labels, 3 * logits, labels, 3 * logits)
+    assert found.before == before and found.after["ece"] == pytest.approx(after["ece"], abs=0.02)
+    assert found.temperature == pytest.approx(3, abs=0.3)
 
 
 def test_adaptive_bins_hold_equal_numbers():

@@ -17,7 +17,7 @@ from test_bad_images import png_header
 from torch import nn
 
 from kdnb import files
-from kdnb.explanations import registry, scorecam, shapley
+from kdnb.explanations import activations, inputs, registry, scorecam, shapley
 from kdnb.models import zoo
 from kdnb.models.zoo import Classifier, Entry
 
@@ -108,11 +108,11 @@ def test_occlusion_finds_the_only_square_that_counts(images):
 
 def test_grad_cam_of_a_pooled_network_is_cam(images):
     model = wrap(Pooled(), "act")
-    features = registry.features(model, images)
+    features = activations.features(model, images)
     expected = torch.einsum("k,nkhw->nhw", model.network.head.weight[1], features).clamp(min=0)
     found = registry.explain(model, images, "grad_cam", targets=1)
     assert np.allclose(
-        found.maps, registry.enlarge(expected.detach(), (SIZE, SIZE)).numpy(), atol=1e-4
+        found.maps, activations.enlarge(expected.detach(), (SIZE, SIZE)).numpy(), atol=1e-4
     )
 
 
@@ -128,7 +128,7 @@ def by_hand(model, image, target, score, softmax):
             scores.append((logits if score == "logit" else logits.softmax(0))[target])
         weights = torch.stack(scores)
         weights = weights.softmax(0) if softmax else weights
-        return registry.enlarge(
+        return activations.enlarge(
             (weights[:, None, None] * maps).sum(0).clamp(min=0)[None], (SIZE, SIZE)
         )[0].numpy()
 
@@ -169,7 +169,7 @@ def settled(name, classes=3):
 def test_exact_score_cam_equals_the_reference(name):
     model, x = settled(name), torch.rand(1, 3, SIZE, SIZE)
     found = registry.explain(model, x, "score_cam", targets=2)
-    with registry.untouched(model), contextlib.redirect_stderr(io.StringIO()):
+    with activations.untouched(model), contextlib.redirect_stderr(io.StringIO()):
         cam = pytorch_grad_cam.ScoreCAM(model.network, [model.cam_module()], model.cam_reshape)
         reference = cam((x - model.mean) / model.std, [ClassifierOutputTarget(2)])
     assert np.abs(found.maps - reference).max() < 1e-4
@@ -184,11 +184,10 @@ def test_exact_score_cam_equals_the_reference(name):
 
 def test_one_sweep_serves_every_class(images):
     model = wrap(Pooled(), "act")
-    x, activations = images, registry.features(model, images)
-    sweep = scorecam.sweep(model.network, x, activations)
+    sweep = scorecam.sweep(model.network, images, activations.features(model, images))
     for target in (0, 1):
         weights = sweep.weights(torch.full((3,), target))
-        maps = registry.enlarge(sweep.maps(weights), (SIZE, SIZE)).numpy()
+        maps = activations.enlarge(sweep.maps(weights), (SIZE, SIZE)).numpy()
         assert np.allclose(
             maps, registry.explain(model, images, "score_cam", targets=target).maps, atol=1e-6
         )
@@ -263,7 +262,7 @@ def test_shap_equals_the_library(name):
     model = zoo.create(name, 3, SIZE).eval().double()
     network = torch.nn.Sequential(Double(), model.network)
     x, background = torch.randn(2, 3, SIZE, SIZE), torch.randn(4, 3, SIZE, SIZE)
-    with registry.untouched(model):
+    with activations.untouched(model):
         ours = shapley.gradient_shap(
             network, x, torch.tensor([2, 2]), background, samples=12, seed=3
         )
@@ -312,7 +311,7 @@ def test_the_model_is_left_as_it_was(images, method):
         1 for _ in model.network.conv1.parameters()
     )
     assert [m.inplace for m in model.modules() if hasattr(m, "inplace")] == inplace and any(inplace)
-    assert not any(getattr(m, name) for m in model.modules() for name in registry.HOOKS)
+    assert not any(getattr(m, name) for m in model.modules() for name in activations.HOOKS)
 
 
 @pytest.mark.parametrize("method", ["grad_cam", "deep_lift", "score_cam", "guided_backprop"])
@@ -329,7 +328,7 @@ def test_also_after_an_error(images, method, monkeypatch):
     with pytest.raises(RuntimeError, match="out of memory"):
         registry.explain(model, images, method)
     assert model.training and not any(
-        getattr(m, name) for m in model.modules() for name in registry.HOOKS
+        getattr(m, name) for m in model.modules() for name in activations.HOOKS
     )
 
 
@@ -375,7 +374,7 @@ def test_a_constant_image_and_a_dead_layer_have_a_defined_map(method):
 
 def test_any_image_file_of_the_reader(tmp_path):
     model = zoo.create("resnet10t", 3, SIZE)
-    image = registry.read_image(paint(tmp_path / "mine.png", 1, size=200, mode="RGB"), model)
+    image = inputs.read_image(paint(tmp_path / "mine.png", 1, size=200, mode="RGB"), model)
     assert image.shape == (1, 3, SIZE, SIZE)
     assert registry.explain(model, image, "grad_cam").maps.shape == (1, SIZE, SIZE)
     grey = (image[:, :1] * 255).to(torch.uint8)
@@ -405,7 +404,7 @@ def test_a_file_of_the_reader_that_is_no_image_is_named_with_the_way_out(tmp_pat
     with pytest.raises(
         ValueError, match=rf"{name} cannot be explained: {problem}.*PNG.*80,000,000 pixels.*DICOM"
     ):
-        registry.read_image(tmp_path / name, zoo.create("resnet10t", 3, SIZE))
+        inputs.read_image(tmp_path / name, zoo.create("resnet10t", 3, SIZE))
 
 
 def test_floors_know_nothing(images):

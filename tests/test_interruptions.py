@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdnb import data, files
-from kdnb.explanations import audit, registry
+from kdnb.explanations import cache, registry
 from kdnb.images import index, pixels
 from kdnb.leakage import detector, fingerprints
 from kdnb.models import zoo
@@ -179,25 +179,25 @@ def _network_and_images() -> tuple:
     return zoo.create("kdfmv5", 3, 32), torch.rand(40, 3, 32, 32)
 
 
-def _maps(cache) -> None:
-    os.environ["KDNB_CACHE"] = str(cache)
-    audit.remembered(*_network_and_images(), "score_cam", np.arange(40) % 3, channels=8)
+def _maps(folder) -> None:
+    os.environ["KDNB_CACHE"] = str(folder)
+    cache.explain_cached(*_network_and_images(), "score_cam", np.arange(40) % 3, channels=8)
 
 
 def test_a_sweep_of_maps_resumes(home, monkeypatch, child):
-    killed = child(_killed_in, "kdnb.explanations.audit", "explain", 2, _maps, home / "cache")
+    killed = child(_killed_in, "kdnb.explanations.cache", "explain", 2, _maps, home / "cache")
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
     (model, images), targets, calls = _network_and_images(), np.arange(40) % 3, []
-    monkeypatch.setattr(audit, "explain", _counted(registry.explain, calls))
-    found = audit.remembered(model, images, "score_cam", targets, channels=8)
+    monkeypatch.setattr(cache, "explain", _counted(registry.explain, calls))
+    found = cache.explain_cached(model, images, "score_cam", targets, channels=8)
     assert len(calls) == 1 and len(calls[0][1]) == 8  # only the third batch
     whole = registry.explain(model, images, "score_cam", targets.tolist(), channels=8)
     assert np.allclose(found.maps, whole.maps, atol=1e-5) and found.definition == whole.definition
     assert (found.targets == whole.targets).all() and np.allclose(
         found.effective_channels, whole.effective_channels, rtol=1e-4
     )
-    audit.remembered(model, images, "score_cam", targets, channels=9)
+    cache.explain_cached(model, images, "score_cam", targets, channels=9)
     assert len(calls) == 4, "other options need other maps"
 
 

@@ -1,4 +1,4 @@
-"""Layers: the right ones are shown, likeness and probes give known answers, figures and the audit
+"""Layers: the right ones are shown, similarity and probes give known answers, figures and the audit
 hold together."""
 
 import dataclasses
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdnb import data
-from kdnb.explanations import MapParameters, SampleParameters, audit, layers, registry
+from kdnb import data, explanations
+from kdnb.explanations import MapParameters, SampleParameters, auditing, layers, registry
 from kdnb.models import zoo
 from kdnb.study import Study
 
@@ -55,17 +55,17 @@ def test_cka_by_construction():
         layers.cka(features[:3], features[:3])
 
 
-def test_what_was_handed_on_is_told_from_what_was_not():
+def test_the_cka_gain_has_the_sign_and_interval_of_the_difference():
     rng, groups = np.random.default_rng(0), np.repeat(np.arange(48), 2)
     teacher, noise = rng.standard_normal((96, 8)), rng.standard_normal((2, 96, 8))
     near, far = teacher + noise[0], noise[1]
-    found = layers.handed_on(teacher, near, far, groups)
+    found = layers.cka_gain(teacher, near, far, groups)
     assert found["low"] > 0.1 and found["n"] == 96
     assert found["mean"] == pytest.approx(layers.cka(teacher, near) - layers.cka(teacher, far))
-    back = layers.handed_on(teacher, far, near, groups)
+    back = layers.cka_gain(teacher, far, near, groups)
     assert back["high"] < 0 and back["low"] == pytest.approx(-found["high"])
-    assert layers.handed_on(teacher, far, far, groups) == {"mean": 0, "low": 0, "high": 0, "n": 96}
-    assert layers.handed_on(np.ones((96, 8)), near, far, groups)["mean"] is None
+    assert layers.cka_gain(teacher, far, far, groups) == {"mean": 0, "low": 0, "high": 0, "n": 96}
+    assert layers.cka_gain(np.ones((96, 8)), near, far, groups)["mean"] is None
 
 
 def test_probes_tell_layers_that_separate_from_layers_that_do_not():
@@ -75,7 +75,9 @@ def test_probes_tell_layers_that_separate_from_layers_that_do_not():
         "noise": rng.standard_normal((120, 5)),
         "told": np.eye(3)[labels] + 0.1 * rng.standard_normal((120, 3)),
     }
-    table = layers.probe(features, labels, {k: v[::2] for k, v in features.items()}, labels[::2])
+    table = layers.linear_probes(
+        features, labels, {k: v[::2] for k, v in features.items()}, labels[::2]
+    )
     assert table["layer"].tolist() == ["noise", "told"] and table["depth"].tolist() == [0, 1]
     assert table["balanced_accuracy"][1] == 1 and table["balanced_accuracy"][0] < 0.8
 
@@ -91,7 +93,7 @@ def audited():
     lesion = np.zeros((6, 64, 64), bool)
     lesion[:4, 20:30, 20:30] = True
     methods = {"grad_cam": {}, "saliency": {}, "centre": {}}
-    return audit.audit(
+    return explanations.audit(
         networks, images, np.zeros(6, int), methods, lesion, np.ones_like(lesion), steps=4
     )
 
@@ -100,7 +102,7 @@ def test_the_audit_measures_every_pair(audited):
     summary = audited.summary()
     assert set(summary["model"]) == {"teacher resnet10t", "distilled kdfmv5"}
     assert set(summary["method"]) == {"grad_cam", "saliency", "centre"}
-    assert set(audit.MEASURES) | {"area", "empty"} == set(summary["measure"])
+    assert set(explanations.MEASURES) | {"area", "empty"} == set(summary["measure"])
     assert len(audited.values) == 2 * 3 * 6 * summary["measure"].nunique()
     lesions = summary[summary["measure"] == "pointing"]
     assert (lesions["n"] <= 4).all()  # images without a lesion have nothing to point at
@@ -113,11 +115,11 @@ def test_explanations_are_timed_by_turns(monkeypatch):
         {"teacher x": zoo.create("kdfmv5", 2, 32), "distilled y": zoo.create("kdfmv8", 2, 32)},
     )
     monkeypatch.setattr(
-        audit,
+        auditing,
         "explain",
         lambda model, images, method, *_, **__: asked.append((method, model.name, len(images))),
     )
-    found = audit.times(
+    found = explanations.execution_times(
         networks,
         torch.zeros(4, 3, 32, 32),
         np.zeros(4, int),
@@ -126,7 +128,7 @@ def test_explanations_are_timed_by_turns(monkeypatch):
     turns = [
         (method, network.name, 4)
         for method in ("grad_cam", "shap")
-        for _ in range(1 + audit.ROUNDS)
+        for _ in range(1 + auditing.ROUNDS)
         for network in networks.values()
     ]
     assert asked == turns  # floors cost nothing worth a time
@@ -140,7 +142,7 @@ def test_an_empty_map_is_counted_and_takes_no_part(monkeypatch):
     blank = dataclasses.replace(known, run=lambda job: torch.zeros(len(job.x), 64, 64))
     monkeypatch.setitem(registry.METHODS, "centre", blank)
     network, images = {"teacher x": zoo.create("kdfmv5", 2, 64)}, torch.rand(3, 3, 64, 64)
-    found = audit.audit(network, images, np.zeros(3, int), {"centre": {}}, steps=2)
+    found = explanations.audit(network, images, np.zeros(3, int), {"centre": {}}, steps=2)
     summary = found.summary().set_index("measure")
     assert summary.loc["empty", "mean"] == 1 and summary.loc["deletion", "n"] == 0
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdnb.explanations import layers, registry
+from kdnb.explanations import activations, layers, registry
 from kdnb.models import maps, zoo
 
 SIZE = 64
@@ -24,7 +24,7 @@ def test_every_kind_of_network_is_explained(name, layer, cells):
     model = zoo.create(name, 3, SIZE).eval()
     images = torch.rand(1, 3, SIZE, SIZE)
     assert model.cam_layer == layer
-    assert registry.features(model, images).shape[2:] == (cells, cells)
+    assert activations.features(model, images).shape[2:] == (cells, cells)
     found = registry.explain(model, images, "grad_cam").maps
     assert found.shape == (1, SIZE, SIZE) and found.std() > 0
     shown = layers.spatial_layers(model)

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from kdnb import files
-from kdnb.explanations import registry
+from kdnb.explanations import activations
 from kdnb.models import ofa, ofa_checkpoints, weights, zoo
 
 # parameters and MACs at 224 px with 1000 classes, as published or measured from the authors' code
@@ -149,7 +149,7 @@ def test_every_network_answers_and_tells_where_it_is_explained(name):
 def test_small_images_are_explained_where_cells_are_left(name):
     model = zoo.create(name, 3, 64).eval()
     with torch.inference_mode():
-        assert registry.features(model, torch.rand(1, 3, 64, 64)).shape[2:] == (8, 8)
+        assert activations.features(model, torch.rand(1, 3, 64, 64)).shape[2:] == (8, 8)
 
 
 @pytest.mark.parametrize(

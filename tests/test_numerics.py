@@ -9,10 +9,9 @@ import torch
 from PIL import Image
 from test_plots import png
 
-from kdnb import data, plots
+from kdnb import data, explanations, plots
 from kdnb.distillation import Seen, create
 from kdnb.evaluation import metrics
-from kdnb.explanations import audit
 from kdnb.models import zoo
 from kdnb.models.predict import predict
 from kdnb.study import Study
@@ -88,14 +87,18 @@ def test_maps_of_nothing_are_counted_and_drawn(home):
     methods = {"score_cam": {"channels": 4}, "grad_cam": {}, "saliency": {}, "centre": {}}
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
-        found = audit.audit({"dead": model}, images, targets, methods, steps=4)
+        found = explanations.audit({"dead": model}, images, targets, methods, steps=4)
         summary = found.summary()
         maps = {method: found.explanations["dead"][method].maps for method in methods}
         assert all(np.isfinite(each).all() for each in maps.values())
         assert not maps["grad_cam"].any() and (found.of("dead", "grad_cam", "empty") == 1).all()
         kept = summary[summary["n"] > 0]
         assert np.isfinite(kept[["mean", "low", "high"]].to_numpy(float)).all()
-        shown = {m: label for m, label in audit.MEASURES.items() if m in set(kept["measure"])}
+        shown = {
+            name: measure.label
+            for name, measure in explanations.MEASURES.items()
+            if name in set(kept["measure"])
+        }
         png(plots.measures(summary, shown, "nothing"))
         titles = {method: ["a"] * 4 for method in maps}
         png(plots.maps_over_images(np.full((4, 32, 32), 127, np.uint8), maps, ["a"] * 4, titles))

@@ -21,29 +21,29 @@ def test_views_keep_what_they_say():
     organ[:, 20:30, 20:30] = True
     inner = images[:, :, 6:44, 6:44]
     fill = ((images.float().sum((2, 3)) - inner.float().sum((2, 3))) / (50**2 - 38**2)).round()
-    border = shortcuts.shown("border only", images)
+    border = shortcuts.keep_view("border only", images)
     assert (
         torch.equal(border[:, :, :6], images[:, :, :6])
         and (border[:, :, 6:44, 6:44] == fill[:, :, None, None]).all()
     )
-    centre = shortcuts.shown("centre only", images)
+    centre = shortcuts.keep_view("centre only", images)
     fill = inner.float().mean((2, 3)).round()
     assert (
         torch.equal(centre[:, :, 6:44, 6:44], inner)
         and (centre[:, :, :6] == fill[:, :, None, None]).all()
     )
     blanked, only = (
-        shortcuts.shown(view, images, organ) for view in ("organ blanked", "organ only")
+        shortcuts.keep_view(view, images, organ) for view in ("organ blanked", "organ only")
     )
     assert (blanked[:, 0][organ].view(2, -1).float().std(1, correction=0) == 0).all()
     assert torch.equal(only[:, 0][organ], images[:, 0][organ])
-    assert torch.equal(shortcuts.shown("whole image", images), images)
+    assert torch.equal(shortcuts.keep_view("whole image", images), images)
     assert (
-        shortcuts.shown("lesion blanked", images, organ) is None
-        and shortcuts.shown("organ only", images) is None
+        shortcuts.keep_view("lesion blanked", images, organ) is None
+        and shortcuts.keep_view("organ only", images) is None
     )
     with pytest.raises(ValueError, match="unknown view 'border'. Did you mean 'border only'"):
-        shortcuts.shown("border", images)
+        shortcuts.keep_view("border", images)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def framed(home):
 
 
 def test_a_frame_that_tells_the_class_is_found(framed):
-    table = shortcuts.forests(framed, trees=40).set_index("view")
+    table = shortcuts.score_forests(framed, trees=40).set_index("view")
     assert table.loc["border only", "balanced_accuracy"] == 1
     assert table.loc["centre only", "balanced_accuracy"] < 0.8
     assert {"whole image", "border only", "centre only", "statistics only"} == set(table.index)
@@ -82,7 +82,7 @@ def test_images_that_belong_together_make_an_interval_wider(framed):
     def width(groups):
         numbers = np.full(len(test), 1000)
         numbers[test] = groups
-        score = shortcuts._score(
+        score = shortcuts.accuracy(
             dataclasses.replace(framed, table=framed.table.assign(group=numbers)),
             "test",
             labels,
@@ -103,7 +103,7 @@ def test_networks_are_asked_about_every_view(framed):
 
     entry = dataclasses.replace(zoo.resolve("kdfmv5"))
     network = zoo.Classifier("corner", Frame(), 2, 64, entry)
-    table = shortcuts.networks({"teacher corner": network}, framed).set_index("view")
+    table = shortcuts.score_networks({"teacher corner": network}, framed).set_index("view")
     assert (
         table.loc["whole image", "balanced_accuracy"]
         == table.loc["border only", "balanced_accuracy"]
@@ -113,6 +113,6 @@ def test_networks_are_asked_about_every_view(framed):
 
 
 def test_statistics_have_no_shape(framed):
-    values = shortcuts.statistics(framed)
+    values = shortcuts.image_statistics(framed)
     assert values.shape == (120, 5 + len(shortcuts.PERCENTILES)) and np.isfinite(values).all()
     assert (values[:, 0] == 40).all() and (values[:, 2] == 1).all()

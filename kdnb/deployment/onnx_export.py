@@ -25,7 +25,7 @@ from torch import Tensor
 
 from kdnb import files, provenance
 from kdnb.deployment import recipe
-from kdnb.explanations import registry
+from kdnb.explanations import activations
 from kdnb.models import capabilities, zoo
 from kdnb.models.zoo import Classifier
 
@@ -124,7 +124,7 @@ def export(
         )
     device = model.mean.device
     example = torch.rand(2, 3, model.image_size, model.image_size)
-    with registry.untouched(model), _quiet():
+    with activations.untouched(model), _quiet():
         model.to("cpu")
         batch = {0: torch.export.Dim("batch", min=1, max=65_536)}
         program = torch.onnx.export(

@@ -1,6 +1,20 @@
-"""Predictions against labels: metrics with intervals, paired comparisons, calibration, shortcuts."""
+"""Evaluation of predictions: metrics with intervals, paired comparisons, calibration; shortcuts are
+measured in :mod:`kdnb.evaluation.shortcuts`, which reads datasets and networks."""
 
-from kdnb.evaluation.calibration import reliability
+from kdnb.evaluation.calibration import Calibration, calibrate, reliability
 from kdnb.evaluation.metrics import balanced_accuracy, compare, evaluate, table, table_of_tests
+from kdnb.evaluation.statistics import mean_interval, over_seeds, paired_difference
 
-__all__ = ["balanced_accuracy", "compare", "evaluate", "reliability", "table", "table_of_tests"]
+__all__ = [
+    "Calibration",
+    "balanced_accuracy",
+    "calibrate",
+    "compare",
+    "evaluate",
+    "mean_interval",
+    "over_seeds",
+    "paired_difference",
+    "reliability",
+    "table",
+    "table_of_tests",
+]

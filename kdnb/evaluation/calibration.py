@@ -1,7 +1,8 @@
-"""Whether confidence can be taken at its word: reliability, calibration error, Brier score,
-temperature scaling."""
+"""Calibration: reliability, expected calibration error, Brier score, temperature scaling."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,8 @@ BINS = 15  # Guo et al. 2017, arXiv:1706.04599, section 3
 
 
 def adaptive_bins(confidence: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """The bin of each image, ``(N,)``: as many images in each, equal confidences together (Nguyen &
-    O'Connor 2015, section 3)."""
+    """The bin ``(N,)`` of each image by its ``confidence`` ``(N,)``: equal numbers of images, equal
+    confidences in one bin (Nguyen & O'Connor 2015, section 3)."""
     edges = np.unique(np.quantile(confidence, np.linspace(0, 1, bins + 1)[1:-1], method="higher"))
     return np.searchsorted(edges, confidence, side="right")
 
@@ -23,12 +24,13 @@ def adaptive_bins(confidence: np.ndarray, bins: int = BINS) -> np.ndarray:
 def reliability(
     labels: np.ndarray, logits: np.ndarray, bins: int = BINS, adaptive: bool = False
 ) -> pd.DataFrame:
-    """Confidence of the predicted class in bins: columns confidence, accuracy, count; empty bins
-    left out.
+    """Accuracy by confidence of the predicted class: a row per non-empty bin, columns confidence
+    and accuracy (means, in [0, 1]) and count.
 
-    Bins are equal parts of [0, 1], or hold equal numbers of images if ``adaptive``. Guo et al.
-    2017, equations 1-3. Ours because scikit-learn's ``calibration_curve`` is binary and gives no
-    counts.
+    ``labels`` ``(N,)``, ``logits`` ``(N, K)``. Bins are equal parts of [0, 1] or, if ``adaptive``,
+    hold equal numbers of images. Guo et al. 2017, arXiv:1706.04599, equations 1 to 3. Written here
+    because scikit-learn's ``calibration_curve`` is binary and gives no counts. Raises
+    ``ValueError`` for shapes that do not fit or ``bins`` below 1.
     """
     checks.shapes(labels=(labels, "N"), logits=(logits, "N K"))
     checks.within(1, np.inf, bins=bins)
@@ -48,17 +50,22 @@ def reliability(
 def calibration_error(
     labels: np.ndarray, logits: np.ndarray, bins: int = BINS, adaptive: bool = False
 ) -> float:
-    """Expected calibration error: Σ (bin count / N) · |accuracy − confidence|, in [0, 1] (same
-    source, equation 3)."""
+    """Expected calibration error, in [0, 1]: Σ (bin count / N) · |accuracy − confidence|.
+
+    ``labels`` ``(N,)``, ``logits`` ``(N, K)``; bins as in :func:`reliability`. Guo et al. 2017,
+    arXiv:1706.04599, equation 3. Raises ``ValueError`` for shapes that do not fit.
+    """
     table = reliability(labels, logits, bins, adaptive)
-    return float(
-        ((table["accuracy"] - table["confidence"]).abs() * table["count"]).sum()
-        / table["count"].sum()
-    )
+    gap = (table["accuracy"] - table["confidence"]).abs()
+    return float((gap * table["count"]).sum() / table["count"].sum())
 
 
 def brier(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """Brier score of each image, Σ_k (p_k − y_k)², in [0, 2], shape ``(N,)`` (Brier 1950)."""
+    """Brier score ``(N,)`` of each image, Σ_k (p_k − y_k)², in [0, 2] (Brier 1950).
+
+    ``labels`` ``(N,)``, ``logits`` ``(N, K)``. Raises ``ValueError`` for shapes or labels that do
+    not fit.
+    """
     checks.shapes(labels=(labels, "N"), logits=(logits, "N K"))
     checks.labels(labels, np.shape(logits)[1])
     probabilities = softmax(np.asarray(logits, dtype=np.float64), axis=1)
@@ -66,41 +73,61 @@ def brier(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
 
 
 def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
-    """The temperature that makes validation logits likeliest, between 0.05 and 20 (Guo et al. 2017,
-    section 4.2).
+    """The temperature, between 0.05 and 20, that minimises the cross-entropy of validation logits.
 
-    The likelihood is convex in 1/T: a bounded scalar search finds its only maximum.
+    ``labels`` ``(N,)``, ``logits`` ``(N, K)``. The loss is convex in 1/T, so that a bounded scalar
+    search finds its only minimum. Guo et al. 2017, arXiv:1706.04599, section 4.2. Raises
+    ``ValueError`` for shapes that do not fit.
     """
     checks.shapes(labels=(labels, "N"), logits=(logits, "N K"))
     labels, logits = np.asarray(labels), np.asarray(logits, dtype=np.float64)
 
     def loss(log_inverse):
-        return float(
-            -log_softmax(logits * np.exp(log_inverse), axis=1)[
-                np.arange(len(labels)), labels
-            ].mean()
-        )
+        likelihood = log_softmax(logits * np.exp(log_inverse), axis=1)
+        return float(-likelihood[np.arange(len(labels)), labels].mean())
 
-    return float(
-        np.exp(-minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method="bounded").x)
-    )
+    limits = (-np.log(20), np.log(20))
+    return float(np.exp(-minimize_scalar(loss, bounds=limits, method="bounded").x))
 
 
-def before_and_after(
-    labels: np.ndarray, logits: np.ndarray, temperature: float
-) -> dict[str, dict[str, float]]:
-    """ECE (adaptive bins), Brier score and cross-entropy of test logits as they are and divided by
-    ``temperature``."""
+def scores(labels: np.ndarray, logits: np.ndarray, temperature: float = 1.0) -> dict[str, float]:
+    """Calibration of logits ``(N, K)``, divided by ``temperature``, against ``labels`` ``(N,)``:
+    ``ece`` with adaptive bins, ``brier`` and ``cross_entropy`` (nats).
+
+    Raises ``ValueError`` for a temperature that is not positive or shapes that do not fit.
+    """
     checks.positive(temperature=temperature)
-    rows = {}
-    for name, z in (
-        ("before", np.asarray(logits, float)),
-        ("after", np.asarray(logits, float) / temperature),
-    ):
-        likelihood = log_softmax(z, axis=1)[np.arange(len(labels)), labels]
-        rows[name] = {
-            "ece": calibration_error(labels, z, adaptive=True),
-            "brier": float(brier(labels, z).mean()),
-            "cross_entropy": float(-likelihood.mean()),
-        }
-    return rows
+    logits = np.asarray(logits, float) / temperature
+    likelihood = log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
+    return {
+        "ece": calibration_error(labels, logits, adaptive=True),
+        "brier": float(brier(labels, logits).mean()),
+        "cross_entropy": float(-likelihood.mean()),
+    }
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Temperature scaling of one model: the fitted ``temperature``, and the :func:`scores` of the
+    test logits ``before`` and ``after`` division by it."""
+
+    temperature: float
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+def calibrate(
+    val_labels: np.ndarray,
+    val_logits: np.ndarray,
+    test_labels: np.ndarray,
+    test_logits: np.ndarray,
+) -> Calibration:
+    """Fit a temperature to validation logits and apply it to test logits.
+
+    ``val_labels`` ``(M,)``, ``val_logits`` ``(M, K)``, ``test_labels`` ``(N,)``, ``test_logits``
+    ``(N, K)``. Guo et al. 2017, arXiv:1706.04599, section 4.2. Raises ``ValueError`` for shapes
+    that do not fit.
+    """
+    temperature = fit_temperature(val_labels, val_logits)
+    before, after = (scores(test_labels, test_logits, t) for t in (1.0, temperature))
+    return Calibration(temperature, before, after)

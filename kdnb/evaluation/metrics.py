@@ -1,5 +1,4 @@
-"""How good predictions are: metrics with their intervals, and paired comparisons, from labels and
-logits alone."""
+"""Metrics of predictions with their intervals, and paired comparisons, from labels and logits."""
 
 from __future__ import annotations
 
@@ -13,19 +12,7 @@ from sklearn import metrics as sk
 
 from kdnb import checks
 from kdnb.evaluation import statistics
-from kdnb.evaluation.calibration import BINS, adaptive_bins, brier, calibration_error, reliability
-
-__all__ = [
-    "BINS",
-    "Measures",
-    "balanced_accuracy",
-    "calibration_error",
-    "compare",
-    "evaluate",
-    "reliability",
-    "table",
-    "table_of_tests",
-]
+from kdnb.evaluation.calibration import BINS, adaptive_bins, brier, calibration_error
 
 
 def evaluate(
@@ -36,17 +23,47 @@ def evaluate(
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> dict:
-    """All metrics of one set of predictions, as JSON-ready numbers in [0, 1], with their 95 %
-    intervals under ``intervals``.
+    """All metrics of one set of predictions, as JSON-ready numbers, with their 95 % bootstrap
+    intervals [low, high] under ``intervals``.
 
-    ``labels`` ``(N,)``, ``logits`` ``(N, K)``; ``split`` names where the images come from and goes
-    into the result; ``groups`` ``(N,)`` number images that belong together and are drawn together.
-    A class that the labels lack has no recall and no ROC-AUC: its entry is None and the averages
-    are over the classes there are. A precision without any prediction of that class is 0. ``ece``
-    has equal bins, ``ece_adaptive`` equally filled ones; their intervals are those of a biased
-    estimate.
+    ``labels`` ``(N,)``, ``logits`` ``(N, K)``, ``classes`` K names; ``split`` is stored with the
+    result; ``groups`` ``(N,)`` number images that belong together, which the bootstrap draws
+    together; ``seed`` of the bootstrap. All values lie in [0, 1] but ``brier`` (up to 2) and
+    ``cross_entropy`` (nats). A class that the labels lack has no recall and no ROC-AUC: its entry
+    is None and averages are over the other classes. The precision of a class that is never
+    predicted is 0. ``ece`` has equal bins, ``ece_adaptive`` equally filled ones; both are biased
+    estimates. Raises ``ValueError`` for shapes or labels that do not fit, and for logits that are
+    not finite.
     """
     labels, logits = np.asarray(labels), np.asarray(logits, dtype=np.float64)
+    _check(labels, logits, classes, groups)
+    probabilities, predicted = softmax(logits, axis=1), logits.argmax(1)
+    per_class = _per_class(labels, predicted, probabilities, classes)
+    every = np.arange(len(classes))
+    recall, f1, auc = (
+        [row[name] for row in per_class if row[name] is not None]
+        for name in ("recall", "f1", "auc")
+    )
+    return {
+        "n": len(labels),
+        "split": split,
+        "accuracy": float((predicted == labels).mean()),
+        "balanced_accuracy": float(np.mean(recall)),
+        "macro_f1": float(np.mean(f1)),
+        "macro_auc": float(np.mean(auc)) if auc else None,
+        "cross_entropy": float(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean()),
+        "ece": calibration_error(labels, logits),
+        "ece_adaptive": calibration_error(labels, logits, adaptive=True),
+        "brier": float(brier(labels, logits).mean()),
+        "per_class": per_class,
+        "confusion": sk.confusion_matrix(labels, predicted, labels=every).tolist(),
+        "intervals": statistics.intervals(Measures(labels, logits), labels, groups, seed),
+    }
+
+
+def _check(
+    labels: np.ndarray, logits: np.ndarray, classes: Sequence[str], groups: np.ndarray | None
+) -> None:
     checks.shapes(
         labels=(labels, "N"),
         logits=(logits, "N K"),
@@ -58,50 +75,38 @@ def evaluate(
         raise ValueError(
             "logits hold NaN or infinity: the training diverged; lower the learning rate (-p lr)"
         )
-    probabilities, predicted = softmax(logits, axis=1), logits.argmax(1)
+
+
+def _per_class(
+    labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
+) -> list[dict]:
+    """One-against-rest metrics of each class; None where the labels do not define one."""
     every = np.arange(len(classes))
-    present = np.isin(every, labels)
     precision, recall, f1, support = sk.precision_recall_fscore_support(
         labels, predicted, labels=every, zero_division=0
     )
-    auc = [
-        sk.roc_auc_score(labels == k, probabilities[:, k]) if 0 < support[k] < len(labels) else None
-        for k in every
-    ]
-    known = [value for value in auc if value is not None]
-    return {
-        "n": len(labels),
-        "split": split,
-        "accuracy": float((predicted == labels).mean()),
-        "balanced_accuracy": float(recall[present].mean()),
-        "macro_f1": float(f1[present].mean()),
-        "macro_auc": float(np.mean(known)) if known else None,
-        "cross_entropy": float(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean()),
-        "ece": calibration_error(labels, logits),
-        "ece_adaptive": calibration_error(labels, logits, adaptive=True),
-        "brier": float(brier(labels, logits).mean()),
-        "per_class": [
+    rows = []
+    for k in every:
+        present, absent = support[k] > 0, support[k] < len(labels)
+        auc = sk.roc_auc_score(labels == k, probabilities[:, k]) if present and absent else None
+        rows.append(
             {
                 "class": classes[k],
                 "precision": float(precision[k]),
-                "recall": float(recall[k]) if present[k] else None,
-                "f1": float(f1[k]) if present[k] else None,
-                "auc": auc[k] if auc[k] is None else float(auc[k]),
+                "recall": float(recall[k]) if present else None,
+                "f1": float(f1[k]) if present else None,
+                "auc": None if auc is None else float(auc),
                 "support": int(support[k]),
             }
-            for k in every
-        ],
-        "confusion": sk.confusion_matrix(labels, predicted, labels=every).tolist(),
-        "intervals": statistics.intervals(Measures(labels, logits), labels, groups, seed),
-    }
+        )
+    return rows
 
 
 class Measures:
-    """Every metric of ``evaluate`` under many weightings of the same images at once: no Python for
-    an image or a draw.
+    """The metrics of :func:`evaluate` for many bootstrap draws at once, vectorised over draws.
 
-    Called with counts ``(draws, N)`` it gives ``{metric: (draws,)}``; one row of ones gives the
-    metrics themselves.
+    Made of ``labels`` ``(N,)`` and ``logits`` ``(N, K)``, and called with counts ``(draws, N)``, it
+    gives ``{metric: (draws,)}``; a row of ones gives the metrics themselves.
     """
 
     def __init__(self, labels: np.ndarray, logits: np.ndarray):
@@ -122,9 +127,9 @@ class Measures:
         total = counts.sum(1)
         cell = np.eye(self.size**2, dtype=np.float32)[self.labels * self.size + self.predicted]
         matrix = (counts @ cell).reshape(-1, self.size, self.size).astype(float)
-        hits, truth, said = (np.einsum("bkk->bk", matrix), matrix.sum(2), matrix.sum(1))
+        hits, truth, chosen = (np.einsum("bkk->bk", matrix), matrix.sum(2), matrix.sum(1))
         recall = hits / np.maximum(truth, 1)
-        f1 = 2 * hits / np.maximum(truth + said, 1)
+        f1 = 2 * hits / np.maximum(truth + chosen, 1)
         found = {
             "accuracy": hits.sum(1) / total,
             "balanced_accuracy": recall[:, self.present].mean(1),
@@ -162,10 +167,10 @@ class Measures:
 
 
 def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean recall of the classes that occur in ``labels``, in [0, 1]."""
-    with (
-        warnings.catch_warnings()
-    ):  # classes that are predicted but absent are expected in small validation sets
+    """Mean recall, in [0, 1], of the classes that occur in ``labels`` ``(N,)``; ``predicted``
+    ``(N,)`` are class numbers."""
+    with warnings.catch_warnings():
+        # a small validation set may lack a class that is predicted
         warnings.simplefilter("ignore")
         return float(sk.balanced_accuracy_score(labels, predicted))
 
@@ -177,12 +182,14 @@ def compare(
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> dict:
-    """One model minus another on the same images: accuracy, macro F1 and macro AUC, each with its
-    95 % bootstrap interval.
+    """Differences in accuracy, macro F1 and macro AUC of one model to another on the same images,
+    with 95 % intervals of a paired bootstrap.
 
-    Both models see the same draws (paired). ``p_mcnemar`` is exact, from the images that exactly
-    one of the two gets right; it takes images as independent. ``macro_f1`` and ``macro_auc`` hold
-    difference, low, high and the bootstrap's p.
+    ``labels`` ``(N,)``; ``logits`` and ``other`` ``(N, K)`` of the two models; ``groups`` ``(N,)``
+    number images that belong together. Differences are shares of 1, first minus second.
+    ``p_mcnemar`` is exact (McNemar 1947) and treats images as independent; ``macro_f1`` and
+    ``macro_auc`` hold difference, low, high and the p of the bootstrap. Raises ``ValueError`` for
+    shapes that do not fit.
     """
     checks.shapes(
         labels=(labels, "N"), logits=(logits, "N K"), other=(other, "N K"), groups=(groups, "N")
@@ -191,16 +198,14 @@ def compare(
     right, other_right = (np.asarray(z).argmax(1) == labels for z in (logits, other))
     p_value, better, worse = statistics.mcnemar(right, other_right)
     one, two = Measures(labels, logits), Measures(labels, other)
-    whole = np.ones((1, len(labels)), np.float32)
+    ones = np.ones((1, len(labels)), np.float32)
+    first, second = one(ones), two(ones)
     found = {}
-    names = ("accuracy", "macro_f1", "macro_auc")
     parts = [(one(counts), two(counts)) for counts in statistics.draws(labels, groups, seed=seed)]
-    for name in names:
-        drawn = np.concatenate([first[name] - second[name] for first, second in parts])
-        difference, limits = (
-            float((one(whole)[name] - two(whole)[name])[0]),
-            statistics.interval(drawn),
-        )
+    for name in ("accuracy", "macro_f1", "macro_auc"):
+        drawn = np.concatenate([a[name] - b[name] for a, b in parts])
+        difference = float((first[name] - second[name])[0])
+        limits = statistics.interval(drawn)
         known = limits is not None and np.isfinite(difference)
         values = (difference, *limits, statistics.bootstrap_p(drawn)) if known else (None,) * 4
         found[name] = dict(zip(("difference", "low", "high", "p_bootstrap"), values, strict=True))
@@ -221,25 +226,26 @@ def table(
     scores: Mapping[str, dict],
     metrics: Sequence[str] = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "ece"),
 ) -> pd.DataFrame:
-    """Results of :func:`evaluate` as a reader wants them: ``0.956 [0.943, 0.966]`` for each metric,
-    with n and split beside."""
-    rows = {}
-    for name, score in scores.items():
-        limits = {metric: score["intervals"][metric] for metric in metrics}
-        rows[name] = {
-            metric: "–"
-            if score[metric] is None
-            else f"{score[metric]:.3f}"
-            + (f" [{limits[metric][0]:.3f}, {limits[metric][1]:.3f}]" if limits[metric] else "")
-            for metric in metrics
-        }
-        rows[name] |= {"n": score["n"], "split": score["split"]}
+    """Results of :func:`evaluate` as text, ``0.956 [0.943, 0.966]``: a row per label of ``scores``,
+    a column per metric, n and split."""
+    rows = {
+        name: {metric: _with_interval(score, metric) for metric in metrics}
+        | {"n": score["n"], "split": score["split"]}
+        for name, score in scores.items()
+    }
     return pd.DataFrame(rows).T
 
 
+def _with_interval(score: dict, metric: str) -> str:
+    value, limits = score[metric], score["intervals"][metric]
+    if value is None:
+        return "–"
+    return f"{value:.3f}" + (f" [{limits[0]:.3f}, {limits[1]:.3f}]" if limits else "")
+
+
 def table_of_tests(pairs: dict[str, dict]) -> pd.DataFrame:
-    """Comparisons of :func:`compare` as a table, with p values corrected over all of them (Holm):
-    one row a comparison."""
+    """Results of :func:`compare` as a table, one row per label of ``pairs``; the p values are
+    corrected over the whole table (Holm 1979)."""
     rows = pd.DataFrame(
         [
             {

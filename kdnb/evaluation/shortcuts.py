@@ -1,9 +1,9 @@
-"""How far one gets without looking at the disease: the frame, the centre, what is left when the
-organ is blanked, mere statistics.
+"""Shortcuts: how accurately can the class be predicted from parts of an image that do not show the
+disease?
 
-Images of different classes that come from different sources differ in borders, sizes and
-brightness. Maguolo & Nanni (2021, arXiv:2004.12823) told COVID from other radiographs with the
-lungs blacked out; this is their question for any dataset here.
+Images of different classes often come from different sources and differ in borders, size and
+brightness. Maguolo & Nanni 2021, arXiv:2004.12823, classified COVID-19 radiographs with the lungs
+blacked out; the same is measured here for any dataset.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from kdnb.images.pixels import Pixels
 from kdnb.models.predict import predict
 from kdnb.models.zoo import Classifier
 
-FRAME = 0.12  # of the side: how wide the outer frame is
-SIDE = 32  # pixels a side for the forest
+FRAME = 0.12  # width of the outer frame, as a share of the side
+SIDE = 32  # pixels per side for the random forests
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
 
@@ -38,7 +38,7 @@ def _frame(images: Tensor, organ: Tensor | None, lesion: Tensor | None) -> Tenso
     return kept
 
 
-# what is left of an image: True where pixels stay; None where the dataset has no such mask
+# view → pixels that are kept, boolean (N, S, S); None where the dataset has no such mask
 VIEWS: dict[str, Callable[[Tensor, Tensor | None, Tensor | None], Tensor | None]] = {
     "whole image": lambda images, organ, lesion: torch.ones(
         len(images), *images.shape[-2:], dtype=torch.bool
@@ -51,22 +51,23 @@ VIEWS: dict[str, Callable[[Tensor, Tensor | None, Tensor | None], Tensor | None]
 }
 
 
-def shown(
+def keep_view(
     view: str, images: Tensor, organ: Tensor | None = None, lesion: Tensor | None = None
 ) -> Tensor | None:
-    """Images ``(N, C, S, S)`` uint8 of which only a view is left, the rest filled with the mean
-    colour of what is left.
+    """Images ``(N, C, S, S)`` uint8 of which only a view is kept; the other pixels get the mean
+    colour of those that are kept.
 
-    ``organ`` and ``lesion`` are boolean ``(N, S, S)``; None is returned where the view needs a mask
-    that is not there. The fill tells nothing of what it covers (the mean of the whole image would),
-    but its shape is still seen: a blanked lung still has a lung's outline.
+    ``organ`` and ``lesion`` are boolean ``(N, S, S)``; the result is None where the view needs a
+    mask that is missing. The colour carries no information about the pixels it covers (the mean of
+    the whole image would), but their shape remains visible: a blanked lung keeps its outline.
+    Raises ``UnknownName`` for a view that is not in ``VIEWS``.
     """
     kept = VIEWS[files.lookup(view, VIEWS, "view")](images, organ, lesion)
     if kept is None:
         return None
-    left = kept[:, None]
-    mean = (images * left).sum((2, 3), keepdim=True) / left.sum((2, 3), keepdim=True).clamp(min=1)
-    return torch.where(left, images, mean.round().to(images.dtype))
+    kept = kept[:, None]
+    mean = (images * kept).sum((2, 3), keepdim=True) / kept.sum((2, 3), keepdim=True).clamp(min=1)
+    return torch.where(kept, images, mean.round().to(images.dtype))
 
 
 def _masks(dataset: Dataset, image_size: int, rows: np.ndarray) -> dict[str, Tensor | None]:
@@ -77,65 +78,66 @@ def _masks(dataset: Dataset, image_size: int, rows: np.ndarray) -> dict[str, Ten
     return {name: None if mask is None else torch.from_numpy(mask) for name, mask in found.items()}
 
 
-def networks(
+def score_networks(
     models: Mapping[str, Classifier], dataset: Dataset, split: str = "test"
 ) -> pd.DataFrame:
-    """Balanced accuracy of trained networks when only a view of each image is left, one row a
-    network and view.
+    """Balanced accuracy of trained networks on partial views of the images: columns model, view,
+    balanced_accuracy, low, high (95 % interval; in [0, 1]) and n. A network that stays far above
+    chance uses what the view shows.
 
-    Columns model, view, balanced_accuracy, low, high, n. What stays far above chance is read from
-    that view.
+    ``models`` label → network; ``split`` of the dataset. Views whose mask the dataset lacks are
+    left out.
     """
     rows = []
-    for title, model in tqdm(models.items(), desc="views", unit="network", leave=False):
+    for label, model in tqdm(models.items(), desc="views", unit="network", leave=False):
         pixels = dataset.pixels(model.image_size, split)
         images, labels = pixels.images[pixels.rows], pixels.labels[pixels.rows].numpy()
         masks = _masks(dataset, model.image_size, pixels.rows.numpy())
         for view in VIEWS:
-            left = shown(view, images, **masks)
+            left = keep_view(view, images, **masks)
             if left is not None:
                 logits = predict(model, Pixels(left.numpy(), labels))
-                rows.append(
-                    {"model": title, "view": view, **_score(dataset, split, labels, logits)}
-                )
+                score = accuracy(dataset, split, labels, logits)
+                rows.append({"model": label, "view": view, **score})
     return pd.DataFrame(rows)
 
 
-def forests(dataset: Dataset, trees: int = 300) -> pd.DataFrame:
-    """Balanced accuracy on test of random forests that learn from one view of small images, or from
-    statistics alone.
+def score_forests(dataset: Dataset, trees: int = 300) -> pd.DataFrame:
+    """Balanced test accuracy of random forests of ``trees`` trees that are trained on one view of
+    small images, or on image statistics only: columns as :func:`score_networks`, ``model`` is
+    ``random forest``.
 
-    Columns as :func:`networks`, ``model`` is ``random forest``. Statistics are width, height,
-    aspect, and percentiles, mean and deviation of the grey values: no shape at all.
+    Statistics are width, height, aspect ratio and the distribution of grey values: no shapes.
     """
-    pixels, labels = dataset.pixels(SIDE), dataset.labels
-    parts = {
-        part: np.flatnonzero(dataset.table["split"].isin(names))
-        for part, names in (("learn", ("train", "val")), ("test", ("test",)))
-    }
-    every = np.arange(len(labels))
-    masks, images = _masks(dataset, SIDE, every), pixels.images[torch.from_numpy(every)]
-    features = {}
-    for view in VIEWS:
-        left = shown(view, images, **masks)
-        if left is not None:
-            features[view] = left.flatten(1).numpy()
-    features["statistics only"] = statistics(dataset)
+    labels = dataset.labels
+    train = np.flatnonzero(dataset.table["split"].isin(("train", "val")))
+    test = np.flatnonzero(dataset.table["split"] == "test")
     rows = []
+    features = _forest_features(dataset)
     for view, values in tqdm(features.items(), desc="forests", unit="view", leave=False):
         forest = RandomForestClassifier(trees, n_jobs=-1, random_state=0, class_weight="balanced")
-        forest.fit(values[parts["learn"]], labels[parts["learn"]])
-        probabilities = np.zeros((len(parts["test"]), len(dataset.classes)))
-        probabilities[:, forest.classes_] = forest.predict_proba(values[parts["test"]])
-        truth = labels[parts["test"]]
-        score = _score(dataset, "test", truth, np.log(np.maximum(probabilities, 1e-6)))
+        forest.fit(values[train], labels[train])
+        probabilities = np.zeros((len(test), len(dataset.classes)))
+        probabilities[:, forest.classes_] = forest.predict_proba(values[test])
+        logits = np.log(np.maximum(probabilities, 1e-6))
+        score = accuracy(dataset, "test", labels[test], logits)
         rows.append({"model": "random forest", "view": view, **score})
     return pd.DataFrame(rows)
 
 
-def statistics(dataset: Dataset) -> np.ndarray:
-    """Width, height, aspect, mean, deviation and percentiles of the grey values of every image,
-    ``(N, 12)``."""
+def _forest_features(dataset: Dataset) -> dict[str, np.ndarray]:
+    """Features ``(N, F)`` of every image: the pixels of each view, and the statistics."""
+    every = np.arange(len(dataset.labels))
+    images = dataset.pixels(SIDE).images[torch.from_numpy(every)]
+    masks = _masks(dataset, SIDE, every)
+    kept = {view: keep_view(view, images, **masks) for view in VIEWS}
+    found = {view: left.flatten(1).numpy() for view, left in kept.items() if left is not None}
+    return found | {"statistics only": image_statistics(dataset)}
+
+
+def image_statistics(dataset: Dataset) -> np.ndarray:
+    """Width, height, aspect ratio, and mean, standard deviation and percentiles of the grey values
+    of every image, ``(N, 12)``."""
     pixels = dataset.pixels(SIDE)
     grey = pixels.images[torch.arange(len(dataset.table))].float().mean(1).flatten(1).numpy()
     size = dataset.table[["width", "height"]].to_numpy(float)
@@ -150,16 +152,13 @@ def statistics(dataset: Dataset) -> np.ndarray:
     )
 
 
-def _score(
+def accuracy(
     dataset: Dataset, split: str, labels: np.ndarray, logits: np.ndarray
 ) -> dict[str, float]:
-    score = metrics.evaluate(
-        labels, logits, dataset.classes, dataset.split_name, dataset.groups(split)
-    )
+    """Balanced accuracy of logits ``(N, K)`` for the images of a split with ``labels`` ``(N,)``:
+    balanced_accuracy, low, high (95 % interval over groups; in [0, 1]) and n."""
+    groups = dataset.groups(split)
+    score = metrics.evaluate(labels, logits, dataset.classes, dataset.split_name, groups)
     low, high = score["intervals"]["balanced_accuracy"]
-    return {
-        "balanced_accuracy": score["balanced_accuracy"],
-        "low": low,
-        "high": high,
-        "n": score["n"],
-    }
+    value = score["balanced_accuracy"]
+    return {"balanced_accuracy": value, "low": low, "high": high, "n": score["n"]}

@@ -1,5 +1,5 @@
-"""How sure a number is: bootstrap draws as counts of images, intervals, paired tests, Holm's
-correction, spread over seeds."""
+"""Uncertainty of results: bootstrap, intervals, paired tests, Holm's correction, spread over
+seeds."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ CHUNK = 4_000_000  # counts held at once: 1,000 draws of 4,000 images
 def draws(
     labels: np.ndarray, groups: np.ndarray | None = None, count: int = DRAWS, seed: int = 0
 ) -> Iterator[np.ndarray]:
-    """How often each image is drawn, float32 ``(draws, N)`` in chunks that together hold ``count``
-    draws.
+    """Bootstrap draws of N images with ``labels`` ``(N,)``: how often each image is drawn, float32
+    ``(draws, N)`` in chunks that together hold ``count`` draws.
 
-    Drawn with replacement within each class, so that the classes keep their sizes; where ``groups``
-    ``(N,)`` number images that belong together, whole groups are drawn, within the class that most
-    of a group's images have.
+    Images are drawn with replacement within each class, so that the classes keep their sizes. Where
+    ``groups`` ``(N,)`` number images that belong together, whole groups are drawn, within the class
+    of most of a group's images.
     """
     labels, rng = np.asarray(labels), np.random.default_rng(seed)
     unit = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -39,8 +39,8 @@ def draws(
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> list[float] | None:
-    """Percentile interval of bootstrap values; None where no draw has one (a class that is not
-    there)."""
+    """Percentile interval [low, high] of bootstrap values ``(draws,)``; None where none is finite,
+    as for an absent class."""
     values = np.asarray(values, dtype=float)
     values = values[np.isfinite(values)]
     if not len(values):
@@ -54,8 +54,9 @@ def intervals(
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> dict[str, list[float] | None]:
-    """95 % intervals of every metric that ``measure`` computes from counts ``(draws, N)`` as
-    ``{name: (draws,)}``."""
+    """95 % bootstrap intervals [low, high] of every metric that ``measure`` computes from counts
+    ``(draws, N)`` as ``{name: (draws,)}``; ``labels`` and ``groups`` ``(N,)`` as in
+    :func:`draws`."""
     parts = [measure(counts) for counts in draws(labels, groups, seed=seed)]
     return {name: interval(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
@@ -63,12 +64,13 @@ def intervals(
 def jackknife(
     measure: Callable[[np.ndarray], float], groups: np.ndarray
 ) -> dict[str, float | int | None]:
-    """A measure with the 95 % interval of leaving out one group at a time: mean (the measure of
-    all), low, high, n.
+    """A measure with its 95 % jackknife interval, from leaving out one group at a time: mean (the
+    measure of all images), low, high, n.
 
-    ``measure`` takes the rows that are kept, ``groups`` ``(N,)`` number images that belong
-    together. For what a bootstrap would bias because it draws images twice, like a likeness of
-    representations. Efron & Stein 1981, *The Jackknife Estimate of Variance*, equation 1.3.
+    ``measure`` takes the indices of the images that are kept; ``groups`` ``(N,)`` number images
+    that belong together. For measures that a bootstrap would bias because it repeats images, such
+    as the similarity of representations. Efron & Stein 1981, *The Jackknife Estimate of Variance*,
+    equation 1.3.
     """
     groups = np.asarray(groups)
     whole, left = measure(np.arange(len(groups))), np.unique(groups)
@@ -80,20 +82,41 @@ def jackknife(
     }
 
 
+def mean_interval(values: np.ndarray, seed: int = 0) -> dict[str, float | None]:
+    """Mean of the finite ``values`` ``(N,)`` with its 95 % bootstrap interval: mean, low, high, n;
+    None where there are none."""
+    kept = np.asarray(values, dtype=np.float64)
+    kept = kept[np.isfinite(kept)]
+    if len(kept) < 2 or np.ptp(kept) == 0:
+        mean = float(kept.mean()) if len(kept) else None
+        return {"mean": mean, "low": mean, "high": mean, "n": len(kept)}
+    rng = np.random.default_rng(seed)
+    found = stats.bootstrap((kept,), np.mean, n_resamples=2000, method="percentile", rng=rng)
+    low, high = (float(value) for value in found.confidence_interval)
+    return {"mean": float(kept.mean()), "low": low, "high": high, "n": len(kept)}
+
+
+def paired_difference(values: np.ndarray, other: np.ndarray) -> dict[str, float | None]:
+    """Mean difference of two measures ``(N,)`` of the same images with its 95 % interval, and the
+    two-sided p of Wilcoxon's signed-rank test: mean, low, high, n, p_wilcoxon."""
+    gap = np.asarray(values, dtype=np.float64) - np.asarray(other, dtype=np.float64)
+    gap = gap[np.isfinite(gap)]
+    p_value = float(stats.wilcoxon(gap).pvalue) if np.any(gap != 0) else 1.0
+    return mean_interval(gap) | {"p_wilcoxon": p_value}
+
+
 def mcnemar(right: np.ndarray, other_right: np.ndarray) -> tuple[float, int, int]:
-    """Exact two-sided p of McNemar's test (binomial), and on how many images only the first and
-    only the second is right."""
+    """Exact two-sided p of McNemar's test (binomial), and the numbers of images that only the first
+    and only the second model gets right; ``right`` and ``other_right`` are boolean ``(N,)``."""
     better, worse = int((right & ~other_right).sum()), int((~right & other_right).sum())
-    return (
-        (float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0),
-        better,
-        worse,
-    )
+    discordant = better + worse
+    p_value = float(stats.binomtest(better, discordant).pvalue) if discordant else 1.0
+    return p_value, better, worse
 
 
 def bootstrap_p(differences: np.ndarray) -> float:
-    """Two-sided p of a paired bootstrap: twice the smaller share of draws on one side of 0, never
-    below 2 / (draws + 1).
+    """Two-sided p of a paired bootstrap with ``differences`` ``(draws,)``: twice the smaller share
+    of draws on one side of 0, never below 2 / (draws + 1).
 
     Davison & Hinkley 1997, *Bootstrap Methods and their Application*, equation 4.11, with the
     interval inverted.
@@ -104,8 +127,8 @@ def bootstrap_p(differences: np.ndarray) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values of several tests corrected so that the chance of any false alarm stays below the
-    level (Holm 1979)."""
+    """p values of several tests with Holm's correction, which controls the family-wise error rate
+    (Holm 1979)."""
     p_values = np.asarray(p_values, dtype=float)
     order = np.argsort(p_values, kind="stable")
     stepped = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
@@ -115,7 +138,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, float | int | None]:
-    """Mean and standard deviation (n − 1) over training seeds; one seed has no deviation."""
+    """Mean, standard deviation (n − 1; None for one seed) and number of training seeds."""
     values = np.asarray(values, dtype=float)
     return {
         "mean": float(values.mean()),

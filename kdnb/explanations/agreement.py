@@ -1,116 +1,107 @@
-"""Does the student look where its teacher looks? Likeness of two sets of maps, image by image, with
-its controls."""
+"""Agreement: how similar are the student's maps to the teacher's, image by image, and how similar
+are they by chance?"""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import torch
-import torch.nn.functional as F
 from scipy.spatial.distance import jensenshannon
 from skimage.metrics import structural_similarity
 
 from kdnb import checks
-from kdnb.explanations.faithfulness import interval, order, paired, rank_correlation
-from kdnb.explanations.registry import features
-from kdnb.models.zoo import Classifier
+from kdnb.evaluation.statistics import mean_interval, paired_difference
+from kdnb.explanations.maps import average_over_grid, rank_correlation, rank_pixels
 
-MEASURES = ("spearman", "pearson", "top10_iou", "js_divergence", "ssim")
-
-
-def grid(model: Classifier) -> tuple[int, int]:
-    """Height and width of the model's map before it is enlarged."""
-    x = torch.zeros(1, 3, model.image_size, model.image_size, device=model.mean.device)
-    was, _ = model.training, model.eval()
-    try:
-        return tuple(features(model, x).shape[-2:])
-    finally:
-        model.train(was)
+SIMILARITIES = ("spearman", "pearson", "top10_iou", "js_divergence", "ssim")
 
 
-def coarse(maps: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
-    """Maps ``(N, H, W)`` averaged to a grid: enlarging two maps makes them alike, so likeness is
-    measured where they were made."""
-    return F.adaptive_avg_pool2d(torch.from_numpy(np.ascontiguousarray(maps))[:, None], cells)[
-        :, 0
-    ].numpy()
+def similarity(maps: np.ndarray, other: np.ndarray, grid: tuple[int, int]) -> pd.DataFrame:
+    """Similarity of each pair of non-negative maps ``(N, H, W)``: one row per image, columns
+    ``SIMILARITIES``; NaN where a map is flat.
 
-
-def likeness(maps: np.ndarray, other: np.ndarray, cells: tuple[int, int]) -> pd.DataFrame:
-    """Likeness of each pair of maps ``(N, H, W)`` ≥ 0: one row an image, columns ``MEASURES``; NaN
-    where a map is flat.
-
-    ``spearman``, ``pearson``, ``top10_iou`` (overlap of the highest tenth) and ``js_divergence``
-    (base 2, 0 equal to 1 apart) on the grid ``cells``, the coarser of the two networks'; ``ssim``
-    at the size shown.
+    ``spearman``, ``pearson``, ``top10_iou`` (intersection over union of the highest tenth) and
+    ``js_divergence`` (base 2; 0 equal, 1 disjoint) are computed on ``grid`` ``(h, w)``, the coarser
+    of the two networks', because enlarging makes any two maps similar; ``ssim`` at full size.
+    Raises ``ValueError`` for different shapes.
     """
     checks.shapes(maps=(maps, "N H W"), other=(other, "N H W"))
-    first, second = (coarse(m, cells).reshape(len(m), -1).astype(np.float64) for m in (maps, other))
+    first, second = (
+        average_over_grid(m, grid).reshape(len(m), -1).astype(np.float64) for m in (maps, other)
+    )
     flat = (np.ptp(first, axis=1) == 0) | (np.ptp(second, axis=1) == 0)
-    top = max(1, round(0.1 * first.shape[1]))
     rows = []
     for a, b, large_a, large_b in zip(first, second, maps, other, strict=True):
-        high_a, high_b = (set(order(m[None, None])[0, :top]) for m in (a, b))
         rows.append(
             {
                 "pearson": np.corrcoef(a, b)[0, 1] if np.ptp(a) and np.ptp(b) else np.nan,
-                "top10_iou": len(high_a & high_b) / len(high_a | high_b),
-                "js_divergence": jensenshannon(a, b, base=2) ** 2
-                if a.sum() > 0 and b.sum() > 0
-                else np.nan,
+                "top10_iou": _top_iou(a, b, max(1, round(0.1 * first.shape[1]))),
+                "js_divergence": _js_divergence(a, b),
                 "ssim": structural_similarity(_unit(large_a), _unit(large_b), data_range=1.0),
             }
         )
-    table = pd.DataFrame(rows).assign(spearman=rank_correlation(first[:, None], second[:, None]))[
-        list(MEASURES)
-    ]
+    spearman = rank_correlation(first[:, None], second[:, None])
+    table = pd.DataFrame(rows).assign(spearman=spearman)[list(SIMILARITIES)]
     table[flat] = np.nan
     return table
+
+
+def _top_iou(first: np.ndarray, second: np.ndarray, count: int) -> float:
+    """Intersection over union of the ``count`` highest cells."""
+    a, b = (set(rank_pixels(m[None, None])[0, :count]) for m in (first, second))
+    return len(a & b) / len(a | b)
+
+
+def _js_divergence(first: np.ndarray, second: np.ndarray) -> float:
+    if first.sum() <= 0 or second.sum() <= 0:
+        return np.nan
+    return jensenshannon(first, second, base=2) ** 2
 
 
 def _unit(image: np.ndarray) -> np.ndarray:
     return (image - image.min()) / max(float(np.ptp(image)), 1e-12)
 
 
-def transfer(
+def similarity_to_teacher(
     teacher: np.ndarray,
     distilled: np.ndarray,
-    alone: np.ndarray,
-    cells: tuple[int, int],
-    same: np.ndarray,
+    baseline: np.ndarray,
+    grid: tuple[int, int],
+    same_prediction: np.ndarray,
 ) -> tuple[pd.DataFrame, dict]:
-    """Does distillation hand on where to look? Likeness to the teacher of the distilled and of the
-    lone student.
+    """Similarity to the teacher's maps of those of the distilled student, of the baseline (the same
+    student trained without a teacher) and of two controls: the distilled student's map of another
+    image, and a centred Gaussian.
 
-    All maps explain the same class of the same images. ``same`` ``(N,)`` tells where teacher and
-    distilled student give the same answer. Controls: the distilled student's maps of other images,
-    and a centred Gaussian. Returns a table (pair, measure, mean, low, high, n) and, for each
-    measure, the paired differences of the distilled student's likeness to that of the lone one
-    (``alone``: was it handed on?) and to that of another image's map (``other_image``: are they
-    alike at all?), with Wilcoxon's p.
+    All maps ``(N, H, W)`` explain the same class of the same images; ``same_prediction`` ``(N,)``
+    is true where teacher and distilled student predict the same class. Returns a table (comparison,
+    role, measure, mean, low, high, n) and, for each control and measure, the paired difference
+    between the distilled student's similarity and that of ``baseline`` or ``other_image``, with
+    Wilcoxon's p. Raises ``ValueError`` for different shapes.
     """
     axis = np.linspace(-1, 1, teacher.shape[-1])
     centre = np.broadcast_to(np.exp(-2 * (axis[:, None] ** 2 + axis[None] ** 2)), teacher.shape)
-    pairs = {
-        "distilled student": likeness(teacher, distilled, cells),
-        "student alone": likeness(teacher, alone, cells),
-        "distilled, other image": likeness(teacher, np.roll(distilled, 1, axis=0), cells),
-        "centre prior": likeness(teacher, centre, cells),
+    student = similarity(teacher, distilled, grid)
+    controls = {
+        "baseline": similarity(teacher, baseline, grid),
+        "other_image": similarity(teacher, np.roll(distilled, 1, axis=0), grid),
     }
-    if same.any() and not same.all():
-        pairs["distilled, same answer"] = pairs["distilled student"][same]
-        pairs["distilled, other answer"] = pairs["distilled student"][~same]
-    rows = [
-        {"comparison": pair, "measure": measure} | interval(table[measure].to_numpy())
-        for pair, table in pairs.items()
-        for measure in MEASURES
+    compared = [
+        ("distilled student", "distilled", student),
+        ("baseline student", "baseline", controls["baseline"]),
+        ("distilled, other image", "distilled", controls["other_image"]),
+        ("centre prior", "", similarity(teacher, centre, grid)),
     ]
-    against = {"alone": pairs["student alone"], "other_image": pairs["distilled, other image"]}
-    gaps = {
-        control: {
-            measure: paired(pairs["distilled student"][measure], table[measure])
-            for measure in MEASURES
-        }
-        for control, table in against.items()
+    if same_prediction.any() and not same_prediction.all():
+        agree, differ = student[same_prediction], student[~same_prediction]
+        compared.append(("distilled, same prediction", "distilled", agree))
+        compared.append(("distilled, other prediction", "distilled", differ))
+    rows = [
+        {"comparison": name, "role": role, "measure": m} | mean_interval(table[m].to_numpy())
+        for name, role, table in compared
+        for m in SIMILARITIES
+    ]
+    differences = {
+        control: {m: paired_difference(student[m], table[m]) for m in SIMILARITIES}
+        for control, table in controls.items()
     }
-    return pd.DataFrame(rows), gaps
+    return pd.DataFrame(rows), differences

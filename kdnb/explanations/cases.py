@@ -13,9 +13,15 @@ from torch import Tensor
 
 from kdnb import device
 from kdnb.data import Dataset
-from kdnb.explanations import agreement, audit, faithfulness, registry
-from kdnb.explanations.audit import Audit
-from kdnb.explanations.registry import METHODS, Explanation
+from kdnb.evaluation.statistics import mean_interval, paired_difference
+from kdnb.explanations import agreement, auditing, registry, robustness
+from kdnb.explanations.activations import map_size
+from kdnb.explanations.auditing import Audit
+from kdnb.explanations.base import Explanation
+from kdnb.explanations.inputs import read_image
+from kdnb.explanations.maps import rank_correlation
+from kdnb.explanations.measures import LOCALISATION, MEASURES
+from kdnb.explanations.registry import METHODS
 from kdnb.explanations.settings import MapParameters
 from kdnb.images.pixels import Pixels
 from kdnb.models.predict import predict
@@ -23,12 +29,11 @@ from kdnb.models.zoo import Classifier
 from kdnb.study import Study
 from kdnb.training.trio import Trio
 
-UNMOVED = 0.5  # a map that correlates more than this with that of random weights ignores them
-LOCALISATION = ("pointing", "mass", "rank", "iou", "outside")
+UNMOVED = 0.5  # rank correlation with the map of random weights above which weights are ignored
 COMPARED = (
     "score_cam",
     "grad_cam",
-)  # the papers' methods, whose maps are compared between networks
+)  # the papers' methods: their maps are compared with the teacher's
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Cases:
     @property
     def informed(self) -> list[str]:
         """The methods that read the network, which random maps and centre priors do not."""
-        return [method for method in self.methods if not METHODS[method].floor]
+        return [method for method in self.methods if not METHODS[method].control]
 
     def few(self) -> Cases:
         """The first third of the images, four at least: for what is too slow for all."""
@@ -93,8 +98,8 @@ class Cases:
 
     def own_image(self, path: str) -> tuple[np.ndarray, dict[tuple[str, str], Explanation]]:
         """A file of the reader's own as a picture ``(1, S, S, 3)``, and its maps by method and
-        network, for the class that the network answers."""
-        own = registry.read_image(path, self.trio.distilled.model)
+        network, for the class that the network predicts."""
+        own = read_image(path, self.trio.distilled.model)
         maps = {
             (method, name): registry.explain(model, own, method, **self.methods[method])
             for method in COMPARED
@@ -105,16 +110,15 @@ class Cases:
     def audit(self) -> Audit:
         """Every method on teacher and distilled student, with every measure."""
         networks = self.trio.pair
-        return audit.audit(
-            networks, self.images, self.targets, self.methods, self.lesion, self.organ
-        )
+        masks = self.lesion, self.organ
+        return auditing.audit(networks, self.images, self.targets, self.methods, *masks)
 
     def randomisation(self, stages: int = 4) -> dict[str, pd.DataFrame]:
         """Each method's maps of the distilled student against those of random weights, drawn anew
         from the head down (Adebayo et al. 2018, section 3.1)."""
         student = self.trio.distilled.model
         return {
-            method: faithfulness.sanity(
+            method: robustness.randomisation_test(
                 student, lambda model, method=method: self.explain(model, method), stages=stages
             )
             for method in self.informed
@@ -124,8 +128,8 @@ class Cases:
         """Rank correlation of the maps of two networks: one row a method, with its interval."""
         return pd.DataFrame(
             {
-                method: faithfulness.interval(
-                    faithfulness.rank_correlation(
+                method: mean_interval(
+                    rank_correlation(
                         self.explain(model, method).evidence, self.explain(other, method).evidence
                     )
                 )
@@ -141,7 +145,7 @@ class Cases:
             def maps(images, model=model):
                 return registry.explain(model, images, method, self.targets)
 
-            rows[name] = faithfulness.interval(faithfulness.sensitivity(maps, self.images))
+            rows[name] = mean_interval(robustness.sensitivity(maps, self.images))
         return pd.DataFrame(rows).T
 
     def examples(self) -> np.ndarray:
@@ -151,36 +155,39 @@ class Cases:
         shown = [np.flatnonzero((self.truth == k) & both)[:1] for k in np.unique(self.truth)]
         return np.unique(np.concatenate([*shown, np.flatnonzero(~both)[:2]])).astype(int)
 
-    def transfer(self, found: Audit) -> dict[str, tuple[pd.DataFrame, dict]]:
-        """For each compared method, how similar the student's maps are to the teacher's, with the
-        baseline's and other controls (:func:`kdnb.explanations.agreement.transfer`)."""
+    def similarity_to_teacher(self, found: Audit) -> dict[str, tuple[pd.DataFrame, dict]]:
+        """For each compared method, the similarity of the student's maps to the teacher's, with
+        controls (:func:`kdnb.explanations.agreement.similarity_to_teacher`)."""
         teacher, distilled = self.trio.pair
-        answers = [self.probabilities[name].argmax(1) for name in (teacher, distilled)]
-        handed = {}
+        predicted = [self.probabilities[name].argmax(1) for name in (teacher, distilled)]
+        similarities = {}
         for method in COMPARED:
             maps = (
                 found.explanations[teacher][method],
                 found.explanations[distilled][method],
                 self.explain(self.trio.baseline.model, method),
             )
-            handed[method] = agreement.transfer(
-                *(e.evidence for e in maps), self.cells, answers[0] == answers[1]
+            similarities[method] = agreement.similarity_to_teacher(
+                *(e.evidence for e in maps), self.grid, predicted[0] == predicted[1]
             )
-        return handed
+        return similarities
 
     @property
-    def cells(self) -> tuple[int, int]:
-        """The coarser of the two networks' grids of map cells."""
-        return min(agreement.grid(model) for model in self.trio.pair.values())
+    def grid(self) -> tuple[int, int]:
+        """Height and width ``(h, w)`` of the coarser of the two networks' maps."""
+        return min(map_size(model) for model in self.trio.pair.values())
 
     def times(self, batch: int = 8) -> pd.DataFrame:
         """Mean execution time of each method on teacher and student (paper B's MET), with roles."""
-        table = audit.times(self.trio.pair, self.images[:batch], self.targets[:batch], self.methods)
+        table = auditing.execution_times(
+            self.trio.pair, self.images[:batch], self.targets[:batch], self.methods
+        )
         return self.trio.with_role(table)
 
 
 def choose(study: Study, dataset: Dataset, trio: Trio) -> Cases:
-    """As many test images of each class; the class explained is the one that the *teacher* answers.
+    """As many test images of each class; the class explained is the one that the *teacher*
+    predicts.
 
     ``study`` has :class:`SampleParameters` and :class:`MapParameters`, ``trio`` one teacher.
     """
@@ -214,8 +221,8 @@ def options(settings: MapParameters, background: Tensor) -> dict[str, dict]:
 
 
 def unmoved(checks: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Methods whose maps stay alike when all weights are random: they explain the image, not the
-    network, and must not be trusted."""
+    """Methods whose maps remain similar when all weights are random: they explain the image, not
+    the network, and must not be trusted."""
     return [m for m, table in checks.items() if table["spearman"].iloc[-1] > UNMOVED]
 
 
@@ -223,19 +230,19 @@ def labels_of(summary: pd.DataFrame) -> tuple[dict[str, str], dict[str, str]]:
     """Labels of the measures that have values: of faithfulness, and of localisation, which needs
     masks."""
     known = summary.dropna(subset="mean")["measure"].unique()
-    present = {name: label for name, label in audit.MEASURES.items() if name in known}
+    present = {name: found.label for name, found in MEASURES.items() if name in known}
     return (
         {name: label for name, label in present.items() if name not in LOCALISATION},
         {name: label for name, label in present.items() if name in LOCALISATION},
     )
 
 
-def differences(handed: Mapping[str, tuple[pd.DataFrame, dict]]) -> pd.DataFrame:
-    """What :meth:`Cases.transfer` found, as a table: the distilled student's similarity to its
-    teacher minus that of each control, by method, control and measure."""
+def differences(similarities: Mapping[str, tuple[pd.DataFrame, dict]]) -> pd.DataFrame:
+    """What :meth:`Cases.similarity_to_teacher` found, as a table: the distilled student's
+    similarity to its teacher minus that of each control, by method, control and measure."""
     rows = {
-        (method, {"alone": "baseline"}.get(control, control.replace("_", " ")), measure): gap
-        for method, (_, controls) in handed.items()
+        (method, control.replace("_", " "), measure): gap
+        for method, (_, controls) in similarities.items()
         for control, each in controls.items()
         for measure, gap in each.items()
     }
@@ -246,14 +253,15 @@ def differences(handed: Mapping[str, tuple[pd.DataFrame, dict]]) -> pd.DataFrame
 def above_centre(found: Audit, name: str) -> dict[str, dict]:
     """How much better the Score-CAM of a network points at the lesion than a centre prior."""
     return {
-        measure: faithfulness.paired(
+        measure: paired_difference(
             found.of(name, "score_cam", measure), found.of(name, "centre", measure)
         )
         for measure in ("pointing", "mass")
     }
 
 
-def stored(chosen: Cases, found: Audit, handed: Mapping[str, tuple[pd.DataFrame, dict]]) -> dict:
+def stored(chosen: Cases, found: Audit, similarities: Mapping[str, tuple[pd.DataFrame, dict]]) ->
+dict:
     """The results of the comparison as a result file holds them."""
     maps = found.explanations
     return {
@@ -264,12 +272,12 @@ def stored(chosen: Cases, found: Audit, handed: Mapping[str, tuple[pd.DataFrame,
             name: float(np.mean(by_method["score_cam"].effective_channels))
             for name, by_method in maps.items()
         },
-        "map_cells": chosen.cells,
+        "map_cells": chosen.grid,
         "cam_layers": {name: model.cam_layer for name, model in chosen.trio.pair.items()},
         **{
-            f"likeness_distilled_minus_{control}": {
-                method: gaps[control] for method, (_, gaps) in handed.items()
+            f"likeness_distilled_minus_{key}": {
+                method: gaps[control] for method, (_, gaps) in similarities.items()
             }
-            for control in ("alone", "other_image")
+            for key, control in (("alone", "baseline"), ("other_image", "other_image"))
         },
     }

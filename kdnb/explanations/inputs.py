@@ -1,0 +1,75 @@
+"""Images and classes to explain: read, checked, and put on the model's device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kdnb.images import index, pixels
+from kdnb.models.zoo import Classifier
+
+
+def read_image(path: str | Path, model: Classifier) -> Tensor:
+    """An image file as the model sees it: ``(1, 3, S, S)`` in [0, 1], resized to the model.
+
+    Raises ``ValueError`` for a file that is no whole image of a supported format.
+    """
+    fact = index.inspect(Path(path))
+    if isinstance(fact, tuple):  # a file that no dataset would use is not explained either
+        raise ValueError(
+            f"{Path(path).absolute()} cannot be explained: {', '.join(fact)}. Give a whole PNG, "
+            f"JPEG, TIFF, BMP, GIF, PGM or WebP of at most {index.LARGEST:,} pixels; save other "
+            "formats, such as DICOM, as PNG first"
+        )
+    array = pixels.read_image(Path(path), model.image_size, "RGB")
+    return torch.from_numpy(array.copy())[None].float() / 255
+
+
+def check_images(images: Tensor, model: Classifier) -> Tensor:
+    """Images as float ``(N, 3, S, S)`` in [0, 1] on the model's device; grey ones get three
+    channels. Raises ``ValueError`` for another shape, size or range."""
+    size = model.image_size
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
+        raise ValueError(
+            f"images must be (N, 3, {size}, {size}) with N at least 1, got {tuple(images.shape)}"
+        )
+    if tuple(images.shape[-2:]) != (size, size):
+        raise ValueError(
+            f"{model.name} was built for {size} px, the images are {tuple(images.shape[-2:])}: "
+            "resize them, or read them with kdnb.explanations.read_image"
+        )
+    images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    if not torch.isfinite(images).all() or images.min() < 0 or images.max() > 1:
+        raise ValueError(
+            "images must hold finite values in [0, 1] (or uint8); do not normalise them, the model "
+            "does"
+        )
+    return images.expand(-1, 3, -1, -1).to(model.mean.device)
+
+
+def check_targets(model: Classifier, images: Tensor, targets: int | Sequence[int] | None) -> Tensor:
+    """Class indices ``(N,)`` for images ``(N, 3, S, S)``: one for all, one per image, or by default
+    the predicted classes. Raises ``ValueError`` for an index out of range, another number of
+    targets, or a model whose logits are not finite."""
+    with torch.inference_mode():
+        logits = torch.cat([model(part) for part in images.split(64)])
+    if not torch.isfinite(logits).all():
+        raise ValueError(
+            f"the logits of {model.name} are NaN or infinite: its weights are broken; train it "
+            "again with a lower -p lr"
+        )
+    if targets is None:
+        return logits.argmax(1).clone()
+    chosen = torch.as_tensor(targets, device=images.device).long().reshape(-1)
+    chosen = chosen.expand(len(images)) if len(chosen) == 1 else chosen
+    if len(chosen) != len(images):
+        raise ValueError(f"{len(chosen)} targets for {len(images)} images")
+    if chosen.min() < 0 or chosen.max() >= model.num_classes:
+        raise ValueError(
+            f"targets must lie between 0 and {model.num_classes - 1}, "
+            f"got {sorted(set(chosen.tolist()))}"
+        )
+    return chosen.clone()

@@ -1,12 +1,12 @@
 """Evaluation of predictions: metrics with intervals, paired comparisons, calibration; shortcuts are
 measured in :mod:`kdnb.evaluation.shortcuts`, which reads datasets and networks."""
 
-from kdnb.evaluation.calibration import Calibration, calibrate, reliability
+from kdnb.evaluation.calibration import TemperatureScaling, calibrate, reliability
 from kdnb.evaluation.metrics import balanced_accuracy, compare, evaluate, table, table_of_tests
 from kdnb.evaluation.statistics import mean_interval, over_seeds, paired_difference
 
 __all__ = [
-    "Calibration",
+    "TemperatureScaling",
     "balanced_accuracy",
     "calibrate",
     "compare",

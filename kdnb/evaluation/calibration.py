@@ -107,7 +107,7 @@ def scores(labels: np.ndarray, logits: np.ndarray, temperature: float = 1.0) -> 
 
 
 @dataclass(frozen=True)
-class Calibration:
+class TemperatureScaling:
     """Temperature scaling of one model: the fitted ``temperature``, and the :func:`scores` of the
     test logits ``before`` and ``after`` division by it."""
 
@@ -121,7 +121,7 @@ def calibrate(
     val_logits: np.ndarray,
     test_labels: np.ndarray,
     test_logits: np.ndarray,
-) -> Calibration:
+) -> TemperatureScaling:
     """Fit a temperature to validation logits and apply it to test logits.
 
     ``val_labels`` ``(M,)``, ``val_logits`` ``(M, K)``, ``test_labels`` ``(N,)``, ``test_logits``
@@ -130,4 +130,4 @@ def calibrate(
     """
     temperature = fit_temperature(val_labels, val_logits)
     before, after = (scores(test_labels, test_logits, t) for t in (1.0, temperature))
-    return Calibration(temperature, before, after)
+    return TemperatureScaling(temperature, before, after)

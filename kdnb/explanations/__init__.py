@@ -5,7 +5,7 @@ several methods and takes every measure of ``MEASURES``. Layers are compared in
 :mod:`kdnb.explanations.layers`.
 """
 
-from kdnb.explanations import layers
+from kdnb.explanations import cases, layers
 from kdnb.explanations.activations import map_size
 from kdnb.explanations.agreement import similarity_to_teacher
 from kdnb.explanations.auditing import Audit, audit, execution_times
@@ -26,6 +26,7 @@ __all__ = [
     "MapParameters",
     "SampleParameters",
     "audit",
+    "cases",
     "execution_times",
     "explain",
     "layers",

@@ -30,10 +30,7 @@ from kdnb.study import Study
 from kdnb.training.trio import Trio
 
 UNMOVED = 0.5  # rank correlation with the map of random weights above which weights are ignored
-COMPARED = (
-    "score_cam",
-    "grad_cam",
-)  # the papers' methods: their maps are compared with the teacher's
+COMPARED = ("score_cam", "grad_cam")  # the papers' methods
 
 
 @dataclass(frozen=True)
@@ -177,11 +174,10 @@ class Cases:
         """Height and width ``(h, w)`` of the coarser of the two networks' maps."""
         return min(map_size(model) for model in self.trio.pair.values())
 
-    def times(self, batch: int = 8) -> pd.DataFrame:
+    def execution_times(self, batch: int = 8) -> pd.DataFrame:
         """Mean execution time of each method on teacher and student (paper B's MET), with roles."""
-        table = auditing.execution_times(
-            self.trio.pair, self.images[:batch], self.targets[:batch], self.methods
-        )
+        images, targets = self.images[:batch], self.targets[:batch]
+        table = auditing.execution_times(self.trio.pair, images, targets, self.methods)
         return self.trio.with_role(table)
 
 
@@ -260,8 +256,9 @@ def above_centre(found: Audit, name: str) -> dict[str, dict]:
     }
 
 
-def stored(chosen: Cases, found: Audit, similarities: Mapping[str, tuple[pd.DataFrame, dict]]) ->
-dict:
+def stored(
+    chosen: Cases, found: Audit, similarities: Mapping[str, tuple[pd.DataFrame, dict]]
+) -> dict:
     """The results of the comparison as a result file holds them."""
     maps = found.explanations
     return {

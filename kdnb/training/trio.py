@@ -143,10 +143,10 @@ class Trio:
         of_val, of_test = (part.labels[part.rows].numpy() for part in (val, test))
         temperatures, errors = {}, {}
         for name, model in self.models.items():
-            temperatures[name] = calibration.fit_temperature(of_val, predict(model, val))
-            errors[name] = calibration.before_and_after(
-                of_test, predict(model, test), temperatures[name]
-            )
+            logits = predict(model, val), predict(model, test)
+            found = calibration.calibrate(of_val, logits[0], of_test, logits[1])
+            temperatures[name] = found.temperature
+            errors[name] = {"before": found.before, "after": found.after}
         return Calibration(temperatures, errors)
 
     def with_role(self, table: pd.DataFrame, column: str = "model") -> pd.DataFrame:

@@ -72,7 +72,7 @@ class Dataset:
 
     @property
     def searchable(self) -> bool:
-        """Whether copies are searched for without being asked: no phantom has any, and the search
+        """Whether copies are searched for under every split: phantoms have none, and the search
         of more than ``detector.LARGEST`` images takes long."""
         return not self.spec.synthetic and len(self.index.table) <= detector.LARGEST
 

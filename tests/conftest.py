@@ -1,12 +1,17 @@
 """Shared fixtures: each test has its own folders, and its images are drawn when it runs."""
 
 import os
+import shutil
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from kdnb.images import index
+from kdnb.images.catalogue import DATASETS
+from kdnb.leakage import detector
 
 REAL = os.environ.get("KDNB_DATA")
 FOLDERS = ("KDNB_DATA", "KDNB_CACHE", "KDNB_OUTPUTS", "KDNB_WEIGHTS")
@@ -51,16 +56,34 @@ def paint(path: Path, seed: int, level: int | None = None, size: int = 40, mode:
     return path
 
 
-@pytest.fixture
-def folder(home) -> Path:
-    """A ``<split>/<class>/*`` tree of three classes that differ in grey level.
+def paint_folder(root: Path) -> Path:
+    """Draw a ``<split>/<class>/*`` tree of three classes that differ in grey level.
 
     Each class has 24, 9 and 9 images in train, val and test.
     """
-    root, seed = home / "data" / "mine", 0
+    seed = 0
     for split, count in (("train", 24), ("val", 9), ("test", 9)):
         for label, level in (("dark", 10), ("grey", 90), ("light", 180)):
             for _ in range(count):
                 seed += 1
                 paint(root / split / label / f"{seed}.png", seed, level)
     return root
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory) -> Path:
+    """What the search for copies finds in the tree of ``folder``: the same in every test that leaves
+    the tree as it is, so it is searched once."""
+    root = tmp_path_factory.mktemp("searched")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDNB_CACHE", str(root / "cache"))
+        tree = paint_folder(root / "mine")
+        detector.find(index.build(DATASETS["folder"], tree), "folder")
+    return root / "cache" / "leakage"
+
+
+@pytest.fixture
+def folder(home, searched) -> Path:
+    """The tree of :func:`paint_folder`, searched for copies already."""
+    shutil.copytree(searched, home / "cache" / "leakage")
+    return paint_folder(home / "data" / "mine")

@@ -1,13 +1,13 @@
 """Duplicates and near-duplicates: copies, also re-encoded, cropped, turned or mirrored ones.
 
-Two searches propose pairs, one measurement decides. A 64-bit perceptual hash in all eight flips and
-quarter turns finds near copies; the nearest neighbours of a rotation- and mirror-invariant
+Two searches propose pairs and one measurement decides. A 64-bit perceptual hash in all eight flips
+and quarter turns finds near copies; the nearest neighbours of a rotation- and mirror-invariant
 descriptor find copies under any turn and zoom about the centre. Each proposed pair is then
-registered (:mod:`kdnb.leakage.registration`) and its fine detail correlated. How far unrelated
-images of the same set correlate decides what counts as a copy: chest radiographs are more alike
-than histology tiles, and get a stricter limit. Where a set was made by augmentation, its groups
-of copies are compared once more, by landmarks (:mod:`kdnb.leakage.landmarks`): two of them may come
-from overlapping photographs.
+registered (:mod:`kdnb.leakage.registration`) and its fine detail correlated. The limit follows from
+how unrelated images of the same set correlate: chest radiographs are more similar than histology
+tiles and get a stricter limit. In a set made by augmentation, the groups of copies are compared
+once more by landmarks (:mod:`kdnb.leakage.landmarks`), because two of them may come from
+overlapping photographs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,15 +38,9 @@ from kdnb.leakage.registration import RADII, log_polar, refine, register
 
 VERSION = 7  # part of the stored links' name: raise it when a rule changes
 HASH_BITS = 6  # perceptual hashes (64 bits) closer than this are looked at
-CLOSEST = (
-    4,
-    8,
-    16,
-    32,
-)  # of them for one image: the first four, and on to the next number only while that finds copies
-WORTH = (
-    1000  # of so many pairs one must be a copy, else the pairs that are less likely are left alone
-)
+# of them for one image: the first four, and on to the next number only while that finds copies
+CLOSEST = (4, 8, 16, 32)
+WORTH = 1000  # of so many pairs one must be a copy, else less likely pairs are not compared
 # nearest descriptors that are looked at: the first three, and each further one only while that
 # finds copies
 NEIGHBOURS = 6
@@ -54,17 +49,10 @@ ROWS = 4096  # images whose candidates are sorted at a time
 DEVIATIONS = 8.0
 DOUBT = 1.5  # from so many on, a pair gets a second look
 LIMITS = (0.35, 0.97)  # the limit stays between these
-ZOOMS = (
-    0,
-    -4,
-    -2,
-    2,
-    4,
-)  # steps of the log-polar radius (7.6 % each) at which neighbours are sought: 0.74 to 1.35
+# steps of the log-polar radius (7.6 % each) at which neighbours are searched: 0.74 to 1.35
+ZOOMS = (0, -4, -2, 2, 4)
 HARMONICS = 13
-AUGMENTED = (
-    10  # images: where the median image has that many copies, the set was made by augmentation
-)
+AUGMENTED = 10  # copies of the median image in a set that was made by augmentation
 # images: a larger set (about 11 minutes on two cores) is searched only for a split by group
 LARGEST = 100_000
 COLUMNS = ["first", "second", "kind", "correlation", "turn", "zoom", "mirrored", "hash_bits"]
@@ -85,8 +73,8 @@ class Leakage:
     facts: dict
 
     def groups(self, table: pd.DataFrame) -> np.ndarray:
-        """Number the rows of an index table so that copies, patients and byte-identical files have
-        one number, ``(N,)``."""
+        """Number the rows of an index table, ``(N,)``: copies, images of one patient and
+        byte-identical files have one number. Links to images outside the table have no effect."""
         rows = dict(zip(table["path"], range(len(table)), strict=True))
         ends = self.links[["first", "second"]].map(rows.get).dropna().to_numpy(dtype=int)
         group = index.groups(table)
@@ -95,8 +83,10 @@ class Leakage:
         return join(np.concatenate([ends, chain]), len(table))
 
     def conflicts(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Images whose very pixels stand under two labels too, as rows of an index's problems
-        (columns path, problem, detail)."""
+        """Images whose pixels also occur under another label, as problems of an index table.
+
+        Columns path, problem, detail.
+        """
         rows = dict(zip(table["path"], range(len(table)), strict=True))
         same = (
             self.links.loc[self.links["kind"] == "same pixels", ["first", "second"]]
@@ -104,15 +94,15 @@ class Leakage:
             .dropna()
             .to_numpy(dtype=int)
         )
-        table, told = table.assign(group=join(same, len(table))), []
+        table, rows = table.assign(group=join(same, len(table))), []
         labels = table.groupby("group")["label"].transform("nunique")
         for _, group in table[labels > 1].groupby("group"):
             all_ = " = ".join(f"{row.path} ({row.label})" for row in group.itertuples())
-            told += [
+            rows += [
                 (path, "label conflict", f"same pixels: {all_}; all left out")
                 for path in group["path"]
             ]
-        return pd.DataFrame(told, columns=["path", "problem", "detail"])
+        return pd.DataFrame(rows, columns=["path", "problem", "detail"])
 
 
 def find(found: index.Index, name: str) -> Leakage:
@@ -174,14 +164,8 @@ def detect(
     rows = pd.concat([links, near], ignore_index=True)
     group = join(rows[["first", "second"]].to_numpy(int), len(table))
     if np.median(np.bincount(group)[group]) >= AUGMENTED:
-        places = landmarks.same_place(known.thumbs, group, name)
-        # landmarks of anatomy agree between any two patients: what both pictures show must be as
-        # alike as in any other copy
-        places = places[places["correlation"] >= limits["limit"]]
-        rows = pd.concat(
-            [rows, places.assign(kind="same place", hash_bits=_apart(bits, places))],
-            ignore_index=True,
-        )
+        places = _same_places(known, bits, group, limits, name)
+        rows = pd.concat([rows, places], ignore_index=True)
     paths = table["path"].to_numpy()
     rows = rows.assign(
         first=paths[rows["first"].to_numpy(int)], second=paths[rows["second"].to_numpy(int)]
@@ -195,6 +179,17 @@ def detect(
         "seconds_reading": round(read - started, 1),
     }
     return rows[COLUMNS], facts
+
+
+def _same_places(
+    known: Fingerprints, bits: np.ndarray, group: np.ndarray, limits: dict[str, float], name: str
+) -> pd.DataFrame:
+    """Links between groups of copies that show one place in different views."""
+    places = landmarks.same_place(known.thumbs, group, name)
+    # landmarks of anatomy agree between any two patients, so the common part of both images must be
+    # as similar as in any other copy
+    places = places[places["correlation"] >= limits["limit"]]
+    return places.assign(kind="same place", hash_bits=_apart(bits, places))
 
 
 def same_pixels(known: Fingerprints) -> pd.DataFrame:
@@ -235,7 +230,7 @@ def _close_hashes(bits: np.ndarray) -> list[np.ndarray]:
     each step of ``CLOSEST``.
 
     Every hash is compared with every other, eight bytes each. An index of parts of hashes saves
-    that for different pictures, but puts those that are all alike into one bucket, and then takes
+    that for different images, but puts those that are all similar into one bucket, and then takes
     longer.
     """
     store, views = faiss.IndexBinaryFlat(64), np.ascontiguousarray(bits.transpose(1, 0, 2))
@@ -350,11 +345,10 @@ def confirm(
     name: str,
     folder: Path | None = None,
 ) -> tuple[int, pd.DataFrame]:
-    """Register the pairs of :func:`propose` and keep the copies; pairs whose ends are joined
-    already are passed over.
+    """Register the pairs of :func:`propose` and keep the copies: number of pairs looked at, links.
 
-    Pairs in doubt get a second look with free stretch (:func:`refine`), where they must come half
-    way from the limit to 1.
+    Pairs whose ends are joined already are passed over. Pairs in doubt get a second look with free
+    stretch (:func:`refine`), where they must come half way from the limit to 1.
     """
     links, looked_at, tried = [], 0, np.empty((0, 2), int)
     group = np.arange(len(known))
@@ -362,24 +356,14 @@ def confirm(
     bar = tqdm(
         total=total, desc=f"comparing {name}", unit="pair", leave=False, disable=len(known) < 500
     )
-    # many small transforms: two threads with a batch each are faster than two threads for one batch
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with bar, _comparing(known.thumbs, limits, folder, bar) as compare:
         for number, search in enumerate(searches):
             for step, pairs in enumerate(search):
                 seen = np.isin(pairs @ [len(known), 1], tried @ [len(known), 1])
                 open_ = pairs[~seen & (group[pairs[:, 0]] != group[pairs[:, 1]])]
                 tried = np.concatenate([tried, open_])
                 bar.update(len(pairs) - len(open_))
-
-                def look(start, part=f"pairs-{number}-{step}", open_=open_):
-                    some = open_[start : start + fingerprints.PART]
-                    work = functools.partial(_copies, known.thumbs, some, limits)
-                    found = pd.DataFrame(fingerprints.kept(folder, f"{part}-{start}", work))
-                    bar.update(len(some))
-                    return found
-
-                found = list(pool.map(look, range(0, len(open_), fingerprints.PART)))
+                found = compare(open_, f"pairs-{number}-{step}")
                 if found:
                     links += found
                     group = _merge(group, pd.concat(links)[["first", "second"]].to_numpy(int))
@@ -387,18 +371,42 @@ def confirm(
                 if sum(map(len, found)) * WORTH < len(open_):
                     bar.update(sum(map(len, search[step + 1 :])))
                     break
-    torch.set_num_threads(threads)  # an initializer may reach further than its thread
-    bar.close()
     found = (
         pd.concat(links, ignore_index=True)
         if links
         else register(known.thumbs, np.empty((0, 2), int))
     )
+    return looked_at, found.assign(kind=_kinds(found), hash_bits=_apart(bits, found))
+
+
+@contextmanager
+def _comparing(
+    thumbs: np.ndarray, limits: dict[str, float], folder: Path | None, bar: tqdm
+) -> Iterator[Callable[[np.ndarray, str], list[pd.DataFrame]]]:
+    """A function that finds the copies among pairs, on all cores; its parts are kept by name."""
+    threads = torch.get_num_threads()
+
+    def compare(pairs, part):
+        def look(start):
+            some = pairs[start : start + fingerprints.PART]
+            work = functools.partial(_copies, thumbs, some, limits)
+            found = pd.DataFrame(fingerprints.kept(folder, f"{part}-{start}", work))
+            bar.update(len(some))
+            return found
+
+        return list(pool.map(look, range(0, len(pairs), fingerprints.PART)))
+
+    # many small transforms: two threads with a batch each are faster than two threads for one batch
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield compare
+    torch.set_num_threads(threads)  # an initializer may reach further than its thread
+
+
+def _kinds(found: pd.DataFrame) -> np.ndarray:
+    """``near copy`` or ``turned copy`` for each registered pair, by its turn and zoom."""
     upright = (found["turn"] % 90).pipe(lambda turn: np.minimum(turn, 90 - turn)) < 3
     near = upright & (np.abs(np.log(found["zoom"])) < 0.08)
-    return looked_at, found.assign(
-        kind=np.where(near, "near copy", "turned copy"), hash_bits=_apart(bits, found)
-    )
+    return np.where(near, "near copy", "turned copy")
 
 
 def _apart(bits: np.ndarray, links: pd.DataFrame) -> np.ndarray:

@@ -50,23 +50,6 @@ def compute(
     """
     grey = table["mode"].isin(["L", "1", "LA", "I", "I;16", "F"]).all()
 
-    def look(path):
-        image = pixels.decode(root / path).convert("RGB")
-        whole = np.asarray(image)
-        shades, colours = image.convert("L"), np.zeros(0, np.float32)
-        if not grey:
-            cells = np.asarray(image.resize((32, 32), Image.Resampling.BOX)).astype(int) // 32
-            counts = np.bincount((cells @ [64, 8, 1]).ravel(), minlength=512)
-            colours = np.sqrt(counts / counts.sum()).astype(
-                np.float32
-            )  # Hellinger: distances of roots of frequencies
-        return {
-            "pixels": hashlib.sha256(str(whole.shape).encode() + whole.tobytes()).hexdigest(),
-            "thumbs": np.asarray(shades.resize((THUMB, THUMB), Image.Resampling.BOX)),
-            "small": np.asarray(shades.resize((32, 32), Image.Resampling.LANCZOS)),
-            "colours": colours,
-        }
-
     paths, whole = table["path"].tolist(), {}
     bar = tqdm(
         total=len(paths),
@@ -79,7 +62,7 @@ def compute(
         for start in range(0, len(paths), PART):
 
             def seen(some=paths[start : start + PART]):
-                rows = list(pool.map(look, some))
+                rows = list(pool.map(lambda path: _look(root / path, grey), some))
                 return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
             part = kept(folder, f"fingerprints-{start}", seen)
@@ -97,6 +80,24 @@ def compute(
         whole["small"],
         None if grey else whole["colours"],
     )
+
+
+def _look(path: Path, grey: bool) -> dict[str, str | np.ndarray]:
+    """The fingerprint of one image, by the names of :class:`Fingerprints`."""
+    image = pixels.decode(path).convert("RGB")
+    whole = np.asarray(image)
+    shades, colours = image.convert("L"), np.zeros(0, np.float32)
+    if not grey:
+        cells = np.asarray(image.resize((32, 32), Image.Resampling.BOX)).astype(int) // 32
+        counts = np.bincount((cells @ [64, 8, 1]).ravel(), minlength=512)
+        # Hellinger: the distance of the roots of frequencies
+        colours = np.sqrt(counts / counts.sum()).astype(np.float32)
+    return {
+        "pixels": hashlib.sha256(str(whole.shape).encode() + whole.tobytes()).hexdigest(),
+        "thumbs": np.asarray(shades.resize((THUMB, THUMB), Image.Resampling.BOX)),
+        "small": np.asarray(shades.resize((32, 32), Image.Resampling.LANCZOS)),
+        "colours": colours,
+    }
 
 
 def kept(

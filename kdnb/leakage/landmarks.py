@@ -1,4 +1,4 @@
-"""One place in two pictures of other view: the same small features in the same arrangement.
+"""Landmarks: small features in the same arrangement show one place in two different views.
 
 Augmented sets hold twenty copies of one photograph, and now and then twenty more of a second
 photograph that overlaps the first in another zoom, stain and frame. Whole images of the two hardly
@@ -36,7 +36,7 @@ Features = tuple[np.ndarray, np.ndarray]  # places (n, 2) in pixels, descriptors
 
 
 def same_place(thumbs: np.ndarray, group: np.ndarray, name: str = "images") -> pd.DataFrame:
-    """Pairs of images of different groups that show one place, the best pair of two groups.
+    """The best pair of images of every two groups that show one place.
 
     ``thumbs`` grey uint8 ``(N, H, W)``, ``group`` numbers ``(N,)``. Columns first, second (rows),
     correlation of their detail in the common part, turn (degrees), zoom, mirrored, as

@@ -1,10 +1,9 @@
-"""Lay one image on another: turn, zoom, mirror, shift and stretch, then correlate what they show.
+"""Registration of one image on another: turn, zoom, mirror, shift, stretch; then correlation.
 
 Turn and zoom about the centre are shifts of the log-polar image, found as the peak of a correlation
 of band-passed maps (after Reddy & Chatterji 1996, doi:10.1109/83.506761). Ours because scikit-image
-registers one pair at a time, and a set needs 100,000. Black surroundings take no part: two retinas
-are not one because the cameras cut both to the same disc. Coordinates are half sides from the
-centre.
+registers one pair at a time, and a set needs 100,000. Black surroundings are ignored, because
+cameras cut all retinas to the same disc. Coordinates are half sides from the centre.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ RADII, ANGLES, INNER, OUTER = 32, 128, 0.10, 0.98  # the log-polar grid; radii i
 BLACK = 0.06  # grey values up to this are no tissue
 STEP = math.log(OUTER / INNER) / (RADII - 1)
 LEGS, STEPS = 4, 15  # of the ascent in a second look
-STALLED = 0.1  # who came no nearer to 1 in a leg than by this part of the way is given up
+STALLED = 0.1  # a pair that came no nearer to 1 in a leg than by this part of the way is given up
 
 
 def log_polar(thumbs: np.ndarray) -> Tensor:
@@ -42,8 +41,7 @@ def log_polar(thumbs: np.ndarray) -> Tensor:
 
 
 def _seen(images: np.ndarray) -> Tensor:
-    """Grey values and, as a second channel, 1 where there is something to see: black surroundings
-    and their edge are 0."""
+    """Grey values and, as a second channel, 1 but for black surroundings and their edge."""
     grey = _floats(images)
     lit = (F.avg_pool2d(grey, 3, 1, 1) > BLACK).numpy()
     lit = minimum_filter(
@@ -57,11 +55,11 @@ def _floats(images: np.ndarray) -> Tensor:
 
 
 def register(thumbs: np.ndarray, pairs: np.ndarray, batch: int = 64) -> pd.DataFrame:
-    """Turn, zoom, mirror and shift the second image of each pair onto the first, and correlate
-    their detail.
+    """Turn, zoom, mirror and shift the second image of each pair onto the first, and correlate.
 
-    Columns first, second, correlation (in [-1, 1], on the common part of both inscribed discs, 0
-    where one is blank), turn (degrees), zoom, mirrored. Coordinates are half sides from the centre.
+    ``thumbs`` are grey uint8 ``(N, H, H)``, ``pairs`` rows of it ``(M, 2)``. Returns the columns
+    first, second, correlation of the detail (in [-1, 1], on the common part of both inscribed
+    discs, 0 where one is blank), turn (degrees), zoom, mirrored.
     """
     answers = []
     for part in np.array_split(pairs, max(1, math.ceil(len(pairs) / batch))):
@@ -102,18 +100,7 @@ def _register(thumbs: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         ).float()
 
     image, common = moved(torch.zeros(len(pairs), 2))
-    # a copy that was cropped at one side is shifted too: the peak of the cross-correlation within 5
-    # pixels
-    reach = 5
-    cross = torch.fft.irfft2(
-        torch.fft.rfft2(fixed * common).conj() * torch.fft.rfft2(image * common), s=(SIDE, SIDE)
-    )
-    cross = (
-        torch.roll(cross, (reach, reach), (1, 2))[:, : 2 * reach + 1, : 2 * reach + 1]
-        .flatten(1)
-        .argmax(1)
-    )
-    shift = torch.stack([cross % (2 * reach + 1), cross // (2 * reach + 1)], 1) - reach
+    shift = _peak(fixed * common, image * common)
     image, common = moved(shift * 2 / SIDE)
     degrees = torch.rad2deg(turn) % 360
     return (
@@ -121,6 +108,18 @@ def _register(thumbs: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         .double()
         .numpy()
     )
+
+
+def _peak(fixed: Tensor, moving: Tensor, reach: int = 5) -> Tensor:
+    """Shift ``(B, 2)`` in pixels at the peak of the cross-correlation of images ``(B, H, H)``.
+
+    A copy that was cropped at one side is shifted; ``reach`` pixels are searched.
+    """
+    spectra = torch.fft.rfft2(fixed).conj() * torch.fft.rfft2(moving)
+    cross = torch.fft.irfft2(spectra, s=(SIDE, SIDE))
+    width = 2 * reach + 1
+    near = torch.roll(cross, (reach, reach), (1, 2))[:, :width, :width].flatten(1).argmax(1)
+    return torch.stack([near % width, near // width], 1) - reach
 
 
 def refine(

@@ -61,9 +61,9 @@ study: $(READY)
 	$(BIN)/snakemake --profile $(PROFILE_DIR) --config set=$(SET) $(ARGS)
 
 site: $(READY)
-	$(BIN)/python -m kdnb.report.ledger
+	$(BIN)/python -m kdnb.report
 	$(BIN)/python -m kdnb.run 00 09
-	$(BIN)/python -m kdnb.report.site
+	$(BIN)/python -m kdnb.report site
 
 # Known vulnerabilities of the locked packages (asks a public service and needs a network), and risky code in kdnb.
 audit: $(READY)

@@ -1,16 +1,20 @@
-"""The ledger: verdicts follow their rules, every number has a file behind it, and nothing synthetic
-gets in."""
+"""The ledger: verdicts follow their rules, every number has a result file, and no synthetic image
+counts."""
 
 import html
-import io
 import json
 import re
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from PIL import Image
 
-from kdnb import files, plots
-from kdnb.report import claims, ledger, pages, readme, results, verdicts
+from kdnb import files, plots, report
+from kdnb.report import ledger, measures, pages, readme, results, verdicts
+from kdnb.report.__main__ import main
+from kdnb.report.claims import CLAIMS
+from kdnb.report.measures import Evidence
 from kdnb.report.results import Estimate
 from kdnb.report.verdicts import HOLDS, NOT, PART, UNTESTED
 from kdnb.study import Study
@@ -31,7 +35,7 @@ def distillation(
     **choices,
 ):
     """A result file as notebook 03 writes it; ``right`` are the correct answers of teacher,
-    distilled and lone student."""
+    distilled student and baseline."""
     given = {"dataset": dataset, "method": "kd_fmv", "student": "kdfmv5"} | choices
     shares = {
         role: hits / n for role, hits in zip(("teacher", "distilled", "alone"), right, strict=True)
@@ -68,9 +72,29 @@ def distillation(
     )
 
 
-def row_of(rows, name):
-    (found,) = [row for row in rows if row.id == name]
+def measure():
+    """The ledger of the result files under ``outputs/``."""
+    return ledger.measure(results.load())
+
+
+def flat(row):
+    """A row with its parts as attributes of one object."""
+    parts = vars(row.claim) | vars(row.evidence.estimate) | vars(row.evidence) | vars(row)
+    return SimpleNamespace(**parts, number=row.number)
+
+
+def rows_of(name):
+    """The rows of a claim."""
+    return [flat(row) for row in measure() if row.claim.id == name]
+
+
+def row_of(name):
+    (found,) = rows_of(name)
     return found
+
+
+def claim_of(kind):
+    return next(claim for claim in CLAIMS if claim.kind == kind)
 
 
 @pytest.mark.parametrize(
@@ -95,18 +119,33 @@ def test_no_loss_allows_one_point(low, high, verdict):
     assert verdicts.no_loss(Estimate((low + high) / 2, low, high))[0] == verdict
 
 
+def judged(kind, estimate, **more):
+    """The verdict on the first claim of a kind, from evidence in the paper's own setting."""
+    return verdicts.judge(claim_of(kind), Evidence(estimate, **{"papers_setting": True} | more))
+
+
+SHARES = {"teacher": 0.92, "baseline": 0.91}
+ABOVE, BELOW = Estimate(0.02, 0.01, 0.03, 100, 3), Estimate(-0.03, -0.04, -0.02, 100, 3)
+
+
 def test_a_printed_accuracy_is_refuted_in_the_papers_setting_only():
-    below, above = Estimate(0.90, 0.88, 0.92), Estimate(0.97, 0.965, 0.975)
-    assert verdicts.reaches(below, 0.97, papers_setting=True)[0] == NOT
-    assert verdicts.reaches(below, 0.97, papers_setting=False)[0] == UNTESTED
-    assert verdicts.reaches(above, 0.97, papers_setting=False)[0] == HOLDS
+    claim = next(claim for claim in CLAIMS if claim.rule == "reaches")
+    below, above = Estimate(0.90, 0.88, 0.92, 9, 3), Estimate(0.98, 0.97, 0.99, 9, 3)
+    for estimate, papers_setting, verdict in (
+        (below, True, NOT),
+        (below, False, UNTESTED),
+        (above, False, HOLDS),
+    ):
+        found = Evidence(estimate, papers_setting=papers_setting)
+        assert verdicts.judge(claim, found)[0] == verdict
 
 
 def test_about_ratios_and_times():
     assert verdicts.about(Estimate(-0.05, -0.06, -0.04), -0.05)[0] == HOLDS
     assert verdicts.about(Estimate(0.01, 0.0, 0.02), -0.05)[0] == NOT
     assert verdicts.about(Estimate(-0.04, -0.09, 0.01), -0.05)[0] == UNTESTED
-    assert verdicts.fewer(0.49, 0.5)[0] == HOLDS and verdicts.fewer(0.5, 0.5)[0] == NOT
+    assert verdicts.fewer(Estimate(0.49), 0.5)[0] == HOLDS
+    assert verdicts.fewer(Estimate(0.5), 0.5)[0] == NOT
     assert (
         verdicts.faster(Estimate(5, 4, 6), 4.0)[0] == HOLDS
         and verdicts.faster(Estimate(2, 1.5, 2.5), 4.0)[0] == PART
@@ -117,52 +156,67 @@ def test_about_ratios_and_times():
     )
 
 
-def test_the_best_cell_counts_its_rivals():
+def test_the_best_cell_is_compared_with_the_best_of_the_others():
+    def best(claimed, cells, n):
+        estimate, note = measures.best_cell(claimed, cells, n)
+        return verdicts.best(estimate)[0], note, estimate
+
     cells = {(0.1, 1.0): [0.90], (0.1, 5.0): [0.91], (0.7, 1.0): [0.92], (0.7, 5.0): [0.99]}
-    assert verdicts.best_cell((0.7, 5.0), cells, 2000)[1][0] == HOLDS
-    assert verdicts.best_cell((0.1, 1.0), cells, 2000)[1][0] == NOT
-    estimate, (verdict, why) = verdicts.best_cell((0.7, 5.0), cells, 30)
-    assert verdict == UNTESTED and "number 1 of 4 cells" in why and "α 0.7, T 1" in why
+    assert best((0.7, 5.0), cells, 2000)[0] == HOLDS
+    assert best((0.1, 1.0), cells, 2000)[0] == NOT
+    verdict, note, estimate = best((0.7, 5.0), cells, 30)
+    assert verdict == UNTESTED and note == "rank 1 of 4 cells; best other cell: α 0.7, T 1"
     assert estimate.value == pytest.approx(0.07) and estimate.low < 0 < estimate.high
-    unsteady = {(0.1, 1.0): [0.90, 0.90], (0.7, 5.0): [0.99, 0.93]}  # training's chance counts too
-    assert verdicts.best_cell((0.7, 5.0), unsteady, 2000)[1][0] == UNTESTED
+    unsteady = {(0.1, 1.0): [0.90, 0.90], (0.7, 5.0): [0.99, 0.93]}  # the spread over seeds counts
+    assert best((0.7, 5.0), unsteady, 2000)[0] == UNTESTED
 
 
-def test_a_teacher_with_nothing_to_hand_on_refutes_nothing():
-    assert verdicts.taught((NOT, "w"), 0.9, 0.91)[0] == UNTESTED and verdicts.taught(
-        (NOT, "w"), 0.92, 0.91
-    ) == (NOT, "w")
-    assert (
-        verdicts.taught((HOLDS, "w"), 0.9, 0.91)[0] == HOLDS
-        and "no better" in verdicts.taught((HOLDS, "w"), 0.9, 0.91)[1]
+def test_a_teacher_no_better_than_the_baseline_refutes_nothing():
+    weak = {"teacher": 0.9, "baseline": 0.91}
+    assert judged("gain", BELOW, accuracies=SHARES)[0] == NOT
+    verdict, why = judged("gain", BELOW, accuracies=weak)
+    assert verdict == UNTESTED and "teacher (0.900) is no better than the baseline (0.910)" in why
+    verdict, why = judged("gain", ABOVE, accuracies=weak)
+    assert verdict == HOLDS and "no better" in why
+
+
+def test_few_runs_weaken_a_verdict():
+    for runs, positive, negative in ((3, HOLDS, NOT), (2, PART, UNTESTED), (1, UNTESTED, UNTESTED)):
+        above, below = (Estimate(e.value, e.low, e.high, 9, runs) for e in (ABOVE, BELOW))
+        assert judged("gain", above, accuracies=SHARES)[0] == positive
+        verdict, why = judged("gain", below, accuracies=SHARES)
+        assert verdict == negative and (runs == 3 or f"{runs} run" in why)
+    once = Estimate(5.0, None, None, None, 1)
+    assert judged("explanation time", once) == (
+        PART,
+        "faster over the whole range, and by about the claimed factor of 4; "
+        "1 run timed, 3 are needed",
     )
 
 
-def test_few_seeds_and_other_images_soften_a_verdict():
-    assert verdicts.settle((HOLDS, "w"), 3)[0] == HOLDS and verdicts.settle((NOT, "w"), 3)[0] == NOT
-    assert (
-        verdicts.settle((HOLDS, "w"), 2)[0] == PART
-        and verdicts.settle((NOT, "w"), 2)[0] == UNTESTED
-    )
-    for verdict, word in (
-        (HOLDS, "for"),
-        (NOT, "against"),
-    ):  # one run knows nothing of the chance of training
-        assert verdicts.settle((verdict, "w"), 1) == (
-            UNTESTED,
-            f"speaks {word} it: w; 1 run trained, 3 are needed",
-        )
-    assert verdicts.settle((HOLDS, "w"), 1, clock=True) == (PART, "w; 1 run timed, 3 are needed")
-    assert (
-        verdicts.undertrained((HOLDS, "w"), False)[0] == PART
-        and verdicts.undertrained((HOLDS, "w"), True)[0] == HOLDS
-    )
-    assert verdicts.undertrained((NOT, "w"), False) == (NOT, "w")
-    assert verdicts.settle((HOLDS, "w"), 3, "stand-in: other images") == (PART, "w; stand-in")
-    assert verdicts.settle((NOT, "w"), 3, "stand-in: other images") == (
-        UNTESTED,
-        "speaks against it: w; stand-in, which refutes nothing",
-    )
+def test_other_images_weaken_a_verdict_and_refute_nothing():
+    other = {"accuracies": SHARES, "caveat": "stand-in: other images"}
+    verdict, why = judged("gain", ABOVE, **other)
+    assert verdict == PART and why.endswith("; on a stand-in")
+    verdict, why = judged("gain", BELOW, **other)
+    assert verdict == UNTESTED and "a stand-in cannot refute it" in why
+
+
+def test_a_smaller_setting_weakens_a_student_as_good_as_its_teacher():
+    assert judged("fidelity", ABOVE)[0] == HOLDS
+    assert judged("fidelity", ABOVE, papers_setting=False)[0] == PART
+    verdict, why = judged("fidelity", BELOW, papers_setting=False)
+    assert verdict == NOT and "smaller than the paper's setting" in why
+
+
+def test_rules_and_claims_name_only_what_exists():
+    for claim in CLAIMS:
+        assert claim.kind in measures.KINDS and claim.rule in verdicts.TESTS, claim.id
+        assert claim.implied == ("implied" in claim.claimed), claim.id
+        assert "{" not in claim.text + claim.claimed + claim.run, claim.id
+    assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
+    for rule in verdicts.RULES:
+        assert set(rule.kinds) <= measures.KINDS.keys() and rule.text
 
 
 def test_an_accuracy_is_no_surer_than_its_groups_and_its_images():
@@ -186,14 +240,13 @@ def test_seeds_add_to_the_interval_what_training_adds():
 
 
 def test_without_any_result_every_claim_says_what_would_test_it(home):
-    rows = claims.ledger(results.load())
-    assert {row.id for row in rows} == {claim.id for claim in claims.CLAIMS} and len(rows) == len(
-        claims.CLAIMS
-    )
+    rows = measure()
+    assert [row.claim for row in rows] == list(CLAIMS)
     for row in rows:
-        assert row.verdict == UNTESTED and row.measured is None and row.result_file == ""
+        assert row.verdict == UNTESTED and not row.measured and row.evidence.files == ()
         assert re.search("python -m (kdnb.run|benchmarks.latency)|make study", row.why)
     assert ledger.differences(rows) is None and ledger.heat_maps([]) == {}
+    assert ledger.effects([]) is None
     assert "No distillation of real images" in ledger.refresh(
         "<!-- results -->\n\n<!-- /results -->", home
     )
@@ -201,7 +254,7 @@ def test_without_any_result_every_claim_says_what_would_test_it(home):
 
 def test_commands_of_untested_claims_are_commands(home):
     """A reader copies them: every parameter must be one that a study takes."""
-    for claim in claims.CLAIMS:
+    for claim in CLAIMS:
         _, *pairs = claim.run.split(" -p ")
         given = dict(pair.split() for pair in pairs)
         for name in ("alpha", "temperature"):
@@ -211,19 +264,23 @@ def test_commands_of_untested_claims_are_commands(home):
 
 def test_three_seeds_decide_and_one_does_not(home):
     distillation(home, "runs/x/distill", seed=0)
-    assert row_of(claims.ledger(results.load()), "B-brain_tumor-gain").verdict == UNTESTED
+    assert row_of("B-brain_tumor-gain").verdict == UNTESTED
     for seed in (1, 2):
         distillation(home, f"runs/{seed}/distill", seed=seed)
-    row = row_of(claims.ledger(results.load()), "B-brain_tumor-gain")
+    row = row_of("B-brain_tumor-gain")
     assert (
-        row.verdict == HOLDS and row.seeds == "0 1 2" and row.n == 1000 and row.split == "official"
+        row.verdict == HOLDS
+        and row.seeds == (0, 1, 2)
+        and row.n == 1000
+        and row.split == "official"
     )
     assert (
-        row.measured == pytest.approx(0.02)
+        row.value == pytest.approx(0.02)
         and row.low == pytest.approx(0.01)
         and row.profile == "quick"
     )
-    assert len(row.result_file.split()) == 3 and "kd_fmv α 0.7 T 10, 96 px" in row.setting
+    assert len(row.files) == 3 and (row.teacher, row.student) == ("densenet121", "kdfmv5")
+    assert "kd_fmv α 0.7 T 10, 96 px" in row.setting
 
 
 def test_what_speaks_against_a_claim_is_said(home):
@@ -235,13 +292,13 @@ def test_what_speaks_against_a_claim_is_said(home):
             right=(960, 930, 955),
             gain=(-0.025, -0.04, -0.01),
         )
-    rows = claims.ledger(results.load())
+    rows = measure()
     assert (
-        row_of(rows, "B-brain_tumor-gain").verdict == NOT
-        and row_of(rows, "B-brain_tumor-teacher").verdict == NOT
+        row_of("B-brain_tumor-gain").verdict == NOT
+        and row_of("B-brain_tumor-teacher").verdict == NOT
     )
     assert (
-        row_of(rows, "B-brain_tumor-student-accuracy").verdict == UNTESTED
+        row_of("B-brain_tumor-student-accuracy").verdict == UNTESTED
     )  # 96 px: not the paper's setting
     assert "below zero in 1" in " ".join(ledger.summary(rows))
 
@@ -256,10 +313,9 @@ def test_each_split_and_teacher_has_its_row_and_the_papers_choices_come_first(ho
     )
     distillation(home, "a/distill-4", method="kd_fmv_as_released", gain=(0.0, -0.002, 0.002))
     distillation(home, "a/distill-5", student="ofa595", gain=(0.3, 0.2, 0.4))  # paper A's student
-    rows = claims.ledger(results.load())
-    found = {row.split: row for row in rows if row.id == "B-brain_tumor-gain"}
-    assert found["official"].measured == pytest.approx(0.02) and found["group"].measured == 0
-    released = row_of(rows, "B-brain_tumor-released")
+    found = {row.split: row for row in rows_of("B-brain_tumor-gain")}
+    assert found["official"].value == pytest.approx(0.02) and found["group"].value == 0
+    released = row_of("B-brain_tumor-released")
     assert (
         released.high == pytest.approx(0.002)
         and released.verdict == NOT
@@ -268,22 +324,18 @@ def test_each_split_and_teacher_has_its_row_and_the_papers_choices_come_first(ho
 
 
 def test_runs_of_two_training_loops_are_not_pooled_and_the_newer_speaks(home):
-    for seed in range(3):  # the first loop's files do not tell of it
+    for seed in range(3):  # the first loop's files do not name it
         distillation(home, f"old/distill-{seed}", seed=seed, image_size=224)
     distillation(home, "new/distill-0", seed=0, loop=2, gain=(0.1, 0.05, 0.15))
-    assert sorted(pool.seeds for pool in results.pools(results.load())) == ["0", "0 1 2"]
-    row = row_of(claims.ledger(results.load()), "B-brain_tumor-gain")
-    assert row.measured == pytest.approx(0.1) and row.setting.endswith(
+    assert sorted(pool.seeds for pool in results.pools(results.load())) == [(0,), (0, 1, 2)]
+    row = row_of("B-brain_tumor-gain")
+    assert row.value == pytest.approx(0.1) and row.setting.endswith(
         "batch statistics of clean images"
     )
     assert set(results.distillations(results.load())["batch statistics"]) == {
         "augmented views",
         "clean images",
     }
-    told = ledger.refresh("<!-- results -->\n\n<!-- /results -->", home)
-    assert (
-        "- 1 of all 2 settings (†) are of an earlier training loop" in told and told.count("†") == 2
-    )
 
 
 def test_the_same_run_stored_twice_counts_once_and_smoke_counts_nothing(home):
@@ -305,7 +357,7 @@ def test_nothing_synthetic_stands_in_the_ledger(home):
     distillation(home, "folder/distill", dataset="folder", title="Your own images")
     found = results.load()
     assert len(found) == 2 and results.pools(found) == [] and results.distillations(found).empty
-    assert all(row.measured is None for row in claims.ledger(found))
+    assert all(not row.measured for row in ledger.measure(found))
 
 
 def test_a_stand_in_is_called_one(home):
@@ -322,25 +374,24 @@ def test_a_stand_in_is_called_one(home):
             method="hybrid",
             classes=("a", "b", "c"),
         )
-    row = row_of(claims.ledger(results.load()), "A-covid_qu_ex-gain")
+    rows = [row for row in measure() if row.claim.id == "A-covid_qu_ex-gain"]
+    (row,) = map(flat, rows)
     assert row.verdict == PART and "stand-in" in row.dataset and "stand-in" in row.why
     assert "COVID-QU-Ex (stand-in)" in " ".join(
-        ledger.summary([row])
-    ) and "stand-in" in ledger.described([row])
+        ledger.summary(rows)
+    ) and "stand-in" in ledger.described(rows)
 
 
 def test_every_accuracy_of_the_table_has_an_interval_and_stays_a_share(home):
     distillation(home, "a/distill-1", right=(999, 960, 700))
     distillation(home, "a/distill-2", seed=1, right=(920, 940, 690))
     (row,) = results.distillations(results.load()).to_dict("records")
-    for role in ("teacher", "distilled", "alone"):
+    for role in ("teacher", "distilled", "baseline"):
         middle, low, high = map(
             float, re.fullmatch(r"(\S+) \[(\S+), (\S+)\]", row[f"{role} accuracy"]).groups()
         )
         assert 0 <= low < middle < high <= 1
-    assert f"| {row['teacher accuracy']} |" in ledger.refresh(
-        "<!-- results -->\n\n<!-- /results -->", home
-    )
+    assert f"<td>{row['teacher accuracy']}</td>" in ledger.page([], results.load())
 
 
 def test_the_grid_needs_two_by_two_and_the_papers_cell(home):
@@ -352,14 +403,12 @@ def test_the_grid_needs_two_by_two_and_the_papers_cell(home):
             temperature=temperature,
             right=(950, right, 940),
         )
-    rows = claims.ledger(results.load())
-    row = row_of(rows, "B-brain_tumor-optimum")
+    rows = measure()
+    row = row_of("B-brain_tumor-optimum")
     assert (
-        row.verdict == UNTESTED
-        and row.measured == pytest.approx(0.06)
-        and "1 run trained" in row.why
+        row.verdict == UNTESTED and row.value == pytest.approx(0.06) and "1 run trained" in row.why
     )
-    assert len(row.result_file.split()) == 3
+    assert len(row.files) == 3
     (title,) = ledger.heat_maps(results.load())
     assert title == "Brain Tumor MRI, split official: distilled student, n 1,000, seeds 0"
     page = ledger.page(rows, results.load())
@@ -381,9 +430,9 @@ def test_the_grid_compares_the_seeds_that_all_cells_have(home):
             temperature=temperature,
             right=(950, 960, 940),
         )
-    row = row_of(claims.ledger(results.load()), "B-brain_tumor-optimum")
-    assert row.measured == pytest.approx(-0.06) and row.seeds == "0" and "number 3 of 3" in row.why
-    assert len(row.result_file.split()) == 3
+    row = row_of("B-brain_tumor-optimum")
+    assert row.value == pytest.approx(-0.06) and row.seeds == (0,) and "rank 3 of 3" in row.why
+    assert len(row.files) == 3
 
 
 def test_files_of_other_kinds_are_passed_over(home):
@@ -423,11 +472,10 @@ def test_focus_and_times_of_explanations(home):
         (8.0, 2.0),
         "SHAP ⚠",
     )
-    rows = claims.ledger(results.load())
-    assert row_of(rows, "B-eye_disease-focus").verdict == UNTESTED
-    met = row_of(rows, "B-eye_disease-met-shap")
+    assert row_of("B-eye_disease-focus").verdict == UNTESTED
+    met = row_of("B-eye_disease-met-shap")
     assert (
-        met.measured == 4
+        met.value == 4
         and met.verdict == PART
         and met.n is None
         and met.split == "pooled"
@@ -446,9 +494,8 @@ def test_focus_and_times_of_explanations(home):
             (2.0, 4.0),
             seed=seed,
         )
-    rows = claims.ledger(results.load())
-    assert row_of(rows, "B-eye_disease-focus").verdict == HOLDS
-    assert row_of(rows, "B-eye_disease-met-shap").verdict == UNTESTED  # faster in one run of three
+    assert row_of("B-eye_disease-focus").verdict == HOLDS
+    assert row_of("B-eye_disease-met-shap").verdict == UNTESTED  # faster in one run of three
     explained(
         home,
         "runs/3/explain",
@@ -457,10 +504,7 @@ def test_focus_and_times_of_explanations(home):
         seed=3,
         student_epochs=50,
     )
-    assert row_of(claims.ledger(results.load()), "B-eye_disease-focus").seeds in (
-        "0 1 2",
-        "3",
-    )  # never together
+    assert row_of("B-eye_disease-focus").seeds in ((0, 1, 2), (3,))  # never together
 
 
 def test_maps_that_stay_without_weights_decide_nothing(home):
@@ -481,9 +525,8 @@ def test_maps_that_stay_without_weights_decide_nothing(home):
             "likeness_distilled_minus_alone"
         ]
         files.write_json(path, stored)
-    rows = claims.ledger(results.load())
     for name in ("focus", "alike"):
-        row = row_of(rows, f"B-eye_disease-{name}")
+        row = row_of(f"B-eye_disease-{name}")
         assert (
             row.verdict == UNTESTED
             and "in 2 of 3 runs" in row.why
@@ -499,40 +542,32 @@ def test_runs_whose_maps_are_all_empty_leave_the_others_alone(home):
             else {"mean": 0.2, "low": 0.1, "high": 0.3, "n": 18}
         )
         explained(home, f"runs/{seed}/explain", gap, (2.0, 1.0), seed=seed)
-    row = row_of(claims.ledger(results.load()), "B-eye_disease-focus")
-    assert row.verdict == HOLDS and row.seeds == "0 2 3"
+    row = row_of("B-eye_disease-focus")
+    assert row.verdict == HOLDS and row.seeds == (0, 2, 3)
 
 
-def test_a_claim_of_several_datasets_is_told_once(home):
+def test_a_claim_on_several_datasets_is_listed_once(home):
     for dataset in ("eye_disease", "brain_tumor"):
         for seed in range(3):
             distillation(home, f"runs/{dataset}-{seed}/distill", dataset=dataset, seed=seed)
-    told = " ".join(ledger.summary(claims.ledger(results.load())))
-    assert (
-        "Distillation makes the student better than training alone does on Brain Tumor MRI, Eye Diseases"
-        in told
-    )
+    text = " ".join(ledger.summary(measure()))
+    statement = "Distillation makes the student better than training alone does"
+    assert f"{statement} on Brain Tumor MRI, Eye Diseases" in text
 
 
 def test_each_student_has_its_row_and_another_loss_is_not_the_papers(home):
     distillation(home, "a/distill-1")
     distillation(home, "a/distill-2", student="kdfmv8", gain=(0.05, 0.04, 0.06))
     distillation(home, "a/distill-3", method="hybrid", seed=1, split="random", gain=(0.5, 0.4, 0.6))
-    rows = [row for row in claims.ledger(results.load()) if row.id == "B-brain_tumor-gain"]
-    assert sorted(row.measured for row in rows) == pytest.approx([0.02, 0.05])
-    teachers = [
-        row for row in claims.ledger(results.load()) if row.id == "B-brain_tumor-teacher-accuracy"
-    ]
-    assert len(teachers) == 1  # it is the same teacher
-    told = " ".join(ledger.summary(rows))
-    assert (
-        "has 2 rows" in told
-        and "above zero in 2" in told
-        and "No row is of a paper's own setting" in told
-    )
+    rows = rows_of("B-brain_tumor-gain")
+    assert sorted(row.value for row in rows) == pytest.approx([0.02, 0.05])
+    assert len(rows_of("B-brain_tumor-teacher-accuracy")) == 1  # it is the same teacher
+    text = " ".join(ledger.summary(measure()))
+    assert "2 settings: the 95 % interval" in text and "above zero in 2" in text
+    assert "No measurement has a paper's own setting" in text
 
 
-def test_feature_maps_have_their_likeness_and_their_time(home):
+def test_feature_maps_have_a_similarity_and_a_time(home):
     for seed in range(3):
         files.write_json(
             home / "outputs" / "runs" / str(seed) / "layers.json",
@@ -564,18 +599,17 @@ def test_feature_maps_have_their_likeness_and_their_time(home):
                 },
             },
         )
-    rows = claims.ledger(results.load())
     alike, met = (
-        row_of(rows, "B-eye_disease-features"),
-        row_of(rows, "B-eye_disease-met-average-feature-maps"),
+        row_of("B-eye_disease-features"),
+        row_of("B-eye_disease-met-average-feature-maps"),
     )
     assert (
         alike.verdict == HOLDS
-        and alike.seeds == "0 1 2"
+        and alike.seeds == (0, 1, 2)
         and alike.n == 96
-        and alike.unit == "in CKA"
+        and alike.number.endswith("in CKA")
     )
-    assert met.verdict == HOLDS and met.measured == 2 and met.unit == "times as fast"
+    assert met.verdict == HOLDS and met.number == "2.000 times as fast"
 
 
 def test_latency_comes_from_the_efficiency_file(home):
@@ -609,16 +643,16 @@ def test_latency_comes_from_the_efficiency_file(home):
         )
 
     timed("a", "visformer_small", ("eager", 5.0), ("onnx", 3.0))
-    row = row_of(claims.ledger(results.load()), "A-latency")
+    row = row_of("A-latency")
     assert (
         row.verdict == PART
-        and row.measured == 3
+        and row.value == 3
         and "not timed: vgg19_bn, autoformerv2_tiny" in row.why
     )
     assert "onnx, one image of 96 px, 2 threads, a processor" in row.setting
     timed("b", "vgg19_bn", ("eager", 9.0))
     timed("c", "autoformerv2_tiny", ("eager", 2.0))
-    rows = [row for row in claims.ledger(results.load()) if row.id == "A-latency"]
+    rows = rows_of("A-latency")
     assert [row.verdict for row in rows] == [HOLDS] * 3  # a clock does not mind a stand-in
 
 
@@ -642,24 +676,20 @@ def test_times_of_networks_without_data_fill_what_was_not_trained(home):
         home / "outputs" / "benchmarks" / "latency.json",
         {"results": {"speedups": entries, "image_size": 224, "hardware": {"cpu": "a processor"}}},
     )
-    rows = {
-        row.setting.split()[0]: row
-        for row in claims.ledger(results.load())
-        if row.id == "A-latency"
-    }
+    rows = {row.teacher: row for row in rows_of("A-latency")}
     assert {name: row.verdict for name, row in rows.items()} == {
         "vgg19_bn": HOLDS,
         "visformer_small": HOLDS,
         "autoformerv2_tiny": NOT,
     }
     assert (
-        rows["vgg19_bn"].result_file == "outputs/benchmarks/latency.json"
+        rows["vgg19_bn"].files == ("outputs/benchmarks/latency.json",)
         and rows["vgg19_bn"].dataset == "any"
     )
     assert "onnx, one image of 224 px" in rows["vgg19_bn"].setting
 
 
-def test_counts_come_from_the_zoo_and_the_ledger_is_told_by_claim(home):
+def test_counts_come_from_the_zoo_and_the_summary_counts_claims(home):
     counts = {"densenet121": (121, 2800), "kdfmv5": (7, 900), "kdfmv8": (10, 1800)}
     files.write_json(
         home / "outputs" / "zoo.json",
@@ -670,19 +700,18 @@ def test_counts_come_from_the_zoo_and_the_ledger_is_told_by_claim(home):
             }
         },
     )
-    rows = claims.ledger(results.load())
-    layers = [row for row in rows if row.id == "B-layers"]
-    assert [row.verdict for row in layers] == [HOLDS] * 2 and layers[
-        0
-    ].result_file == "outputs/zoo.json"
-    assert [row.verdict for row in rows if row.id == "B-macs"] == [HOLDS, NOT]
-    more = next(row for row in rows if row.id == "B-parameters" and "kdfmv8" in row.setting)
-    assert more.verdict == HOLDS and "implied" in more.claimed
-    told = " ".join(ledger.summary(rows))
-    assert "holds: 2; holds in part: 0; does not hold: 0; not testable here: 1." in told
+    rows = measure()
+    layers = rows_of("B-layers")
+    assert [row.verdict for row in layers] == [HOLDS] * 2
+    assert layers[0].files == ("outputs/zoo.json",)
+    assert [row.verdict for row in rows_of("B-macs")] == [HOLDS, NOT]
+    (more,) = [row for row in rows_of("B-parameters") if row.student == "kdfmv8"]
+    assert more.verdict == HOLDS and more.implied
+    text = " ".join(ledger.summary(rows))
+    assert "holds 2, holds in part 0, does not hold 0, not testable here 1." in text
     assert (
-        "What holds: The student has fewer parameters than its teacher; The student has fewer layers than its teacher."
-        in told
+        "Claims that hold: The student has fewer parameters than its teacher; "
+        "The student has fewer layers than its teacher." in text
     )
 
 
@@ -694,7 +723,7 @@ def test_a_row_says_when_networks_were_at_their_best(home):
         "distilled kdfmv5": {"best_epoch": 14, "epochs_run": 15},
     }
     files.write_json(path, stored)
-    assert row_of(claims.ledger(results.load()), "B-brain_tumor-gain").setting.endswith(
+    assert row_of("B-brain_tumor-gain").setting.endswith(
         "best epochs: teacher 6 of 6, distilled 14 of 15"
     )
 
@@ -702,10 +731,10 @@ def test_a_row_says_when_networks_were_at_their_best(home):
 def test_a_student_as_good_as_a_short_teacher_holds_in_part(home):
     for seed in range(3):
         distillation(home, f"runs/{seed}/distill", seed=seed, right=(940, 960, 950))
-        verdict = row_of(claims.ledger(results.load()), "B-brain_tumor-teacher").verdict
+        verdict = row_of("B-brain_tumor-teacher").verdict
         assert verdict == (UNTESTED if seed == 0 else PART)  # one run decides nothing, here either
-    row = row_of(claims.ledger(results.load()), "B-brain_tumor-teacher")
-    assert row.verdict == PART and "the teacher, too" in row.why
+    row = row_of("B-brain_tumor-teacher")
+    assert row.verdict == PART and "the teacher's setting, too" in row.why
 
 
 def test_missing_classes_stand_in_the_name(home):
@@ -772,13 +801,10 @@ def test_the_papers_split_is_compared_with_the_one_that_keeps_copies_together(ho
     assert (row["difference"], row["low"], row["high"]) == pytest.approx(
         (0.1, 0.05, 0.15)
     )  # 3 and 4 points in quadrature: 5
-    told = ledger.summary(claims.ledger(results.load()), results.load())[-1]
+    text = ledger.summary(measure(), results.load())[-1]
+    assert "Brain Tumor MRI +10.0 [+5.0, +15.0], where 1,050 of 1,100 test images have" in text
     assert (
-        "Brain Tumor MRI +10.0 [+5.0, +15.0], where 1,050 of 1,100 test images have a relative in training"
-        in told
-    )
-    assert (
-        "95% have a relative"
+        "95% of test images have a relative"
         in ledger.leaks(results.load()).axes[0].get_yticklabels()[0].get_text()
     )
 
@@ -786,10 +812,11 @@ def test_the_papers_split_is_compared_with_the_one_that_keeps_copies_together(ho
 def test_the_csv_has_the_columns_and_the_page_escapes(home):
     evil = "<script>alert(1)</script>"
     distillation(home, "a/distill", title=evil, classes=(evil, "b"))
-    rows = claims.ledger(results.load())
+    rows = measure()
     csv, page, *_ = ledger.save(rows, home / "out")
     assert csv.read_text().splitlines()[0] == (
-        "id,paper,claim,claimed,claimed_source,measured,low,high,n,dataset,split,profile,seeds,verdict,result_file"
+        "id,paper,claim,claimed,claimed_source,measured,low,high,n,"
+        "dataset,split,profile,seeds,verdict,result_file"
     )
     table = pd.read_csv(csv)
     assert set(table["verdict"]) <= set(verdicts.VERDICTS)
@@ -802,25 +829,61 @@ def test_the_csv_has_the_columns_and_the_page_escapes(home):
 
 
 def test_committed_ledger_and_readme_are_those_of_the_result_files():
-    """After a new result: python -m kdnb.report.ledger."""
-    found = results.load(files.ROOT / "outputs")
-    written = pd.read_csv(files.ROOT / "outputs" / "claims.csv", dtype=str)
-    rows = claims.ledger(found)
-    assert written.fillna("").equals(
-        pd.read_csv(io.StringIO(ledger.csv(rows)), dtype=str).fillna("")
-    ), "run python -m kdnb.report.ledger"
-    pages = [(files.ROOT / "outputs" / "claims.html").read_text(), ledger.page(rows, found)]
-    assert len({re.sub(r"base64,[^\"]*", "", page) for page in pages}) == 1, (
-        "run python -m kdnb.report.ledger"
-    )
-    reported = html.unescape((files.ROOT / "outputs" / "09_report.html").read_text())
-    assert all(told in reported for told in ledger.summary(rows, found)), (
-        "run python -m kdnb.run 09"
-    )
-    for file in {name for names in written["result_file"].dropna() for name in names.split()}:
-        assert (files.ROOT / file).exists(), file
+    """After a new result: python -m kdnb.report, then python -m kdnb.run 00 09."""
+    outputs, again = files.ROOT / "outputs", "run python -m kdnb.report"
+    found = results.load(outputs)
+    rows = ledger.measure(found)
+    assert (outputs / "claims.csv").read_bytes() == ledger.csv(rows).encode(), again
+    pages = [(outputs / "claims.html").read_text(), ledger.page(rows, found)]
+    assert len({re.sub(r"base64,[^\"]*", "", page) for page in pages}) == 1, again
+    reported = html.unescape((outputs / "09_report.html").read_text())
+    missing = [text for text in ledger.summary(rows, found) if text not in reported]
+    assert missing == [], "run python -m kdnb.run 09"
+    assert all((files.ROOT / file).exists() for row in rows for file in row.evidence.files)
     document = (files.ROOT / "README.md").read_text()
-    assert ledger.refresh(document) == document, "run python -m kdnb.report.ledger"
+    assert ledger.refresh(document) == document, again
+    with Image.open(outputs / readme.FIGURE) as image:
+        assert image.text["Description"] == ledger.shown(found), again
+
+
+def test_the_readme_has_five_lines_and_a_figure(home):
+    for seed in range(3):
+        distillation(home, f"runs/{seed}/distill", seed=seed)
+    lines = ledger.refresh("<!-- results -->\n\n<!-- /results -->", home).splitlines()
+    assert lines[1].startswith("![") and lines[1].endswith(f"(outputs/{readme.FIGURE})")
+    assert 1 <= sum(line.startswith("- ") for line in lines) <= readme.LINES
+    *_, figure = ledger.save(measure(), home / "out", results.load())
+    assert (home / "out" / readme.FIGURE).read_bytes().startswith(b"\x89PNG"), figure
+    first = (home / "out" / readme.FIGURE).read_bytes()
+    ledger.save(measure(), home / "out", results.load())
+    assert (home / "out" / readme.FIGURE).read_bytes() == first
+
+
+def test_the_effect_of_distillation_has_a_row_a_setting(home):
+    distillation(home, "a/distill", seed=0)
+    distillation(home, "b/distill", seed=0, alpha=0.1)  # another cell of the grid
+    distillation(home, "c/distill", seed=1)
+    distillation(home, "d/distill", teacher="vgg19_bn+densenet121", student="kdfmv8")
+    (axis,) = ledger.effects(results.load()).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == [
+        "official, densenet121 → kdfmv5, kd_fmv, 2 seeds",
+        "official, 2 teachers → kdfmv8, kd_fmv, 1 seed",
+    ]
+
+
+def test_the_command_writes_the_ledger(home, monkeypatch, capsys):
+    distillation(home, "a/distill")
+    monkeypatch.setattr(files, "ROOT", home)
+    files.write_text(home / "README.md", "<!-- results -->\n\n<!-- /results -->")
+    assert main([]) == 0
+    assert (home / "outputs" / "claims.csv").exists() and "wrote" in capsys.readouterr().out
+    assert "Distilled student against the baseline" in (home / "README.md").read_text()
+    with pytest.raises(SystemExit):
+        main(["nothing"])
+
+
+def test_the_face_has_what_it_names():
+    assert all(hasattr(report, name) for name in report.__all__)
 
 
 def test_no_number_stands_alone_in_readme_or_report():

@@ -1,4 +1,4 @@
-"""The site: built from committed files alone, complete, escaped, and looked at by a real browser."""
+"""The site: built from committed files alone, complete, escaped, and checked in a real browser."""
 
 import json
 import re
@@ -13,27 +13,30 @@ from test_claims import distillation
 from test_report import png
 
 from kdnb import files
-from kdnb.report import ledger, pages, results, site
+from kdnb.report import pages, results, site
 from kdnb.study import Study
 
-EVIL = "<script>window.planted=1</script>"
+EVIL = "<script>window.injected=1</script>"
 
 
 def rendered(title, image):
-    """A page as ``report.render`` writes it, with a heading level left out and a class name that
-    means harm."""
+    """A page as :func:`pages.render` writes it, with a skipped heading level and with markup that
+    must not run."""
     escaped = EVIL.replace("<", "&lt;")
     raw = (
-        '<svg onload="window.planted=1"></svg><a href=" java\tscript:window.planted=1">x</a>'
+        '<svg onload="window.injected=1"></svg><a href=" java\tscript:window.injected=1">x</a>'
         '<iframe src="data:text/html,x"></iframe>'
     )
     return f"""<!doctype html><html><head><title>{title}</title></head><body>
-<div class="cell text_cell rendered"><div class="text_cell_render"><h1 id="t">{title}<a class="anchor-link" href="#t">¶</a></h1>
+<div class="cell text_cell rendered"><div class="text_cell_render">
+<h1 id="t">{title}<a class="anchor-link" href="#t">¶</a></h1>
 <p>What it is. It takes <math><mi>T</mi></math>.</p>
 <h3 id="d">Deep *down* &amp; ~~~</h3><p>Look at the curve "here".</p></div></div>
-<div class="cell code_cell rendered"><details><summary>code</summary><pre>x</pre></details><pre>{escaped} ~~~~~~~~</pre>
-<table><tbody><tr><td>{raw}</td></tr></tbody></table><img src="data:image/png;base64,{image}" alt="figure"></div>
-<script>planted()</script><footer>f</footer></body></html>"""
+<div class="cell code_cell rendered"><details><summary>code</summary><pre>x</pre></details>
+<pre>{escaped} ~~~~~~~~</pre>
+<table><tbody><tr><td>{raw}</td></tr></tbody></table>
+<img src="data:image/png;base64,{image}" alt="figure"></div>
+<script>injected()</script><footer>f</footer></body></html>"""
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +117,7 @@ def test_every_page_is_there_and_reached_from_the_front(built):
     for name in names:
         if name.count("/") and not name.endswith("index.html"):
             assert f'href="{name}"' in front, name
-    assert "Mir and Rizvi" in front and all(
+    assert "Rizvi 2025" in front and all(
         f'verdict v-{word}"' in front for word in ("holds", "not-testable-here")
     )
 
@@ -158,13 +161,13 @@ def test_names_from_outside_are_text(built):
     for path in built.rglob("*.html"):
         text = path.read_text()
         assert (
-            "<script>window.planted" not in text
-            and "planted()" not in text
+            "<script>window.injected" not in text
+            and "injected()" not in text
             and "<iframe" not in text
         ), path
-        assert not re.search(r"<\w[^>]*(?:\bon\w+=.window\.planted|script:window)", text), path
+        assert not re.search(r"<\w[^>]*(?:\bon\w+=.window\.injected|script:window)", text), path
     card = (built / "datasets" / "brain_tumor.html").read_text()
-    assert "&lt;script&gt;window.planted" in card and "1 of 2" in card
+    assert "&lt;script&gt;window.injected" in card and "1 of 2" in card
     assert "&lt;script&gt;" in (built / "notebooks/brain_tumor/01_data_prep.html").read_text()
 
 
@@ -176,7 +179,7 @@ def test_a_stand_in_carries_its_name_everywhere(built):
 
 
 def test_a_page_whose_image_is_elsewhere_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="does not lie inside it.*render the notebook again"):
+    with pytest.raises(ValueError, match="outside itself.*render the notebook again"):
         site.convert('<body><img src="x.png"></body>', "notebooks/a/b", tmp_path)
 
 
@@ -202,10 +205,10 @@ def test_alternative_texts_come_from_the_argument():
     assert 150 < len(re.search(r'alt="([^"]*)"', long)[1]) <= 240
 
 
-# Every page in a frame of a phone's width: what scrolls sideways, which images do not load, what a
-# click on a figure does.
+# Every page in a frame of a phone's width: the probe looks for pages that scroll sideways, images
+# that do not load, and figures that do not open.
 PROBE = """<!doctype html><body><script>
-const pages = %s, told = [];
+const pages = %s, found = [];
 async function probe(page) {
   const frame = document.createElement("iframe");
   frame.style = "width:390px;height:844px;border:0"; frame.src = page;
@@ -213,26 +216,31 @@ async function probe(page) {
   await new Promise((done) => { frame.onload = done; });
   const page_ = frame.contentDocument, images = [...page_.images];
   images.forEach((image) => { image.loading = "eager"; });
-  for (let n = 0; n < 100 && !images.every((image) => image.complete); n++) await new Promise((done) => setTimeout(done, 50));
-  images.filter((image) => !image.naturalWidth).forEach((image) => told.push(`${page}: ${image.src} does not load`));
+  for (let n = 0; n < 100 && !images.every((image) => image.complete); n++)
+    await new Promise((done) => setTimeout(done, 50));
+  images.filter((image) => !image.naturalWidth)
+    .forEach((image) => found.push(`${page}: ${image.src} does not load`));
   const width = page_.documentElement.scrollWidth;
-  if (width > 390) told.push(`${page}: ${width} px wide`);
-  if (frame.contentWindow.planted) told.push(`${page}: a planted script ran`);
+  if (width > 390) found.push(`${page}: ${width} px wide`);
+  if (frame.contentWindow.injected) found.push(`${page}: a injected script ran`);
   const figure = page_.querySelector("a.enlarge");
   if (figure) {
     figure.click();
-    if (!page_.querySelector("dialog.enlarged[open] img[alt]")) told.push(`${page}: no dialog`);
+    if (!page_.querySelector("dialog.enlarged[open] img[alt]")) found.push(`${page}: no dialog`);
     else page_.querySelector("dialog.enlarged").close();
   }
   frame.remove();
 }
-(async () => { for (const page of pages) await probe(page); document.body.dataset.told = JSON.stringify(told); })();
+(async () => {
+  for (const page of pages) await probe(page);
+  document.body.dataset.found = JSON.stringify(found);
+})();
 </script></body>"""
 
 
 def browse(address, *options):
-    """Chromium's DOM after scripts have run, and what it says on its console."""
-    browser = ledger.chromium()
+    """Chromium's DOM after scripts have run, and the messages on its console."""
+    browser = pages.chromium()
     if browser is None:
         pytest.skip("no Chromium here: apt-get install chromium")
     done = subprocess.run(
@@ -251,14 +259,14 @@ def browse(address, *options):
         text=True,
         timeout=240,
     )
-    # the theme tells what it does; whatever else is said there is a fault
+    # messages of the theme are expected; every other one is a fault
     return done.stdout, [
         line for line in done.stderr.splitlines() if "CONSOLE" in line and '"[PST]: ' not in line
     ]
 
 
 def faults(folder: Path, home: Path) -> list[str]:
-    """What a browser finds wrong with the pages of a folder."""
+    """The faults that a browser finds in the pages of a folder."""
     names = sorted(
         path.resolve().as_uri()
         for path in folder.rglob("*.html")
@@ -268,9 +276,9 @@ def faults(folder: Path, home: Path) -> list[str]:
     dom, console = browse(
         probe.as_uri(), "--allow-file-access-from-files", f"--user-data-dir={home / 'chromium'}"
     )
-    told = BeautifulSoup(dom, "html.parser").body.get("data-told")
-    assert told is not None, "the probe did not finish"
-    return json.loads(told) + console
+    found = BeautifulSoup(dom, "html.parser").body.get("data-found")
+    assert found is not None, "the probe did not finish"
+    return json.loads(found) + console
 
 
 def test_a_browser_finds_no_fault_at_phone_width(built, tmp_path):
@@ -281,13 +289,14 @@ def test_the_browser_test_finds_faults(tmp_path):
     files.write_text(
         tmp_path / "html" / "bad.html",
         """<!doctype html><meta name="viewport" content="width=device-width"><body>
-<div style="width:700px">wide</div><a class="enlarge" href="no.png"><img src="no.png" alt="none"></a>
-<script>window.planted = 1; console.error("oh")</script></body>""",
+<div style="width:700px">wide</div>
+<a class="enlarge" href="no.png"><img src="no.png" alt="none"></a>
+<script>window.injected = 1; console.error("oh")</script></body>""",
     )
-    told = " ".join(faults(tmp_path / "html", tmp_path))
+    found = " ".join(faults(tmp_path / "html", tmp_path))
     assert all(
-        part in told
-        for part in ("px wide", "no.png does not load", "planted script", "no dialog", "oh")
+        part in found
+        for part in ("px wide", "no.png does not load", "injected script", "no dialog", "oh")
     )
 
 
@@ -308,32 +317,31 @@ def test_every_figure_says_what_it_shows_in_all(built):
 
 
 def test_a_page_prints_to_its_end(built, tmp_path):
-    """What scrolls on a screen is cut off on paper, unless the style says otherwise."""
-    if ledger.chromium() is None:
+    """Blocks that scroll on a screen must not be cut off on paper."""
+    if pages.chromium() is None:
         pytest.skip("no Chromium here: apt-get install chromium")
     page = built / "notebooks" / "brain_tumor" / "01_data_prep.html"
     long = page.read_text().replace(
         "What it is.", "".join(f"<pre style='height:16cm'>{n}</pre>" for n in range(20))
     )
     printed = [
-        ledger.print_pdf(
+        pages.print_pdf(
             files.write_text(page.with_name(name), text), tmp_path / "a.pdf"
         ).read_bytes()
         for name, text in (("short.html", page.read_text()), ("long.html", long))
     ]
     for name in ("short.html", "long.html"):
         page.with_name(name).unlink()
-    pages = [pdf.count(b"/Type /Page\n") for pdf in printed]
-    assert pages[0] >= 1 and pages[1] >= pages[0] + 19, (
-        pages
-    )  # a sheet of A4 holds one of 16 cm, which may not be cut
+    sheets = [pdf.count(b"/Type /Page\n") for pdf in printed]
+    # an A4 sheet holds one block of 16 cm, and no block may be cut
+    assert sheets[0] >= 1 and sheets[1] >= sheets[0] + 19, sheets
 
 
 def test_the_ledger_prints(tmp_path):
-    if ledger.chromium() is None:
+    if pages.chromium() is None:
         pytest.skip("no Chromium here: apt-get install chromium")
     page = files.ROOT / "outputs" / "claims.html"
-    pdf = ledger.print_pdf(page, tmp_path / "a.pdf").read_bytes()
+    pdf = pages.print_pdf(page, tmp_path / "a.pdf").read_bytes()
     rows = BeautifulSoup(page.read_text(), "html.parser").select(".ledger tbody tr")
     # some ten rows fill a sheet of A4; a ledger that is cut off after the first would have one
     assert pdf.startswith(b"%PDF") and len(rows) / 20 < pdf.count(b"/Type /Page\n") < len(rows), (
@@ -343,7 +351,7 @@ def test_the_ledger_prints(tmp_path):
 
 def test_the_ledger_to_attach_is_readable_at_phone_width(tmp_path):
     shutil.copy(files.ROOT / "outputs" / "claims.html", tmp_path)
-    assert [told for told in faults(tmp_path, tmp_path) if "no dialog" not in told] == []
+    assert [fault for fault in faults(tmp_path, tmp_path) if "no dialog" not in fault] == []
 
 
 def test_committed_pages_fit_and_every_figure_names_its_images():

@@ -1,6 +1,23 @@
-"""Results as files, and what follows from them: tables, claims, pages, the site."""
+"""Results as files, and what follows from them: tables, the ledger of claims, pages, the site."""
 
+from kdnb.report import ledger
+from kdnb.report.claims import CLAIMS, PAPERS
 from kdnb.report.pages import records, save, save_figure, save_table, written
 from kdnb.report.results import distillations
+from kdnb.report.results import load as load_results
+from kdnb.report.verdicts import RULES, VERDICTS
 
-__all__ = ["distillations", "records", "save", "save_figure", "save_table", "written"]
+__all__ = [
+    "CLAIMS",
+    "PAPERS",
+    "RULES",
+    "VERDICTS",
+    "distillations",
+    "ledger",
+    "load_results",
+    "records",
+    "save",
+    "save_figure",
+    "save_table",
+    "written",
+]

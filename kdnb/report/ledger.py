@@ -1,44 +1,88 @@
-"""The ledger of claims in print: a table, one page to attach to a submission, and the numbers of
-the README.
-
-``python -m kdnb.report.ledger`` writes them all from the result files: ``outputs/claims.csv``,
-``outputs/claims.html``, ``outputs/claims.pdf`` where a Chromium is installed, and what stands
-between markers in ``README.md``.
-"""
+"""The ledger of claims: each claim of the papers with its evidence and verdict, as a table, in
+sentences, in figures, and as one page to attach to a submission."""
 
 from __future__ import annotations
 
 import base64
-import dataclasses
-import io
-import shutil
-import subprocess
-import sys
-import tempfile
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from kdnb import files, plots
-from kdnb.report import claims, pages, readme, results
-from kdnb.report.measures import Row
+from kdnb.report import pages, readme, results
+from kdnb.report.claims import CLAIMS, PAPERS, Claim
+from kdnb.report.measures import KINDS, Evidence
 from kdnb.report.results import Result
-from kdnb.report.verdicts import HOLDS, NOT, PART, RULES, SEEDS, UNTESTED, VERDICTS
+from kdnb.report.verdicts import HOLDS, NOT, PART, RULES, SEEDS, UNTESTED, VERDICTS, judge
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Row))[
-    :15
-]  # the rest explains, and stands on the page
+COLUMNS = (
+    *("id", "paper", "claim", "claimed", "claimed_source", "measured", "low", "high", "n"),
+    *("dataset", "split", "profile", "seeds", "verdict", "result_file"),
+)
+STYLE = pages.fill("ledger.css")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the ledger: a claim, one piece of evidence, the verdict and its reason."""
+
+    claim: Claim
+    evidence: Evidence
+    verdict: str
+    why: str
+
+    @property
+    def measured(self) -> bool:
+        """Whether any result file speaks to the claim."""
+        return not math.isnan(self.evidence.estimate.value)
+
+    @property
+    def difference(self) -> bool:
+        """Whether the number is a difference of accuracies with an interval."""
+        unit, low = KINDS[self.claim.kind].unit, self.evidence.estimate.low
+        return unit == "points" and low is not None
+
+    @property
+    def number(self) -> str:
+        """The estimate with its interval and unit, in words; empty if there is none."""
+        if not self.measured:
+            return ""
+        kind, e = KINDS[self.claim.kind], self.evidence.estimate
+        value, low, high = (
+            "" if x is None else kind.form.format(kind.scale * x) for x in (e.value, e.low, e.high)
+        )
+        interval = f" [{low}, {high}]" if e.low is not None and e.low != e.high else ""
+        return f"{value}{interval} {kind.unit}".rstrip().replace("-", "−")
+
+
+def measure(found: Sequence[Result]) -> list[Row]:
+    """Every claim against the result files. A claim without a measurement has a row that names the
+    command for it."""
+    rows: list[Row] = []
+    for claim in CLAIMS:
+        evidence = list(KINDS[claim.kind].measure(claim, found))
+        rows += [Row(claim, one, *judge(claim, one)) for one in evidence]
+        if not evidence:
+            nothing = Evidence(dataset=claim.title, profile="")
+            rows.append(Row(claim, nothing, UNTESTED, f"not run; to run it: {claim.run}"))
+    return rows
 
 
 def table(rows: Sequence[Row]) -> pd.DataFrame:
-    """The rows with the columns of ``outputs/claims.csv``; differences of accuracy are shares of 1."""
-    return pd.DataFrame([dataclasses.asdict(row) for row in rows], columns=COLUMNS).astype(
-        {"n": "Int64"}
-    )
+    """The rows with the columns of ``outputs/claims.csv``; accuracies are shares of 1."""
+    records = []
+    for row in rows:
+        claim, found, e = row.claim, row.evidence, row.evidence.estimate
+        texts = (claim.id, claim.paper.name, claim.text, claim.claimed, claim.source)
+        numbers = (e.value, e.low, e.high, e.n)
+        seeds = " ".join(map(str, found.seeds))
+        origin = (found.dataset, found.split, found.profile, seeds)
+        records.append((*texts, *numbers, *origin, row.verdict, " ".join(found.files)))
+    return pd.DataFrame(records, columns=COLUMNS).astype({"n": "Int64"})
 
 
 def csv(rows: Sequence[Row]) -> str:
@@ -46,384 +90,299 @@ def csv(rows: Sequence[Row]) -> str:
     return table(rows).to_csv(index=False, float_format="%.6g")
 
 
-def measured(row: Row) -> str:
-    """What was measured, as a reader reads it, with its interval; empty if nothing was."""
-    if row.measured is None:
-        return ""
-    scale, form = (
-        (100, "{:+.1f}")
-        if row.unit == "points"
-        else (1, "{:+.2f}" if row.unit.startswith("in ") else "{:.3f}")
-    )
-    text = form.format(scale * row.measured)
-    if row.low is not None and row.low != row.high:
-        text += f" [{form.format(scale * row.low)}, {form.format(scale * row.high)}]"
-    return (text if row.unit == "accuracy" else f"{text} {row.unit}").replace("-", "−")
+def whole(rows: Sequence[Row]) -> str:
+    """One verdict for all rows of a claim. If they differ: it holds in part if some rows support it
+    and none refutes it, does not hold in the opposite case, and is else not testable here."""
+    verdicts = {row.verdict for row in rows}
+    if len(verdicts) == 1:
+        return verdicts.pop()
+    supported, refuted = verdicts & {HOLDS, PART}, NOT in verdicts
+    return PART if supported and not refuted else NOT if refuted and not supported else UNTESTED
 
 
 def summary(rows: Sequence[Row], found: Sequence[Result] = ()) -> list[str]:
-    """The ledger in sentences, every number counted from its rows or taken from the result files
+    """The ledger in sentences. Every number is counted from its rows or read from the result files
     ``found``."""
-    tested = [row for row in rows if row.measured is not None]
-    by_claim: dict[str, list[Row]] = {}
+    tested = [row for row in rows if row.measured]
+    sentences = [
+        *_verdicts(rows, tested),
+        _effect([row for row in tested if row.claim.kind == "gain"]),
+        _limits(tested),
+        _leaks(results.leaks(found)),
+    ]
+    return [sentence for sentence in sentences if sentence]
+
+
+def _verdicts(rows: Sequence[Row], tested: Sequence[Row]) -> list[str]:
+    """How many claims there are, how many have each verdict, and which hold or do not."""
+    claims, by_claim = {row.claim.id: row.claim for row in rows}, {}
     for row in tested:
-        by_claim.setdefault(row.id, []).append(row)
-    said = {
-        verdict: [rows[0] for rows in by_claim.values() if whole(rows) == verdict]
-        for verdict in VERDICTS
-    }
-    asked, implied = {row.id for row in rows}, {row.id for row in rows if "implied" in row.claimed}
-    told = [
-        f"{len(asked)} claims of the two papers, {len(implied)} of them implied by what a paper says and not stated, make "
-        f"{len(rows)} rows here; for {len(by_claim)} of the claims something was measured. Each over all its rows: "
-        + "; ".join(f"{verdict}: {len(said[verdict])}" for verdict in VERDICTS)
-        + "."
-    ]
-    told += [
-        f"What {verdict}: {'; '.join(_briefly(said[verdict]))}."
-        for verdict in (HOLDS, NOT)
-        if said[verdict]
-    ]
-    if gains := [row for row in tested if row.id.endswith("-gain")]:
-        above, below = sum(row.low > 0 for row in gains), sum(row.high < 0 for row in gains)
-        told.append(
-            "Whether distillation makes a student better than the same student without a teacher has "
-            f"{len(gains)} row{'s' * (len(gains) > 1)}: the 95 % interval lies above zero in {above}, below zero in "
-            f"{below}, and holds zero in {len(gains) - above - below}; {sum(_runs(row) >= SEEDS for row in gains)} of them "
-            f"have {SEEDS} training runs or more."
-        )
-    if tested and not any(row.profile == "paper" for row in tested):
-        told.append(
-            "No row is of a paper's own setting (224 px, ImageNet weights, its length): what speaks for or against a claim "
-            "does so in a smaller one, named in the row."
-        )
-    stand_ins = sorted(
-        {
-            pages.short(row.dataset)
-            for row in tested
-            if "stand-in" in row.dataset or "partial" in row.dataset
-        }
-    )
-    if stand_ins:
-        told.append(
-            f"Not the published images: {', '.join(stand_ins)}. No accuracy and no map of theirs holds more than in part, "
-            "and none refutes."
-        )
-    if worth := [_leak(leak) for leak in results.leaks(found).to_dict("records")]:
-        told.append(
-            "What the papers' split is worth to the student alone, in points of balanced accuracy over the split that "
-            f"keeps copies together: {'; '.join(worth)}."
-        )
-    return told
-
-
-def _leak(leak: dict) -> str:
-    return (
-        f"{pages.short(leak['dataset'])} {pages.points(leak)}, where {leak['copies']:,} of {leak['n']:,} test images have a "
-        "relative in training"
-    )
-
-
-def _briefly(rows: Sequence[Row]) -> list[str]:
-    """Claims in words, one that is made of several datasets once."""
-    by_claim: dict[str, list[str]] = {}
-    for row in rows:
-        claim, _, dataset = row.claim.partition(" on ")
-        by_claim.setdefault(claim, []).append(dataset)
+        by_claim.setdefault(row.claim.id, []).append(row)
+    reached: dict[str, list[Claim]] = {verdict: [] for verdict in VERDICTS}
+    for name, own in by_claim.items():
+        reached[whole(own)].append(claims[name])
+    implied = sum(claim.implied for claim in claims.values())
+    counts = ", ".join(f"{verdict} {len(found)}" for verdict, found in reached.items())
     return [
-        f"{claim} on {', '.join(names)}" if any(names) else claim
-        for claim, names in by_claim.items()
+        f"Claims of the two papers: {len(claims)}, of which {implied} are implied rather than "
+        f"stated; {len(by_claim)} were measured, some in several settings ({len(tested)} "
+        f"measurements). Verdicts by claim: {counts}.",
+        _listed("Claims that hold", reached[HOLDS]),
+        _listed("Claims that do not hold", reached[NOT]),
     ]
 
 
-def whole(rows: Sequence[Row]) -> str:
-    """One verdict for all rows of a claim: that of every row, else the doubt: it holds in part
-    where some rows speak for it and none against, and does not hold where some speak against it and
-    none for it."""
-    said = {row.verdict for row in rows}
-    if len(said) == 1:
-        return said.pop()
-    speaks_for, against = said & {HOLDS, PART}, NOT in said
-    return PART if speaks_for and not against else NOT if against and not speaks_for else UNTESTED
+def _listed(title: str, claims: Sequence[Claim]) -> str:
+    """Claims in one sentence, a statement about several datasets once."""
+    datasets: dict[str, list[str]] = {}
+    for claim in claims:
+        datasets.setdefault(claim.statement, []).append(claim.title)
+    parts = [
+        f"{statement} on {', '.join(titles)}" if any(titles) else statement
+        for statement, titles in datasets.items()
+    ]
+    return f"{title}: {'; '.join(parts)}." if parts else ""
+
+
+def _effect(gains: Sequence[Row]) -> str:
+    """Distilled against baseline, counted over all settings."""
+    if not gains:
+        return ""
+    estimates = [row.evidence.estimate for row in gains]
+    above, below = sum(e.low > 0 for e in estimates), sum(e.high < 0 for e in estimates)
+    enough = sum(e.seeds >= SEEDS for e in estimates)
+    return (
+        f"Distilled student against the baseline (the same student without a teacher), "
+        f"{_plural(len(gains), 'setting')}: the 95 % interval of the difference in test accuracy "
+        f"lies above zero in {above}, below zero in {below}, and includes zero in "
+        f"{len(gains) - above - below}; {enough} of them with {SEEDS} training runs or more."
+    )
+
+
+def _limits(tested: Sequence[Row]) -> str:
+    """How far the measurements are from the papers' settings and images."""
+    sentences = []
+    if tested and not any(row.evidence.profile == "paper" for row in tested):
+        sentences.append(
+            "No measurement has a paper's own setting (224 px, ImageNet weights, full length)."
+        )
+    others = {pages.short(row.evidence.dataset) for row in tested if row.evidence.caveat}
+    if others:
+        sentences.append(
+            f"Not the published images: {', '.join(sorted(others))}; there, claims about accuracy "
+            "or maps hold at most in part, and none is refuted."
+        )
+    return " ".join(sentences)
+
+
+def _leaks(table: pd.DataFrame) -> str:
+    """The effect of the papers' splits, in one sentence."""
+    parts = [
+        f"{pages.short(leak['dataset'])} {pages.points(leak)}, where {leak['copies']:,} of "
+        f"{leak['n']:,} test images have a relative in training"
+        for leak in table.to_dict("records")
+    ]
+    return (
+        "Balanced accuracy of the baseline under the papers' split minus that under the split that "
+        f"keeps copies together, in percentage points: {'; '.join(parts)}."
+        if parts
+        else ""
+    )
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
+def _networks(teacher: str, student: str) -> str:
+    """Teacher and student in a figure's label, several teachers as their number."""
+    teachers = teacher.split("+")
+    return f"{teacher if len(teachers) == 1 else f'{len(teachers)} teachers'} → {student}"
 
 
 def differences(rows: Sequence[Row]) -> Figure | None:
-    """Every measured difference of accuracy with its interval, by dataset; None where there is
-    none."""
-    chosen = sorted(
-        (row for row in rows if row.unit == "points" and row.low is not None),
-        key=lambda row: (row.dataset, row.id),
-    )
+    """Every measured difference of accuracy with its interval, by dataset; None without any."""
+    chosen = [row for row in rows if row.difference]
     if not chosen:
         return None
-    what = {
-        "teacher": "student − teacher",
-        "gain": "distilled − alone",
-        "released": "published loss − alone",
-        "optimum": "claimed α, T − best other cell",
-    }
-    frame = pd.DataFrame(
-        [
+    records = []
+    for row in sorted(chosen, key=lambda row: (row.evidence.dataset, row.claim.id)):
+        found, e = row.evidence, row.evidence.estimate
+        origin = (
+            f"{found.split}, {_networks(found.teacher, found.student)}, n {e.n:,}, "
+            f"{_plural(e.seeds, 'seed')}"
+        )
+        records.append(
             {
-                "group": pages.short(row.dataset),
-                "difference": row.measured,
-                "low": row.low,
-                "high": row.high,
-                "label": f"{what[row.id.split('-')[-1]]}  ({row.split}, {row.setting.split(',')[0]}, {_count(row)})",
+                "group": pages.short(found.dataset),
+                "label": f"{row.claim.subject} − {row.claim.against}  ({origin})",
+                "difference": e.value,
+                "low": e.low,
+                "high": e.high,
             }
-            for row in chosen
-        ]
-    )
-    return plots.forest(frame, "Differences that the papers claim, as measured here")
+        )
+    return plots.forest(pd.DataFrame(records), "Differences that the papers claim, as measured")
 
 
-def leaks(found: Sequence[Result]) -> Figure | None:
-    """The papers' split minus the group split for each dataset, with its interval; None where
-    notebook 08 was not run."""
-    frame = results.leaks(found)
+def effects(found: Sequence[Result]) -> Figure | None:
+    """Distilled − baseline in each setting, by dataset; None without any distillation."""
+    frame = results.headline(results.distillations(found))
     if frame.empty:
         return None
     labels = [
-        f"{row['student']}, {row['split']} − group, {row['seeds']} seeds; {row['copies'] / row['n']:.0%} have a relative"
+        f"{row['split']}, {_networks(row['teacher'], row['student'])}, {row['method']}, "
+        f"{_plural(row['seeds'], 'seed')}"
         for row in frame.to_dict("records")
     ]
     return plots.forest(
         frame.assign(label=labels, group=frame["dataset"].map(pages.short)),
-        "What the papers' split is worth",
+        "Distilled student minus the same student without a teacher",
+    )
+
+
+def shown(found: Sequence[Result]) -> str:
+    """A digest of the numbers in :func:`effects`. The PNG stores it, so that a test can compare the
+    file with the results whatever version of matplotlib drew it."""
+    return files.digest(results.headline(results.distillations(found)).to_csv())
+
+
+def leaks(found: Sequence[Result]) -> Figure | None:
+    """The papers' split minus the group split for each dataset; None without notebook 08."""
+    frame = results.leaks(found)
+    if frame.empty:
+        return None
+    labels = [
+        f"{row['student']}, {row['split']} − group, {_plural(row['seeds'], 'seed')}; "
+        f"{row['copies'] / row['n']:.0%} of test images have a relative"
+        for row in frame.to_dict("records")
+    ]
+    return plots.forest(
+        frame.assign(label=labels, group=frame["dataset"].map(pages.short)),
+        "Effect of the papers' split on measured accuracy",
         "balanced accuracy",
     )
 
 
-def _runs(row: Row) -> int:
-    return len(row.seeds.split())
-
-
-def _count(row: Row) -> str:
-    seeds = _runs(row)
-    return f"n {row.n:,}, {seeds} seed" + "s" * (seeds > 1)
-
-
 def heat_maps(found: Sequence[Result]) -> dict[str, Figure]:
-    """Paper B's α × T grids where they were run: a title → figure for each dataset and split; the
-    paper's best cell is framed."""
+    """Paper B's α × T grids: title → figure for each dataset and split, with the paper's best cell
+    framed."""
     drawn = {}
-    for claim in claims.CLAIMS:
-        for split in (
-            sorted({r.split for r in results.real(found, "distill")})
-            if claim.id.endswith("-optimum")
-            else ()
-        ):
-            runs = results.grid(found, claim.dataset, split)
-            if len(runs) > 1:
-                values = pd.Series(
-                    {key: pool.accuracy("distilled").value for key, pool in runs.items()}
-                ).unstack()
-                first = next(iter(runs.values()))
-                wanted = dict(claim.wanted)
-                title = (
-                    f"{pages.short(first.first.title)}, split {split}: distilled student, "
-                    f"n {first.accuracy('distilled').n:,}, seeds {first.seeds}"
-                )
-                best = wanted["alpha"], wanted["temperature"]
-                drawn[title] = plots.accuracy_grid(values, best, title)
+    splits = sorted({result.split for result in results.real(found, "distill")})
+    grids = [claim for claim in CLAIMS if claim.kind == "optimum"]
+    for claim, split in ((claim, split) for claim in grids for split in splits):
+        cells = results.grid(found, claim.dataset, split)
+        if len(cells) > 1:
+            estimates = {cell: pool.accuracy("distilled") for cell, pool in cells.items()}
+            values = pd.Series({cell: e.value for cell, e in estimates.items()}).unstack()
+            pool = next(iter(cells.values()))
+            title = (
+                f"{pages.short(pool.first.title)}, split {split}: distilled student, "
+                f"n {pool.accuracy('distilled').n:,}, seeds {' '.join(map(str, pool.seeds))}"
+            )
+            marked = claim.wanted["alpha"], claim.wanted["temperature"]
+            drawn[title] = plots.accuracy_grid(values, marked, title)
     return drawn
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its caption and an alternative text that says what it shows."""
+
+    figure: Figure
+    caption: str
+    alt: str
+
+    @property
+    def data(self) -> str:
+        """The figure as base64 PNG."""
+        return base64.b64encode(pages.png(self.figure)).decode()
 
 
 def described(rows: Sequence[Row]) -> str:
-    """The figure of differences in words, for those who do not see it."""
+    """The figure of differences as text."""
     return "Differences in test accuracy with 95 % intervals. " + "; ".join(
-        f"{pages.short(row.dataset)}, {row.split}, {row.claim}: {measured(row)}"
+        f"{pages.short(row.evidence.dataset)}, {row.evidence.split}, {row.claim.text}: {row.number}"
         for row in rows
-        if row.unit == "points" and row.low is not None
+        if row.difference
     )
 
 
-STYLE = """
-.ledger { border-collapse: collapse; width: 100%; font: .82rem/1.4 system-ui, sans-serif; }
-.ledger th, .ledger td { padding: .45rem .6rem; border-bottom: 1px solid #bbb8; text-align: left; vertical-align: top; }
-.ledger td { overflow-wrap: anywhere; }
-.ledger small { font-size: .72rem; line-height: 1.3; color: inherit; opacity: .85; }
-.ledger { table-layout: fixed; }
-.ledger th:nth-child(1), .ledger th:nth-child(2), .ledger th:nth-child(5) { width: 18%; }
-.ledger th:nth-child(3) { width: 13%; } .ledger th:nth-child(4) { width: 20%; } .ledger th:nth-child(6) { width: 13%; }
-.verdict { display: inline-block; padding: .1rem .5rem; border-radius: 1rem; border: 1.5px solid; font-weight: 600;
-           color: #1a1a1a; }
-.v-holds { background: #bfe5d6; border-color: #00785a; } .v-holds::before { content: "● "; }
-.v-holds-in-part { background: #fbe7b2; border-color: #9a6700; } .v-holds-in-part::before { content: "◐ "; }
-.v-does-not-hold { background: #f6cdb9; border-color: #b03a00; } .v-does-not-hold::before { content: "○ "; }
-.v-not-testable-here { background: #e6e6e6; border-color: #666; } .v-not-testable-here::before { content: "– "; }
-@media (max-width: 46rem) {
-  .ledger thead { display: none; }
-  .ledger, .ledger tbody, .ledger tr, .ledger td { display: block; width: auto; }
-  .ledger tr { border: 1px solid #bbb8; border-radius: .4rem; margin: 0 0 .8rem; padding: .3rem; }
-  .ledger td { border: 0; padding: .2rem .4rem; }
-  .ledger td::before { content: attr(data-label) ": "; font-weight: 600; }
-  .ledger td:empty { display: none; }
-}
-@media print {
-  .ledger { font-size: 7.5pt; } .ledger small { font-size: 6.5pt; }
-  .ledger tr { break-inside: avoid; } .verdict { print-color-adjust: exact; }
-}
-"""
-
-_TEMPLATES = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-_TABLE = _TEMPLATES.from_string("""
-<table class="ledger"><thead><tr>
-<th>claim</th><th>the paper says</th><th>measured here</th><th>on</th><th>verdict</th><th>files</th></tr></thead><tbody>
-{% for row, number, slug in rows %}
-<tr id="{{ row.id }}-{{ loop.index }}">
-<td data-label="claim"><strong>{{ row.paper }}</strong> {{ row.claim }}</td>
-<td data-label="the paper says">{{ row.claimed }}<br><small>{{ row.claimed_source }}</small></td>
-<td data-label="measured here">{{ number }}</td>
-<td data-label="on">{{ row.dataset }}{% if row.split %}, split {{ row.split }}{% endif %}
-{%- if row.n %}, n {{ row.n }}{% endif %}{% if row.seeds %}, seeds {{ row.seeds }}{% endif %}
-{%- if row.setting %}<br><small>{{ row.setting }}{% if row.profile %}; profile {{ row.profile }}{% endif %}</small>{% endif %}</td>
-<td data-label="verdict"><span class="verdict v-{{ slug }}">{{ row.verdict }}</span><br><small>{{ row.why }}</small></td>
-<td data-label="files">{% if row.result_file %}<small>
-{%- for file in row.result_file.split() %}{% if link %}<a href="{{ link }}{{ file }}">{% endif %}{{ file.split("/")[-1] }}
-{%- if link %}</a>{% endif %} {% endfor %}</small>{% endif %}</td></tr>
-{% endfor %}
-</tbody></table>""")
-_PAGE = _TEMPLATES.from_string("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>kdnb: ledger of claims</title><style>
-body { max-width: 76rem; margin: 1.5rem auto; padding: 0 1rem; font: 16px/1.5 Georgia, serif; color: #1a1a1a; }
-h1, h2 { font-family: system-ui, sans-serif; } img { max-width: 100%; } figure { margin: 1rem 0; } li { margin: .3rem 0; }
-@page { size: A4 landscape; margin: 12mm; } @media print { body { max-width: none; margin: 0; font-size: 10pt; } }
-{{ style }}</style></head><body>
-<h1>What holds of two papers on explainable distillation, on public data</h1>
-<p><strong>A</strong>: Mir &amp; Rizvi 2025, arXiv 2508.15251. <strong>B</strong>: Jiang, Zhao, Wu &amp; Chaddad, AAAI-25,
-arXiv 2502.15959. Research use only, no medical advice. Every number below was computed from the result files it names.</p>
-{% for sentence in summary %}<p>{{ sentence }}</p>{% endfor %}
-{% for figure, caption, alt in figures %}<figure><img src="data:image/png;base64,{{ figure }}" alt="{{ alt }}">
-<figcaption>{{ caption }}</figcaption></figure>{% endfor %}
-<h2>How verdicts are reached</h2><ul>{% for rule in rules %}<li>{{ rule }}</li>{% endfor %}</ul>
-<h2>What was measured</h2>{{ measured }}
-{% if missing %}<h2>What was not run here</h2>{{ missing }}{% endif %}
-</body></html>
-""")
-
-
-def fragment(rows: Sequence[Row], link: str = "") -> str:
-    """Rows as an HTML table, every text escaped; ``link`` is put before the result files' names as
-    their address."""
-    return _TABLE.render(
-        rows=[(row, measured(row), row.verdict.replace(" ", "-")) for row in rows], link=link
-    )
-
-
-def pictures(rows: Sequence[Row], found: Sequence[Result]) -> list[tuple[Figure, str, str]]:
-    """The figures of the ledger, each with its caption and with what it shows in words."""
+def pictures(rows: Sequence[Row], found: Sequence[Result]) -> list[Picture]:
+    """The figures of the ledger: differences, effect of the papers' splits, grids of α and T."""
     drawn = []
     if (figure := differences(rows)) is not None:
         caption = (
-            "Points: mean over seeds; bars: 95 % intervals, paired over test images and joined with the spread over seeds "
-            "where there are several. A stand-in or partial copy is called so."
+            "Points: mean over seeds. Bars: 95 % intervals, paired over test images and joined "
+            "with the spread over seeds where there are several."
         )
-        drawn.append((figure, caption, described(rows)))
+        drawn.append(Picture(figure, caption, described(rows)))
     if (figure := leaks(found)) is not None:
-        words = "; ".join(_leak(leak) for leak in results.leaks(found).to_dict("records"))
         caption = (
-            "The same student without a teacher under the papers' split and under the one that keeps copies and patients "
-            "together. Bars: 95 % intervals over images and seeds; the two splits test on different images."
+            "The same student without a teacher under the papers' split and under the split that "
+            "keeps copies and patients together. Bars: 95 % intervals over images and seeds; the "
+            "two splits test on different images."
         )
-        drawn.append(
-            (figure, caption, f"Differences in balanced accuracy with 95 % intervals. {words}")
-        )
+        drawn.append(Picture(figure, caption, _leaks(results.leaks(found))))
     for title, figure in heat_maps(found).items():
         values = figure.axes[0].collections[0].get_array()
-        words = (
-            f"Heat map of test accuracy by α and temperature. {title}. From {values.min():.1f} to {values.max():.1f} %; the "
-            "cell that the paper found best is framed."
-        )
-        drawn.append(
-            (
-                figure,
-                f"Paper B's α and temperature. {title}. Framed: the cell that the paper found best.",
-                words,
-            )
-        )
+        framed = "The cell that the paper found best is framed."
+        alt = f"From {values.min():.1f} to {values.max():.1f} %. {framed}"
+        caption = f"Paper B's α and temperature. {title}. {framed}"
+        alt = f"Heat map of test accuracy by α and temperature. {title}. {alt}"
+        drawn.append(Picture(figure, caption, alt))
     return drawn
 
 
-def _inside(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
-    return base64.b64encode(buffer.getvalue()).decode()
+def context(rows: Sequence[Row], found: Sequence[Result] = ()) -> dict:
+    """What the template of the ledger shows; the claims page and the site's front share it."""
+    return {
+        "papers": PAPERS.values(),
+        "summary": summary(rows, found),
+        "pictures": pictures(rows, found),
+        "rules": [rule.text for rule in RULES],
+        "measured": [row for row in rows if row.measured],
+        "missing": [row for row in rows if not row.measured],
+        "distillations": results.distillations(found).to_dict("records"),
+    }
 
 
 def page(rows: Sequence[Row], found: Sequence[Result] = ()) -> str:
     """The ledger as one HTML file that needs no other."""
-    # what is marked as safe is our own style and fragments whose every value the template escaped
-    return _PAGE.render(
-        style=Markup(STYLE),
-        summary=summary(rows, found),
-        rules=RULES,  # nosec B704
-        figures=[(_inside(figure), caption, alt) for figure, caption, alt in pictures(rows, found)],
-        measured=Markup(fragment([row for row in rows if row.measured is not None])),  # nosec B704
-        missing=Markup(fragment([row for row in rows if row.measured is None])),
-    )  # nosec B704
+    return pages.fill("claims.html.j2", **context(rows, found))
 
 
-def chromium() -> str | None:
-    """The installed Chromium or Chrome, if there is one."""
-    return next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-
-
-def print_pdf(source: Path, target: Path) -> Path | None:
-    """Print an HTML file as PDF through Chromium; None, and nothing written, where there is none."""
-    browser = chromium()
-    if browser is None:
-        return None
-    with tempfile.TemporaryDirectory() as profile, files.atomic(target) as temporary:
-        subprocess.run(
-            [
-                browser,
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                f"--user-data-dir={profile}",
-                "--no-pdf-header-footer",
-                f"--print-to-pdf={temporary}",
-                Path(source).resolve().as_uri(),
-            ],
-            check=True,
-            capture_output=True,
-            timeout=120,
-        )
-    return target
+def fragment(rows: Sequence[Row]) -> str:
+    """Rows as an HTML table, every text escaped."""
+    return pages.fill("ledger.html.j2", rows=rows)
 
 
 def save(rows: Sequence[Row], folder: Path, found: Sequence[Result] = ()) -> list[Path]:
-    """Write ``claims.csv``, ``claims.html`` and, where a Chromium is installed, ``claims.pdf`` into
-    a folder."""
-    files.write_text(folder / "claims.csv", csv(rows))
+    """Write ``claims.csv``, ``claims.html``, the README's figure and, where a Chromium is
+    installed, ``claims.pdf`` into a folder. Returns the paths."""
+    table = files.write_text(folder / "claims.csv", csv(rows))
     html = files.write_text(folder / "claims.html", page(rows, found))
-    return [folder / "claims.csv", html, *filter(None, [print_pdf(html, folder / "claims.pdf")])]
+    saved = [table, html, pages.print_pdf(html, folder / "claims.pdf")]
+    if (figure := effects(found)) is not None:
+        saved.append(pages.write_png(folder / readme.FIGURE, figure, shown(found)))
+    return [path for path in saved if path]
 
 
 def refresh(text: str, root: Path = files.ROOT) -> str:
-    """A document with its numbers taken from the result files of a repository again, see
+    """A document with its numbers taken again from the result files of a repository, see
     :func:`kdnb.report.readme.refresh`."""
     found = results.load(root / "outputs")
-    return readme.refresh(text, root, found, summary(claims.ledger(found), found))
+    return readme.refresh(text, root, summary(measure(found), found), effects(found) is not None)
 
 
-def main() -> int:
-    """Write everything, and say what was written."""
+def write() -> None:
+    """Write the ledger into ``outputs/`` and the numbers into ``README.md``, and say so."""
     found = results.load()
-    rows = claims.ledger(found)
+    rows = measure(found)
     for path in save(rows, files.outputs_dir(), found):
         print(f"wrote {files.shown(path)}")
     document = files.ROOT / "README.md"
-    if (fresh := refresh(document.read_text())) != document.read_text():
-        files.write_text(document, fresh)
+    old = document.read_text(encoding="utf-8")
+    if (new := refresh(old, files.ROOT)) != old:
+        files.write_text(document, new)
         print("wrote README.md")
     print("\n".join(summary(rows, found)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

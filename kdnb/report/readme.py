@@ -1,5 +1,5 @@
-"""Numbers in documents: what stands between markers in ``README.md`` is taken from result files,
-the rest must hold none."""
+"""Numbers in documents: those between markers are taken from result files; the rest of a document
+must not contain measured numbers."""
 
 from __future__ import annotations
 
@@ -7,107 +7,53 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from kdnb import files
-from kdnb.report import pages, results
-from kdnb.report.results import Result
 
+LINES = 5  # of the summary; the report has all of it
+FIGURE = "distilled-minus-baseline.png"  # under outputs/
+ALT = (
+    "Test accuracy of the distilled student minus that of the same student without a teacher, with "
+    "95 % intervals, one row a setting, by dataset"
+)
 _BLOCK = re.compile(r"(<!-- results -->\n).*?(\n<!-- /results -->)", re.DOTALL)
-CURRENT = results.BATCH_STATISTICS[max(results.BATCH_STATISTICS)]
 _INLINE = re.compile(r"(<!-- (outputs/\S+\.json) (\S+) (\S+) -->).*?(<!-- / -->)")
 
 
-def refresh(text: str, root: Path, found: Sequence[Result], told: Sequence[str]) -> str:
-    """A document with its numbers taken from result files again.
+def refresh(text: str, root: Path, summary: Sequence[str], drawn: bool) -> str:
+    """A document with its numbers taken again from the result files of the repository ``root``.
 
-    ``<!-- results -->`` … ``<!-- /results -->`` becomes the sentences ``told`` and the table of
-    distillations. Between ``<!-- outputs/x.json results.a.b .1f -->`` and ``<!-- / -->`` stands
-    that value of that file in that format.
+    ``<!-- results -->`` … ``<!-- /results -->`` becomes the figure, if it was ``drawn``, and the
+    first sentences of the ledger's ``summary``. Between ``<!-- outputs/x.json results.a.b .1f -->``
+    and ``<!-- / -->`` goes that value of that file in that format.
     """
 
-    def value(match):
+    def value(match: re.Match) -> str:
         node = files.read_json(root / match[2])
         for key in match[3].split("."):
             node = node[int(key)] if isinstance(node, list) else node[key]
         return f"{match[1]}{format(node, match[4])}{match[5]}"
 
-    frame = results.distillations(found)
-    shown = _headline(frame)
-    lines = [f"- {sentence}" for sentence in told]
-    if len(frame) > len(shown):
-        lines.append(
-            f"- {len(frame) - len(shown)} more cells (other α and T, fewer seeds) stand in `09_report` and "
-            "`outputs/claims.html` as heat maps."
-        )
-    if older := sum(row != CURRENT for row in frame.get("batch statistics", ())):
-        lines.append(
-            f"- {older} of all {len(frame)} settings (†) are of an earlier training loop, whose batch statistics were "
-            "those of augmented views; networks with batch norm (the teachers, OFA-595) may do better now."
-        )
-    lines += ["", *_markdown(shown)]
-    return _INLINE.sub(value, _BLOCK.sub(lambda m: m[1] + "\n".join(lines) + m[2], text))
-
-
-def _headline(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of the cells that differ in α and T alone, those on the most seeds."""
-    if frame.empty:
-        return frame
-    alike = frame.groupby(["dataset", "split", "teacher", "student", "method", "px"])["seeds"]
-    return frame[frame["seeds"] == alike.transform("max")]
-
-
-def _markdown(frame: pd.DataFrame) -> list[str]:
-    if frame.empty:
-        return ["No distillation of real images under `outputs/` yet."]
-    head = [
-        "dataset",
-        "split",
-        "teacher → student",
-        "method",
-        "px",
-        "seeds",
-        "n",
-        "teacher",
-        "distilled",
-        "alone",
-        "distilled − alone, points",
-    ]
-    rows = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for row in frame.to_dict("records"):
-        cells = [
-            pages.short(row["dataset"]),
-            row["split"],
-            f"{row['teacher']} → {row['student']}",
-            f"{row['method']} α {row['α']:g} T {row['T']:g}",
-            f"{row['px']}{'' if row['batch statistics'] == CURRENT else ' †'}",
-            row["seeds"],
-            row["n"],
-            *(row[f"{role} accuracy"] for role in ("teacher", "distilled", "alone")),
-            pages.points(row),
-        ]
-        rows.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
-    return rows
+    image = f"![{ALT}](outputs/{FIGURE})"
+    nothing = "No distillation of real images under `outputs/` yet."
+    lines = [image if drawn else nothing, "", *(f"- {line}" for line in summary[:LINES])]
+    block = "\n".join(lines)
+    return _INLINE.sub(value, _BLOCK.sub(lambda match: match[1] + block + match[2], text))
 
 
 # what looks measured: shares, percentages, points, times, factors, accuracies
 MEASURED = re.compile(
-    r"(?<![\w./])0\.\d+|\d\s?%|\d (?:points?|ms|images/s)\b|\d\s?(?:×|times\b)|accurac\w+ (?:of )?\d"
-    r"|(?<![\w.])9\d\.\d"
+    r"(?<![\w./])0\.\d+|\d\s?%|\d (?:points?|ms|images/s)\b|\d\s?(?:×|times\b)"
+    r"|accurac\w+ (?:of )?\d|(?<![\w.])9\d\.\d"
 )
 
 
 def stray(text: str) -> list[str]:
     """Lines of a document with a number that looks measured and has no result file behind it.
 
-    Code, formulas, and what :func:`refresh` keeps up to date are left out; a 95 % interval is a
-    name, not a number.
+    Code, formulas, and the parts that :func:`refresh` updates are left out, and so is the term
+    "95 % interval".
     """
-    for pattern in (
-        _BLOCK,
-        _INLINE,
-        re.compile(r"```.*?```|\$\$.*?\$\$", re.DOTALL),
-        re.compile(r"`[^`\n]*`|95 %"),
-    ):
+    code = re.compile(r"```.*?```|\$\$.*?\$\$", re.DOTALL), re.compile(r"`[^`\n]*`|95 %")
+    for pattern in (_BLOCK, _INLINE, *code):
         text = pattern.sub("", text)
     return [line for line in text.splitlines() if MEASURED.search(line)]

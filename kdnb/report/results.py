@@ -1,5 +1,4 @@
-"""The result files that notebooks wrote, read back: runs pooled over seeds, and estimates with
-their intervals."""
+"""Result files, read back: runs pooled over seeds, and estimates with their intervals."""
 
 from __future__ import annotations
 
@@ -26,10 +25,22 @@ _NOT_TRAINING = {"data_root", "download", "split", "seed"} | {
 BATCH_STATISTICS = {1: "augmented views", 2: "clean images"}
 
 
+def role(name: str) -> str:
+    """The role of a network that a result file names with its model, ``alone kdfmv5``: ``teacher``,
+    ``distilled`` or ``baseline``."""
+    first = name.split()[0]
+    return "baseline" if first == "alone" else first
+
+
+def stored_role(role: str) -> str:
+    """The name of a role in the keys of result files, where the baseline is ``alone``."""
+    return "alone" if role == "baseline" else role
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """A measured value with its 95 % interval, test images ``n`` and training runs ``seeds``; None
-    where there is none."""
+    """A measured value with its 95 % interval, the number of test images ``n`` and of training runs
+    ``seeds``; None where there is none."""
 
     value: float
     low: float | None = None
@@ -54,8 +65,8 @@ class Result:
 
     @property
     def title(self) -> str:
-        """The dataset with its caveat: a stand-in is called so wherever its numbers stand, with the
-        classes it lacks."""
+        """The dataset with its caveat: a stand-in is named as one wherever its numbers appear,
+        with the number of classes if some are missing."""
         data, spec = self.stored["data"], DATASETS.get(self.config["dataset"])
         here, published = len(data.get("classes", ())), len(spec.classes) if spec else 0
         few = (
@@ -67,34 +78,31 @@ class Result:
 
     @property
     def caveat(self) -> str:
-        """What keeps the images from being the published set."""
+        """How the images differ from the published set; empty if they do not."""
         return self.stored["data"]["caveat"]
 
     @property
     def split(self) -> str:
-        """The split that was used, in one word: ``auto`` is what it came to (official, pooled,
-        random, group)."""
+        """The split that was used, in one word: official, pooled, random or group."""
         return self.stored["data"]["split"].split()[0].rstrip(":,")
 
     @property
     def training(self) -> int:
-        """The version of the training loop; files that do not tell are of the first."""
+        """The version of the training loop; files that do not name one are of the first."""
         return self.stored.get("training", 1)
 
     @property
     def synthetic(self) -> bool:
-        """Drawn images, by the file's own word or the catalogue's."""
+        """Whether the images were drawn, according to the file or the catalogue."""
         spec = DATASETS.get(self.config["dataset"])
         return self.caveat == "synthetic" or (spec is not None and spec.synthetic)
 
 
 def load(folder: Path | None = None) -> list[Result]:
-    """Every result file under ``outputs/``; smoke runs prove nothing and are left out, and so is
-    the same run stored twice.
+    """Every result file under ``outputs/``, without smoke runs and without copies of the same run.
 
-    What is true of networks whatever they were trained on comes with neither configuration nor
-    data: the counts that notebook 00 writes as kind ``zoo``, the times of :mod:`benchmarks.latency`
-    as kind ``latency``.
+    Files about networks, whatever they were trained on, have neither configuration nor data: the
+    counts of notebook 00 (kind ``zoo``) and the times of :mod:`benchmarks.latency` (``latency``).
     """
     folder = folder or files.outputs_dir()
     networks = {"zoo": folder / "zoo.json", "latency": folder / "benchmarks" / "latency.json"}
@@ -121,13 +129,13 @@ def load(folder: Path | None = None) -> list[Result]:
 
 
 def _shown(path: Path, folder: Path) -> str:
-    """A file's name from the repository's root on, wherever ``outputs/`` lies."""
+    """A file's path relative to the repository, wherever ``outputs/`` is."""
     return Path("outputs", path.relative_to(folder)).as_posix()
 
 
 def real(results: Iterable[Result], kind: str, dataset: str | None = None) -> list[Result]:
-    """Results of one kind on images of patients: phantoms, and folders of the reader's own, are no
-    evidence on the papers."""
+    """Results of one kind on the published datasets. Phantoms and a reader's own folders are no
+    evidence about the papers."""
     return [
         result
         for result in results
@@ -147,66 +155,65 @@ class Pool:
 
     @property
     def first(self) -> Result:
-        """The run with the lowest seed: it speaks for the setting."""
+        """The run with the lowest seed; it shares its setting with the others."""
         return self.members[0]
 
     @property
+    def options(self) -> str:
+        """The method's own options in words, `` beta 2``; empty if it has none."""
+        given = self.first.config.get("options", {}).items()
+        words = (f"{x:g}" if isinstance(x, float) else str(x) for _, x in given)
+        return "".join(f" {name} {word}" for (name, _), word in zip(given, words, strict=True))
+
+    @property
     def setting(self) -> str:
-        """The setting of the row in words."""
+        """The setting in words, networks and data apart."""
         c = self.first.config
         weights = "ImageNet weights" if c["pretrained"] else "random initial weights"
-        options = {"α": c["alpha"], "T": c["temperature"]} | c.get("options", {})
-        stated = "".join(
-            f" {name} {value:g}" if isinstance(value, int | float) else f" {name} {value}"
-            for name, value in options.items()
-            if value is not None
-        )
         return (
-            f"{c['teacher']} → {c['student']}, {c['method']}{stated}, {c['image_size']} px, "
+            f"{c['method']} α {c['alpha']:g} T {c['temperature']:g}{self.options}, "
+            f"{c['image_size']} px, "
             f"at most {c['teacher_epochs']} + {c['student_epochs']} epochs, {weights}, "
             f"batch statistics of {BATCH_STATISTICS[self.first.training]}{self._best_epochs()}"
         )
 
     def _best_epochs(self) -> str:
-        """Where validation was best, seed by seed: a best epoch that is the last one may not have
-        been the best to come."""
-        told = []
-        for role in ("teacher", "distilled", "alone"):
-            runs = [
-                run
-                for member in self.members
-                for name, run in member.stored["results"].get("training", {}).items()
-                if name.split()[0] == role and "best_epoch" in run
-            ]
-            told += (
-                [
-                    f"{role} {' '.join(str(run['best_epoch']) for run in runs)} of {runs[0]['epochs_run']}"
-                ]
-                if runs
-                else []
-            )
-        return f"; best epochs: {', '.join(told)}" if told else ""
+        """The epoch with the best validation score, seed by seed: where it is the last one, a
+        longer training may have been better."""
+        best: dict[str, list[dict]] = {"teacher": [], "distilled": [], "baseline": []}
+        for member in self.members:
+            for name, run in member.stored["results"].get("training", {}).items():
+                if role(name) in best and "best_epoch" in run:
+                    best[role(name)].append(run)
+        parts = [
+            f"{name} {' '.join(str(run['best_epoch']) for run in runs)} of {runs[0]['epochs_run']}"
+            for name, runs in best.items()
+            if runs
+        ]
+        return f"; best epochs: {', '.join(parts)}" if parts else ""
 
     @property
-    def files(self) -> str:
-        """The result files, separated by blanks."""
-        return " ".join(member.file for member in self.members)
+    def files(self) -> tuple[str, ...]:
+        """The result files."""
+        return tuple(member.file for member in self.members)
 
     @property
-    def seeds(self) -> str:
-        """The seeds, separated by blanks."""
-        return " ".join(str(member.config["seed"]) for member in self.members)
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds in order."""
+        return tuple(member.config["seed"] for member in self.members)
 
     def accuracy(self, role: str) -> Estimate:
-        """Test accuracy of ``teacher``, ``distilled`` or ``alone``: an interval for the images,
-        then over seeds, within [0, 1]."""
-        e = combine([_share(member.stored["results"][role]) for member in self.members])
+        """Test accuracy of ``teacher``, ``distilled`` or ``baseline`` (a share of 1), its interval
+        over test images and seeds within [0, 1]."""
+        key = stored_role(role)
+        e = combine([_share(member.stored["results"][key]) for member in self.members])
         return replace(e, low=max(0.0, e.low), high=min(1.0, e.high))
 
-    def difference(self, pair: str) -> Estimate:
-        """``distilled_minus_alone`` or ``distilled_minus_teacher`` in accuracy: the paired
-        bootstrap, then over seeds."""
-        stored = [member.stored["results"][pair] for member in self.members]
+    def difference(self, against: str) -> Estimate:
+        """Test accuracy of the distilled student minus that of ``teacher`` or ``baseline`` (shares
+        of 1): the paired bootstrap over images, then over seeds."""
+        key = f"distilled_minus_{stored_role(against)}"
+        stored = [member.stored["results"][key] for member in self.members]
         return combine([Estimate(d["difference"], d["low"], d["high"], d["n"], 1) for d in stored])
 
 
@@ -240,11 +247,11 @@ def pools(
 
 
 def combine(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean over seeds. Its half-width joins two chances in quadrature: that of the test images,
-    which are the same for every seed (mean half-width of the single intervals), and that of
+    """The mean over seeds. Its half-width joins two sources of uncertainty in quadrature: the test
+    images, which are the same for every seed (mean half-width of the single intervals), and
     training (Student's t over the seeds).
 
-    With one seed the second is unknown and the interval holds the images' chance alone.
+    With one seed the second is unknown, and the interval covers the images alone.
     """
     values = np.array([e.value for e in estimates])
     middle, count = float(values.mean()), len(values)
@@ -259,8 +266,8 @@ def combine(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def _share(score: dict) -> Estimate:
-    """Wilson's interval, which also knows shares of 0 and 1, or the bootstrap's where groups of
-    images make it wider."""
+    """An accuracy with Wilson's interval, which is not empty at 0 and 1, or the bootstrap's where
+    groups of images make it wider."""
     right = round(score["accuracy"] * score["n"])
     wilson = stats.binomtest(right, score["n"]).proportion_ci(method="wilson")
     low, high = score.get("intervals", {}).get("accuracy", wilson)
@@ -270,15 +277,18 @@ def _share(score: dict) -> Estimate:
 
 
 def distillations(results: Iterable[Result]) -> pd.DataFrame:
-    """Every real distillation, one row a setting: what the report prints, each number with split, n
-    and seeds."""
+    """Every distillation on the published datasets, one row a setting, with seeds pooled.
+
+    ``difference``, ``low`` and ``high`` are distilled − baseline in accuracy (shares of 1);
+    accuracies are text with their 95 % interval.
+    """
     rows = []
     for pool in pools(results):
-        gain, config = pool.difference("distilled_minus_alone"), pool.first.config
-        shares = {role: pool.accuracy(role) for role in ("teacher", "distilled", "alone")}
+        gain, config = pool.difference("baseline"), pool.first.config
+        shares = {name: pool.accuracy(name) for name in ("teacher", "distilled", "baseline")}
         accuracy = {
-            f"{role} accuracy": f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
-            for role, e in shares.items()
+            f"{name} accuracy": f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
+            for name, e in shares.items()
         }
         rows.append(
             {
@@ -286,7 +296,7 @@ def distillations(results: Iterable[Result]) -> pd.DataFrame:
                 "split": pool.first.split,
                 "teacher": config["teacher"],
                 "student": config["student"],
-                "method": config["method"],
+                "method": config["method"] + pool.options,
                 "α": config["alpha"],
                 "T": config["temperature"],
                 "px": config["image_size"],
@@ -301,12 +311,16 @@ def distillations(results: Iterable[Result]) -> pd.DataFrame:
                 "high": gain.high,
             }
         )
-    table = pd.DataFrame(rows)
-    return (
-        table.sort_values(["dataset", "split", "teacher", "student", "method"], ignore_index=True)
-        if rows
-        else table
-    )
+    order = ["dataset", "split", "teacher", "student", "method"]
+    return pd.DataFrame(rows).sort_values(order, ignore_index=True) if rows else pd.DataFrame()
+
+
+def headline(table: pd.DataFrame) -> pd.DataFrame:
+    """Of the rows of :func:`distillations` that differ in α and T alone, those with most seeds."""
+    if table.empty:
+        return table
+    alike = table.groupby(["dataset", "split", "teacher", "student", "method", "px"])["seeds"]
+    return table[table["seeds"] == alike.transform("max")]
 
 
 def grid(
@@ -315,7 +329,7 @@ def grid(
     """(α, temperature) → distillations of a dataset and split; empty where nothing was run.
 
     Of several students, sizes or lengths, the setting with the most cells is taken, and of its
-    seeds those that every cell has: a mean of three runs beside single ones would not compare.
+    seeds those that every cell has: a mean of three runs does not compare with a single run.
     """
     by_setting: dict[str, dict[tuple[float, float], Pool]] = {}
     for pool in pools(results, dataset):
@@ -335,13 +349,12 @@ def grid(
 
 
 def leaks(results: Iterable[Result]) -> pd.DataFrame:
-    """What the papers' split is worth to the student alone: balanced accuracy (shares of 1) under
-    it minus under the group split.
+    """Balanced accuracy of the baseline (shares of 1) under the papers' split minus that under the
+    group split.
 
-    A row for each result of notebook 08, with columns dataset, student, split, difference, low,
-    high, seeds, and copies, how many of the n test images have a relative in training. The splits
-    test on different images, so that their half-widths, each of images and seeds, join in
-    quadrature.
+    One row for each result of notebook 08: dataset, student, split, difference, low, high, seeds,
+    and copies, the number of the n test images with a relative in training. The splits test on
+    different images, so their half-widths, each over images and seeds, join in quadrature.
     """
     rows = []
     for result in real(results, "integrity"):

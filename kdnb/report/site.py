@@ -1,9 +1,8 @@
-"""The static site: the ledger as its front page, every executed notebook, a card for each dataset.
-``python -m kdnb.report.site``.
+"""The static site: the ledger as its front page, every executed notebook, a page for each dataset.
 
-Made from committed files alone: ``outputs/`` and ``site/``. Sphinx sees Markdown pages whose
-headings are its own (so that its contents list and search know them) and whose rest is the HTML
-that ``report.render`` wrote, figures taken out into files.
+It is made from committed files alone, ``outputs/`` and ``site/``. Sphinx reads Markdown pages whose
+headings are Markdown (for its table of contents and search) and whose rest is HTML, with figures
+taken out into files.
 """
 
 from __future__ import annotations
@@ -13,32 +12,30 @@ import binascii
 import hashlib
 import re
 import shutil
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bs4 import BeautifulSoup, Tag  # nbconvert brings it
-from jinja2 import Environment
+from bs4 import BeautifulSoup, PageElement, Tag  # nbconvert brings it
 
 from kdnb import files
 from kdnb.images.catalogue import DATASETS, DatasetSpec
-from kdnb.report import claims, ledger, pages, results
-from kdnb.report.measures import Row
-from kdnb.report.verdicts import RULES
+from kdnb.report import ledger, pages, results
+from kdnb.report.ledger import Row
+from kdnb.report.results import Result
 
 
 @dataclass(frozen=True)
 class Page:
-    """One rendered notebook under ``outputs/``: the folder says on which dataset (and split) it
-    ran, ``overview`` on none."""
+    """A rendered notebook under ``outputs/``. Its folder names the dataset (and split) that it ran
+    on, or is ``overview``."""
 
     path: Path
     folder: str
 
     @property
     def name(self) -> str:
-        """Where the site keeps it, without a suffix."""
+        """Its place on the site, without a suffix."""
         return f"notebooks/{self.folder}/{self.path.stem}"
 
     @property
@@ -46,138 +43,187 @@ class Page:
         """The dataset's folder."""
         return self.folder.split("/")[0]
 
+    @property
+    def title(self) -> str:
+        """The notebook's title."""
+        found = re.search(r"<title>(.*?)</title>", self.path.read_text(encoding="utf-8"))
+        return BeautifulSoup(found[1], "html.parser").get_text()
 
-def rendered(outputs: Path) -> list[Page]:
-    """Every rendered notebook, by folder and number."""
-    found = sorted(
-        outputs.rglob("[0-9][0-9]_*.html"), key=lambda path: (path.parent != outputs, path)
-    )
-    return [
-        Page(
-            path,
-            "overview" if path.parent == outputs else path.parent.relative_to(outputs).as_posix(),
-        )
-        for path in found
-    ]
+
+@dataclass(frozen=True)
+class Card:
+    """A dataset of the catalogue, and the result file of notebook 01 on it if there is one."""
+
+    spec: DatasetSpec
+    stored: dict | None
+
+    @property
+    def title(self) -> str:
+        """The title of the copy that was used, else of the published set."""
+        return pages.short(self.stored["data"]["title"] if self.stored else self.spec.title)
 
 
 def build(target: Path | None = None, outputs: Path | None = None) -> Path:
-    """Build the site into ``target`` (``site/_build/html``) and return that folder; a warning of
-    Sphinx is an error."""
+    """Build the site from ``outputs`` into ``target`` (``site/_build/html``). Returns ``target``.
+    Raises RuntimeError on any warning of Sphinx."""
     from sphinx.cmd.build import build_main  # an optional extra: pip install -e .[site]
 
-    target, outputs = (
-        target or files.ROOT / "site" / "_build" / "html",
-        outputs or files.outputs_dir(),
-    )
-    source = target.parent / "source"
+    target = target or files.ROOT / "site" / "_build" / "html"
+    source, trees = target.parent / "source", target.parent / "doctrees"
     for folder in (source, target):
         shutil.rmtree(folder, ignore_errors=True)
-    write(source, outputs)
-    if build_main(
-        [
-            "-W",
-            "--keep-going",
-            "-q",
-            "-b",
-            "html",
-            "-d",
-            str(target.parent / "doctrees"),
-            str(source),
-            str(target),
-        ]
-    ):
+    write(source, outputs or files.outputs_dir())
+    options = ("-W", "--keep-going", "-q", "-b", "html", "-d", str(trees))
+    if build_main([*options, str(source), str(target)]):
         raise RuntimeError(
-            f"Sphinx found fault with the pages; they are in {files.shown(source)}, its words stand above"
+            f"Sphinx warned about the pages in {files.shown(source)}; its warnings are above"
         )
     return target
 
 
 def write(source: Path, outputs: Path) -> None:
-    """Write everything that Sphinx reads."""
+    """Write all that Sphinx reads into the folder ``source``."""
     shutil.copytree(files.ROOT / "site", source, ignore=shutil.ignore_patterns("_build"))
     files.write_text(source / "_static" / "ledger.css", ledger.STYLE)
-    found = results.load(outputs)
-    rows, notebooks = claims.ledger(found), rendered(outputs)
-    named = [
-        slug
-        for slug in dict.fromkeys(
-            [*(s.slug for s in DATASETS.values()), *(page.dataset for page in notebooks)]
-        )
-    ]
-    cards = {
-        slug: _card_of(slug, found) for slug in named if slug != "folder" and _card_of(slug, found)
-    }
-    files.write_text(source / "index.md", _front(rows, found, source, notebooks, cards))
-    for slug, (spec, data) in cards.items():
-        files.write_text(source / "datasets" / f"{slug}.md", _dataset(spec, data, rows, notebooks))
-    files.write_text(
-        source / "datasets" / "index.md",
-        _list("Datasets", "What each dataset is, and what was found in it.", cards),
-    )
+    found, notebooks = results.load(outputs), _rendered(outputs)
+    rows, cards = ledger.measure(found), _cards(found, notebooks)
+
+    def add(name: str, html: str, toctree: str = "") -> None:
+        page = convert(html, name, source / "_static") + "\n" + toctree
+        files.write_text(source / f"{name}.md", page)
+
+    listed = _toctree(["datasets/index", "notebooks/index", "bibliography"], hidden=True)
+    add("index", _front(rows, found, notebooks, cards), listed)
+    for slug, card in cards.items():
+        add(f"datasets/{slug}", _dataset(card, rows, notebooks))
     for page in notebooks:
-        files.write_text(
-            source / f"{page.name}.md",
-            convert(page.path.read_text(encoding="utf-8"), page.name, source / "_static"),
-        )
-    folders = list(dict.fromkeys(page.folder for page in notebooks))
-    for folder in folders:
-        here = [page.path.stem for page in notebooks if page.folder == folder]
-        files.write_text(
-            source / "notebooks" / folder / "index.md", _list(_folder(folder, cards), "", here)
-        )
-    words = "Each page is one notebook on one dataset, executed, with its figures."
-    files.write_text(
-        source / "notebooks" / "index.md",
-        _list("Notebooks as they ran", words, [f"{f}/index" for f in folders]),
-    )
-    for file in sorted(
-        {name for row in rows for name in row.result_file.split()} | {"outputs/claims.csv"}
-    ):
-        origin = outputs / Path(file).relative_to("outputs")
+        add(page.name, page.path.read_text(encoding="utf-8"))
+    for name, text in _lists(notebooks, cards).items():
+        files.write_text(source / f"{name}.md", text)
+    _copy_results(rows, outputs, source / "extra")
+
+
+def _rendered(outputs: Path) -> list[Page]:
+    """Every rendered notebook, by folder and number."""
+
+    def place(path: Path) -> str:
+        above = path.parent.relative_to(outputs).as_posix()
+        return "overview" if path.parent == outputs else above
+
+    found = outputs.rglob("[0-9][0-9]_*.html")
+    ordered = sorted(found, key=lambda path: (path.parent != outputs, path))
+    return [Page(path, place(path)) for path in ordered]
+
+
+def _cards(found: Sequence[Result], notebooks: Sequence[Page]) -> dict[str, Card]:
+    """Folder → card of every dataset of the catalogue, a reader's own folder apart."""
+    data = {r.config["dataset"]: r.stored for r in reversed(found) if r.kind == "data"}
+    specs = (spec for spec in DATASETS.values() if spec.slug != "folder")
+    return {spec.slug: Card(spec, data.get(spec.name)) for spec in specs}
+
+
+def _copy_results(rows: Sequence[Row], outputs: Path, extra: Path) -> None:
+    """Copy the result files that the ledger links to."""
+    extra.mkdir(exist_ok=True)
+    linked = {file for row in rows for file in row.evidence.files} | {"outputs/claims.csv"}
+    for file in sorted(linked):
+        origin, copy = outputs / Path(file).relative_to("outputs"), extra / file
         if origin.exists():
-            copy = source / "extra" / file
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(origin, copy)
-    (source / "extra").mkdir(exist_ok=True)
+
+
+def _front(
+    rows: Sequence[Row], found: Sequence[Result], notebooks: Sequence[Page], cards: dict[str, Card]
+) -> str:
+    """The front page: the report, and links to all pages."""
+    sections = [
+        (
+            _folder(folder, cards),
+            [(p.title, f"{p.name}.html") for p in notebooks if p.folder == folder],
+        )
+        for folder in dict.fromkeys(page.folder for page in notebooks)
+    ]
+    datasets = [(card.title, f"datasets/{slug}.html") for slug, card in cards.items()]
+    others = [("data cards", datasets), ("sources", [("bibliography", "bibliography.html")])]
+    context = ledger.context(rows, found) | {"link": "./", "sections": sections + others}
+    return pages.fill("front.html.j2", **context)
+
+
+def _dataset(card: Card, rows: Sequence[Row], notebooks: Sequence[Page]) -> str:
+    """A dataset's page: its card, the copy that was used, its rows of the ledger, its notebooks."""
+    spec, stored = card.spec, card.stored or {"data": {}, "results": {}}
+    data, found = stored["data"], stored["results"]
+    facts = {
+        "modality": spec.modality,
+        "licence": spec.licence,
+        "source": spec.source,
+        "cite": spec.citation,
+        "published images": f"{spec.total:,}",
+        "official split": spec.official_split or "none",
+        "patients identified by": spec.group_key,
+        "folders": spec.layout,
+        "notes": spec.notes,
+        "images here": f"{data['images']:,}" if data else "",
+        "split here": data.get("split"),
+        "checksum here": data.get("checksum"),
+    }
+    if found.get("test_images"):
+        leaking = f"{found.get('leaking_test_images', 0):,} of {found['test_images']:,}"
+        searched = found.get("relatives", {}).get("searched")  # missing in older result files
+        kind = "a copy" if searched else "a byte-identical image"
+        facts[f"test images with {kind} or the same patient in training"] = leaking
+    return pages.fill(
+        "dataset.html.j2",
+        spec=spec,
+        data=data,
+        results=found,
+        facts=facts.items(),
+        rows=[row for row in rows if row.measured and row.claim.dataset == spec.name],
+        notebooks=[(p.title, f"../{p.name}.html") for p in notebooks if p.dataset == spec.slug],
+        link="../",
+    )
+
+
+def _folder(folder: str, cards: dict[str, Card]) -> str:
+    """A folder's name for readers: the dataset with its caveat, and the split if it has a folder of
+    its own."""
+    slug, _, split = folder.partition("/")
+    if slug not in cards:
+        return "All datasets" if folder == "overview" else folder
+    return cards[slug].title + (f", split {split}" if split else "")
 
 
 def convert(html: str, name: str, static: Path) -> str:
-    """A rendered notebook as a page for Sphinx: headings in Markdown, the rest as it is, figures as
-    files that can be enlarged."""
-    body = BeautifulSoup(pages.harmless(pages.describe(html)), "html.parser").body
+    """A page as Markdown for Sphinx: headings in Markdown, the rest as raw HTML, figures as files
+    under ``static``. Raises ValueError if an image is not stored in the page itself."""
+    soup = BeautifulSoup(pages.harmless(pages.describe(html)), "html.parser")
+    body = soup.body or soup
     for tag in body.find_all("footer") + body.find_all("a", class_="anchor-link"):
         tag.decompose()
-    root = "../" * name.count("/")
     for image in body.find_all("img"):
-        _extract(image, root, static)
-    parts, level, held = [], 0, []
+        _extract(image, "../" * name.count("/"), static)
+    parts, level, raw = [], 0, ""
     for element in _flat(body):
-        heading = (
-            re.fullmatch(r"h([1-6])", element.name or "") if isinstance(element, Tag) else None
-        )
+        heading = re.fullmatch(r"h([1-6])", element.name or "")
         if heading:
-            parts += [_raw("".join(held))] if "".join(held).strip() else []
-            held, level = [], min(int(heading[1]), level + 1)  # Sphinx wants no level left out
-            parts.append(f"{'#' * level} {_markdown(element.get_text())}")
+            level = min(int(heading[1]), level + 1)  # Sphinx allows no level to be left out
+            parts += [_raw(raw), f"{'#' * level} {_markdown(element.get_text())}"]
+            raw = ""
         else:
-            held.append(str(element))
-    parts += [_raw("".join(held))] if "".join(held).strip() else []
-    return "\n\n".join(parts) + "\n"
+            raw += str(element)
+    return "\n\n".join(filter(None, [*parts, _raw(raw)])) + "\n"
 
 
-def _flat(body: Tag) -> Iterable[Tag]:
-    """The elements of a page in order: those of text cells one by one, code cells and the rest
-    whole."""
+def _flat(body: Tag) -> Iterable[PageElement]:
+    """The elements of a page in order: those of text cells one by one, all others whole."""
     for cell in body.find_all(recursive=False):
-        text = (
-            cell.find(class_="text_cell_render") if "text_cell" in cell.get("class", []) else None
-        )
-        yield from text.contents if text else [cell]
+        text = cell.find(class_="text_cell_render")
+        yield from text.contents if text and "text_cell" in cell.get("class", []) else [cell]
 
 
 def _extract(image: Tag, root: str, static: Path) -> None:
-    """Move an image's bytes into a file, and make it a link to that file."""
+    """Move an image's bytes into a file, and make the image a link to it."""
     head, _, data = image["src"].partition(",")
     try:
         content = base64.b64decode(data, validate=False) if head.startswith("data:image/") else b""
@@ -185,202 +231,60 @@ def _extract(image: Tag, root: str, static: Path) -> None:
         content = b""
     if not content:
         raise ValueError(
-            f"an image of a page does not lie inside it: {image['src'][:80]}; render the notebook again"
+            f"a page refers to an image outside itself, {image['src'][:80]}: render the notebook "
+            "again with python -m kdnb.run"
         )
     suffix = re.match(r"data:image/(\w+)", head)[1]
     path = static / "figures" / f"{hashlib.sha256(content).hexdigest()[:16]}.{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    image.attrs = {
-        "src": f"{root}_static/figures/{path.name}",
-        "alt": image["alt"],
-        "loading": "lazy",
-    }
-    image.wrap(
-        BeautifulSoup("", "html.parser").new_tag(
-            "a", attrs={"class": "enlarge", "href": image["src"]}
-        )
-    )
+    address = f"{root}_static/figures/{path.name}"
+    image.attrs = {"src": address, "alt": image["alt"], "loading": "lazy"}
+    link = {"class": "enlarge", "href": address}
+    image.wrap(BeautifulSoup("", "html.parser").new_tag("a", attrs=link))
 
 
 def _raw(html: str) -> str:
+    """HTML in a fence longer than any run of tildes in it; empty for blank text."""
+    if not html.strip():
+        return ""
     fence = "~" * (3 + max((len(run) for run in re.findall(r"~+", html)), default=0))
     return f"{fence}{{raw}} html\n{html.strip()}\n{fence}"
 
 
 def _markdown(text: str) -> str:
-    """Text that Markdown shows as it is, whatever it holds."""
+    """Text with everything escaped that Markdown would read as markup."""
     return re.sub(r"([\\`*_{}\[\]<>#|$&!~])", r"\\\1", " ".join(text.split()))
 
 
 def _toctree(names: Iterable[str], hidden: bool = False) -> str:
-    return (
-        "```{toctree}\n:maxdepth: 1\n"
-        + (":hidden:\n" if hidden else "")
-        + "\n"
-        + "\n".join(names)
-        + "\n```"
-    )
+    options = ":maxdepth: 1\n" + ":hidden:\n" * hidden
+    return "\n".join(["```{toctree}", options, *names, "```", ""])
+
+
+def _lists(notebooks: Sequence[Page], cards: dict[str, Card]) -> dict[str, str]:
+    """Name → text of the pages that list others."""
+    folders: dict[str, list[str]] = {}
+    for page in notebooks:
+        folders.setdefault(page.folder, []).append(page.path.stem)
+    ran = "Each page is one notebook on one dataset, executed, with its figures."
+    return {
+        "datasets/index": _list("Datasets", "Each dataset, and the copy used here.", cards),
+        "notebooks/index": _list("Executed notebooks", ran, [f"{f}/index" for f in folders]),
+        **{
+            f"notebooks/{folder}/index": _list(_folder(folder, cards), "", names)
+            for folder, names in folders.items()
+        },
+    }
 
 
 def _list(title: str, words: str, names: Iterable[str]) -> str:
     """A page that lists others."""
-    return "\n\n".join(filter(None, [f"# {_markdown(title)}", words, _toctree(names)])) + "\n"
+    return "\n\n".join(filter(None, [f"# {_markdown(title)}", words, _toctree(names)]))
 
 
-_TEMPLATES = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-_CARD = _TEMPLATES.from_string("""
-{% if data and data.caveat %}<p class="caveat"><strong>{{ data.title }}.</strong>
-{{ "Drawn images: no evidence of anything medical." if spec.synthetic else "Not the published images: every number from them is one
-of this copy. Licence, source and citation below are those of the published set." }}</p>{% endif %}
-<table><tbody>
-{% for name, value in facts %}<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}
-</tbody></table>
-{% if counts %}
-<table><thead><tr><th>class</th><th>published</th><th>train</th><th>validation</th><th>test</th></tr></thead><tbody>
-{% for name, parts in counts.items() %}<tr><th scope="row">{{ name }}</th><td>{{ "{:,}".format(published.get(name, 0)) }}</td>
-{% for part in ("train", "val", "test") %}<td>{{ "{:,}".format(parts.get(part, 0)) }}</td>{% endfor %}</tr>{% endfor %}
-</tbody></table>{% endif %}
-{% if problems %}<table><thead><tr><th>problem found</th><th>files</th><th>example</th></tr></thead><tbody>
-{% for p in problems %}<tr><td>{{ p.problem }}</td><td>{{ p.files }}</td><td>{{ p.example }}</td></tr>{% endfor %}
-</tbody></table>{% endif %}""")
-
-
-def _card_of(slug: str, found: Sequence[results.Result]) -> tuple[DatasetSpec, dict | None] | None:
-    """The catalogue's entry of a dataset's folder and what notebook 01 found in it; None for a
-    folder that names no dataset."""
-    spec = next((spec for spec in DATASETS.values() if spec.slug == slug), None)
-    if spec is None:
-        return None
-    return spec, next(
-        (r.stored for r in found if r.kind == "data" and r.config["dataset"] == spec.name), None
-    )
-
-
-def _dataset(
-    spec: DatasetSpec, stored: dict | None, rows: Sequence[Row], notebooks: Sequence[Page]
-) -> str:
-    """A dataset's page: its card, what was found in the copy that was used, its rows of the ledger,
-    its notebooks."""
-    facts = [
-        ("modality", spec.modality),
-        ("licence", spec.licence),
-        ("source", spec.source),
-        ("cite", spec.citation),
-        ("published images", f"{spec.total:,}"),
-        ("official split", spec.official_split or "none"),
-        ("patients known by", spec.group_key),
-        ("folders", spec.layout),
-        ("notes", spec.notes),
-    ]
-    data, found = (stored["data"], stored["results"]) if stored else ({}, {})
-    if data:
-        facts += [
-            ("images here", f"{data['images']:,}"),
-            ("split here", data["split"]),
-            ("checksum here", data["checksum"]),
-        ]
-    if found.get("test_images"):
-        leaking = f"{found.get('leaking_test_images', 0):,} of {found['test_images']:,}"
-        searched = found.get("relatives", {}).get(
-            "searched"
-        )  # results of before have no such entry
-        kind = "a copy" if searched else "a byte-identical image"
-        facts.append((f"test images with {kind} or the same patient in training", leaking))
-    card = _CARD.render(
-        spec=spec,
-        data=data,
-        facts=[fact for fact in facts if fact[1]],
-        counts=found.get("counts"),
-        published=found.get("published") or {},
-        problems=found.get("problems"),
-    )
-    parts = [f"# {_markdown(pages.short(data.get('title') or spec.title))}", _raw(card)]
-    if not data:
-        parts.append("No copy of it was read here: what stands above is what is published of it.")
-    if mine := [
-        row for row in rows if row.measured is not None and (row.id.split("-")[1] == spec.name)
-    ]:
-        parts += ["## What was measured on it", _raw(ledger.fragment(mine, "../"))]
-    if here := [page for page in notebooks if page.dataset == spec.slug]:
-        parts += [
-            "## Its notebooks",
-            "\n".join(f"- [{_markdown(_title(page))}](../{page.name}.md)" for page in here),
-        ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _folder(folder: str, cards: dict[str, tuple[DatasetSpec, dict | None]]) -> str:
-    """A folder's name for readers: the dataset with its caveat, and the split where it has a folder
-    of its own."""
-    slug, _, split = folder.partition("/")
-    if slug not in cards:
-        return "All datasets" if folder == "overview" else folder
-    spec, stored = cards[slug]
-    return pages.short(stored["data"]["title"] if stored else spec.title) + (
-        f", split {split}" if split else ""
-    )
-
-
-def _title(page: Page) -> str:
-    found = re.search(r"<title>(.*?)</title>", page.path.read_text(encoding="utf-8"))
-    return BeautifulSoup(found[1], "html.parser").get_text()
-
-
-def _front(
-    rows: Sequence[Row],
-    found: Sequence[results.Result],
-    source: Path,
-    notebooks: Sequence[Page],
-    cards: dict[str, tuple[DatasetSpec, dict | None]],
-) -> str:
-    """The front page: in words, as a figure, and claim by claim."""
-    parts = [
-        "# What holds of two papers, on public data",
-        "**A**: {cite:t}`mir2025`. **B**: {cite:t}`jiang2025`. Research use only, no medical advice. Every number was "
-        "computed from the result file it links to.",
-        *(_markdown(told) for told in ledger.summary(rows, found)),
-    ]
-    (source / "_static" / "figures").mkdir(parents=True, exist_ok=True)
-    for number, (figure, caption, words) in enumerate(ledger.pictures(rows, found)):
-        name = f"_static/figures/ledger-{number}.png"
-        figure.savefig(source / name, dpi=150, bbox_inches="tight")
-        image = BeautifulSoup("", "html.parser").new_tag("img", src=name, alt=words)
-        parts += [_raw(f'<a class="enlarge" href="{name}">{image}</a>'), f"*{_markdown(caption)}*"]
-    measured, missing = (
-        [row for row in rows if (row.measured is None) == wanted] for wanted in (False, True)
-    )
-    if measured:
-        parts += ["## Claim by claim", _raw(ledger.fragment(measured, "./"))]
-    parts += ["## How a verdict is reached", "\n".join(f"- {_markdown(rule)}" for rule in RULES)]
-    if missing:
-        parts += ["## What was not run here", _raw(ledger.fragment(missing))]
-    parts.append("## All pages")
-    for folder in dict.fromkeys(page.folder for page in notebooks):
-        links = [
-            f"[{_markdown(_title(page))}]({page.name}.md)"
-            for page in notebooks
-            if page.folder == folder
-        ]
-        parts.append(f"- {_markdown(_folder(folder, cards))}: " + " · ".join(links))
-    links = [f"[{_markdown(_folder(slug, cards))}](datasets/{slug}.md)" for slug in cards]
-    parts += [
-        "- data cards: " + " · ".join(links),
-        "- [bibliography](bibliography.md)",
-        _toctree(["datasets/index", "notebooks/index", "bibliography"], hidden=True),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def main() -> int:
+def report() -> None:
     """Build the site and say where it is."""
     target = build()
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file()) / 2**20
-    print(
-        f"the site is {files.shown(target)}/index.html ({size:.1f} MB); it opens without a server or a network"
-    )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print(f"wrote {files.shown(target)}/index.html ({size:.1f} MB); it opens without a server")

@@ -1,14 +1,14 @@
-"""When a claim holds: rules that turn an estimate with its interval into a verdict and the reason.
-Pure functions."""
+"""When a claim holds: an ordered list of rules, from an estimate with its interval to a verdict and
+its reason. Pure functions."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from scipy import stats
-
-from kdnb.report.results import Estimate, combine
+from kdnb.report.claims import Claim
+from kdnb.report.measures import KINDS, Evidence
+from kdnb.report.results import Estimate
 
 HOLDS, PART, NOT, UNTESTED = VERDICTS = (
     "holds",
@@ -16,181 +16,219 @@ HOLDS, PART, NOT, UNTESTED = VERDICTS = (
     "does not hold",
     "not testable here",
 )
-MARGIN = 0.01  # a point of accuracy
+MARGIN = 0.01  # one point of accuracy
+SIMILARITY = 0.05  # of rank correlations of maps, or of CKA of layers
 SEEDS = 3
-LIKENESS = (
-    0.05  # a difference of rank correlations of maps, or of CKA of layers, that is worth naming
-)
-Judged = tuple[str, str]  # the verdict, and why
-RULES = (
-    "A difference is judged by its 95 % interval, never by its middle. What matters is one point of accuracy, or "
-    f"{LIKENESS:g} of a likeness (rank correlation of maps, CKA of layers): a gain below it is none worth naming, a loss below it "
-    "is no loss.",
-    f"“Holds” and “does not hold” need {SEEDS} training runs. On two, what speaks for a claim makes it hold in part. One decides "
-    "nothing: its interval knows the chance of the images, not that of training. The number is shown all the same.",
-    "An interval that allows both answers leaves a claim not testable here: too few images or runs to tell.",
-    "On a stand-in or a partial copy of the published images no claim about accuracies or maps holds more than in part, and none "
-    "is refuted.",
-    "A teacher that is no better than the lone student has nothing to hand on: what it fails to teach is no verdict on teaching.",
-    "Maps that stay when the weights are gone (04's sanity check) decide nothing about what a network looks at.",
-    "A printed accuracy can be reached in any setting; only the paper's own (224 px, pretrained weights, its length) refutes it. "
-    "That a student is as good as its teacher holds in full only there: a teacher of few epochs may not be at its best.",
-    "Counts of layers, parameters and operations are exact; that the published loss has no gradient for the student is a proof. "
-    "Neither needs runs. Clocks do not mind what an image shows, nor how weights came: times of explanations are judged over runs "
-    f"and their range (fewer than {SEEDS} make them hold in part), times of one image over quartiles or rounds; neither range is a "
-    "95 % interval.",
-)
-
-
-def _worth(margin: float) -> str:
-    return "one point" if margin == MARGIN else f"{margin:g}"
+FEW = "too few images or runs to decide"
+Judged = tuple[str, str]  # the verdict, and the reason
 
 
 def gain(e: Estimate, margin: float = MARGIN) -> Judged:
-    """Is it better? Above 0 with its whole interval: yes; below the margin with its whole interval:
-    no."""
+    """Is it better? Yes if the whole interval lies above 0, no if it lies below the margin."""
     if e.low > 0:
         return HOLDS, "the whole interval lies above 0"
     if e.high < margin:
-        return NOT, f"the interval leaves no room for a gain of {_worth(margin)}"
-    return (
-        UNTESTED,
-        f"the interval holds both 0 and a gain of {_worth(margin)}: too few images or runs to tell",
-    )
+        return NOT, f"the interval excludes a gain of {_words(margin)}"
+    return UNTESTED, f"the interval includes both 0 and a gain of {_words(margin)}: {FEW}"
 
 
 def no_loss(e: Estimate, margin: float = MARGIN) -> Judged:
-    """Is it as good? Above minus the margin with its whole interval: yes; below it with the whole
-    interval: no."""
+    """Is it as good? Yes if the whole interval lies above minus the margin, no if below."""
     if e.low >= -margin:
-        return HOLDS, f"a loss of more than {_worth(margin)} lies outside the interval"
+        return HOLDS, f"the interval excludes a loss of more than {_words(margin)}"
     if e.high < -margin:
-        return NOT, f"the whole interval is a loss of more than {_worth(margin)}"
-    return (
-        UNTESTED,
-        f"the interval holds both no loss and one of more than {_worth(margin)}: too few images or runs to tell",
-    )
+        return NOT, f"the whole interval is a loss of more than {_words(margin)}"
+    return UNTESTED, f"the interval includes both 0 and a loss of over {_words(margin)}: {FEW}"
 
 
 def about(e: Estimate, claimed: float, tolerance: float = 0.02) -> Judged:
-    """Is it about the claimed value? The whole interval within the tolerance: yes; the whole
-    interval outside: no."""
+    """Is it about the claimed value? Yes if the whole interval lies within the tolerance, no if
+    it lies outside."""
     low, high = claimed - tolerance, claimed + tolerance
-    band = f"{100 * tolerance:g} points of {100 * claimed:+.1f}"
+    band = f"{100 * tolerance:g} points of the claimed {100 * claimed:+.1f}"
     if low <= e.low and e.high <= high:
         return HOLDS, f"the interval lies within {band}"
     if e.high < low or e.low > high:
         return NOT, f"the interval lies outside {band}"
-    return UNTESTED, f"the interval reaches into {band} and beyond: too few images or runs to tell"
+    return UNTESTED, f"the interval lies only partly within {band}: {FEW}"
 
 
-def reaches(e: Estimate, claimed: float, papers_setting: bool) -> Judged:
-    """Is a printed accuracy reached, less the margin? Only the paper's own setting can refute it."""
+def reaches(e: Estimate, claimed: float) -> Judged:
+    """Is a printed accuracy reached, less the margin?"""
     verdict, why = no_loss(Estimate(e.value - claimed, e.low - claimed, e.high - claimed))
-    if verdict == NOT and not papers_setting:
-        return (
-            UNTESTED,
-            "not reached, but this is not the paper's setting (size, length, pretrained weights)",
-        )
-    return verdict, why + " against the printed value"
+    return verdict, f"{why}, relative to the printed value"
 
 
-def best_cell(
-    claimed: tuple[float, float], cells: dict[tuple[float, float], Sequence[float]], n: int
-) -> tuple[Estimate, Judged]:
-    """Is the claimed (α, T) the best of the cells that were run? ``cells`` (α, T) → accuracies of
-    the same seeds, ``n`` images.
-
-    A run's interval is that of two independent shares, which is wider than a paired one (the files
-    hold no predictions), and wider again (Bonferroni) because the rival is the best of several;
-    over seeds as everywhere.
-    """
-    means = {key: sum(values) / len(values) for key, values in cells.items()}
-    others = {key: value for key, value in means.items() if key != claimed}
-    best = max(others, key=others.get)
-    z = stats.norm.ppf(1 - 0.025 / len(others))
-    runs = [
-        (ours - rival, z * math.sqrt((ours * (1 - ours) + rival * (1 - rival)) / n))
-        for ours, rival in zip(cells[claimed], cells[best], strict=True)
-    ]
-    e = combine([Estimate(gap, gap - half, gap + half, n, 1) for gap, half in runs])
-    rank = 1 + sum(other > means[claimed] for other in others.values())
-    told = f"number {rank} of {len(cells)} cells run; the best other one is α {best[0]:g}, T {best[1]:g}"
-    if e.low > 0:
-        return e, (HOLDS, told)
-    if e.high < 0:
-        return e, (NOT, told)
-    return e, (UNTESTED, f"{told}, not told apart from it: too few images or runs to tell")
+def best(e: Estimate) -> Judged:
+    """Is it better than the best other cell? Yes if the interval lies above 0, no if below."""
+    if e.low <= 0 <= e.high:
+        return UNTESTED, f"the interval includes 0: {FEW}"
+    return (HOLDS, "better than every other cell") if e.low > 0 else (NOT, "another cell is better")
 
 
-def fewer(ratio: float, limit: float) -> Judged:
-    """Is a counted ratio (student / teacher) below a limit? Counts are exact and need no seeds."""
-    return (
-        HOLDS if ratio < limit else NOT
-    ), f"counted, not estimated: {ratio:.3f} of the teacher's"
+def fewer(e: Estimate, limit: float) -> Judged:
+    """Is a counted ratio (student / teacher) below a limit? Counts are exact."""
+    return (HOLDS if e.value < limit else NOT), f"an exact count: {e.value:.3f} of the teacher's"
 
 
 def faster(e: Estimate, claimed: float = 1.0) -> Judged:
-    """Is the student that many times as fast (within a fifth)? ``e`` the ratio teacher / student,
-    its range as interval."""
-    if e.low > 1 and e.value >= 0.8 * claimed:
-        return HOLDS, "faster over the whole range" + (
-            f", by about the {claimed:g} times that are claimed" if claimed > 1 else ""
-        )
-    if e.low > 1:
-        return (
-            PART,
-            f"faster over the whole range, but by less than the {claimed:g} times that are claimed",
-        )
-    if e.high <= 1:
-        return NOT, "nowhere in the range faster"
-    return UNTESTED, "faster in a part of the range only"
+    """Is the student as many times as fast as claimed, within a fifth? The ratio is teacher /
+    student, its range stands in place of an interval."""
+    low, high = (e.value, e.value) if e.low is None else (e.low, e.high)
+    if low <= 1:
+        part = "not faster in any" if high <= 1 else "faster in only a part"
+        return (NOT if high <= 1 else UNTESTED), f"{part} of the range"
+    if claimed <= 1:
+        return HOLDS, "faster over the whole range"
+    if e.value >= 0.8 * claimed:
+        return HOLDS, f"faster over the whole range, and by about the claimed factor of {claimed:g}"
+    return PART, f"faster over the whole range, but by less than the claimed factor of {claimed:g}"
 
 
-def settle(judged: Judged, seeds: int, caveat: str = "", clock: bool = False) -> Judged:
-    """The verdict after the rules on the number of runs (trained, or timed by a clock) and on
-    images that are not the published ones."""
+def _words(margin: float) -> str:
+    return "one point" if margin == MARGIN else f"{margin:g}"
+
+
+NO_GRADIENT = (
+    "its soft term does not contain the student and has no gradient for it (shown in 03_distill): "
+    "the measured difference is that of two trainings with labels alone"
+)
+TESTS: dict[str, Callable[[Claim, Estimate], Judged]] = {
+    "gain": lambda claim, e: gain(e, MARGIN if claim.quantity == "accuracy" else SIMILARITY),
+    "no loss": lambda claim, e: no_loss(e),
+    "about": lambda claim, e: about(e, claim.value),
+    "reaches": lambda claim, e: reaches(e, claim.value),
+    "unknown": lambda claim, e: (UNTESTED, "the paper's number is not known here"),
+    "best": lambda claim, e: best(e),
+    "no gradient": lambda claim, e: (NOT, NO_GRADIENT),
+    "fewer": lambda claim, e: fewer(e, claim.value or 1.0),
+    "faster": lambda claim, e: faster(e, claim.value or 1.0),
+}
+
+
+def _interval(claim: Claim, found: Evidence, judged: Judged) -> Judged:
+    verdict, why = TESTS[claim.rule](claim, found.estimate)
+    return verdict, f"{why}; {found.note}" if found.note else why
+
+
+def _runs(claim: Claim, found: Evidence, judged: Judged) -> Judged:
+    (verdict, why), runs = judged, found.estimate.seeds
+    if runs >= SEEDS or verdict not in (HOLDS, NOT):
+        return judged
+    timed = claim.kind == "explanation time"
+    few = f"{runs} run{'s' * (runs > 1)} {'timed' if timed else 'trained'}, {SEEDS} are needed"
+    if verdict == HOLDS and (timed or runs > 1):
+        return PART, f"{why}; {few}"
+    return UNTESTED, f"evidence {'for' if verdict == HOLDS else 'against'} it: {why}; {few}"
+
+
+def _images(claim: Claim, found: Evidence, judged: Judged) -> Judged:
+    (verdict, why), kind = judged, found.caveat.split(":")[0]
+    if not kind:
+        return judged
+    if verdict == NOT:
+        return UNTESTED, f"evidence against it: {why}; a {kind} cannot refute it"
+    return (PART if verdict == HOLDS else verdict), f"{why}; on a {kind}"
+
+
+def _setting(claim: Claim, found: Evidence, judged: Judged) -> Judged:
     verdict, why = judged
-    if seeds < SEEDS and verdict in (HOLDS, NOT):
-        runs = (
-            f"{seeds} run{'s' * (seeds > 1)} {'timed' if clock else 'trained'}, {SEEDS} are needed"
-        )
-        if verdict == HOLDS and (clock or seeds > 1):
-            verdict, why = PART, f"{why}; {runs}"
-        else:
-            verdict, why = (
-                UNTESTED,
-                f"speaks {'for' if verdict == HOLDS else 'against'} it: {why}; {runs}",
-            )
-    if caveat:
-        images = caveat.split(":")[0]
-        if verdict == NOT:
-            return UNTESTED, f"speaks against it: {why}; {images}, which refutes nothing"
-        return (PART if verdict == HOLDS else verdict), f"{why}; {images}"
-    return verdict, why
+    below = "smaller than the paper's setting (image size, length, pretrained weights)"
+    if found.papers_setting or verdict not in (HOLDS, NOT):
+        return judged
+    if verdict == HOLDS:
+        weak = claim.kind == "fidelity"
+        return (PART, f"{why}; but the teacher's setting, too, is {below}") if weak else judged
+    return (UNTESTED if claim.rule == "reaches" else NOT), f"{why}; {below}"
 
 
-def taught(judged: Judged, teacher: float, alone: float) -> Judged:
-    """What a teacher failed to teach is no verdict where its accuracy is not above that of the
-    student alone."""
+def _teacher(claim: Claim, found: Evidence, judged: Judged) -> Judged:
+    (verdict, why), shares = judged, found.accuracies
+    if shares["teacher"] > shares["baseline"]:
+        return judged
+    why += "; the teacher ({teacher:.3f}) is no better than the baseline ({baseline:.3f})"
+    return (UNTESTED if verdict == NOT else verdict), why.format(**shares)
+
+
+def _moved(claim: Claim, found: Evidence, judged: Judged) -> Judged:
+    runs = f"{found.unmoved} of {found.estimate.seeds} runs"
+    stay = f"the maps stay the same when the weights are randomised, in {runs}"
+    return (UNTESTED, stay) if found.unmoved else judged
+
+
+def _timed(claim: Claim, found: Evidence, judged: Judged) -> Judged:
     verdict, why = judged
-    if verdict == NOT and teacher <= alone:
-        return (
-            UNTESTED,
-            f"{why}; but the teacher ({teacher:.3f}) is no better than the lone student ({alone:.3f})",
-        )
-    return verdict, why + (
-        "; the teacher is no better than the lone student" if teacher <= alone else ""
-    )
+    if verdict != HOLDS or not found.untimed:
+        return judged
+    return PART, f"{why}; not timed: {', '.join(found.untimed)}"
 
 
-def undertrained(judged: Judged, papers_setting: bool) -> Judged:
-    """A student as good as its teacher says less where the teacher was trained for less than the
-    paper's setting."""
-    verdict, why = judged
-    if verdict == HOLDS and not papers_setting:
-        return (
-            PART,
-            f"{why}; but the teacher, too, had less than the paper's setting (size, length, pretrained weights)",
-        )
+@dataclass(frozen=True)
+class Rule:
+    """A rule in words, the kinds of claim that it applies to, and how it changes a verdict."""
+
+    text: str
+    kinds: tuple[str, ...]
+    apply: Callable[[Claim, Evidence, Judged], Judged]
+
+
+TRAINED = ("accuracy", "fidelity", "gain", "optimum", "maps", "layers")
+RULES = (  # applied in this order
+    Rule(
+        "A difference is judged by its 95 % interval, not by its mean. One point of accuracy, or "
+        f"{SIMILARITY:g} of a similarity (rank correlation of maps, CKA of layers), matters: a "
+        "smaller gain is not a gain, a smaller loss is not a loss. Where the interval allows both "
+        "answers, a claim is not testable here. Counts of layers, parameters and operations are "
+        "exact, and the published loss provably has no gradient for the student: neither needs "
+        "runs. Speed-ups are judged by their range, which is not a 95 % interval.",
+        tuple(KINDS),
+        _interval,
+    ),
+    Rule(
+        f"“Holds” and “does not hold” need {SEEDS} training runs. With two, evidence for a claim "
+        "makes it hold in part. One run decides nothing, because its interval covers the choice "
+        "of test images but not the randomness of training. Times of explanations from fewer than "
+        f"{SEEDS} runs make a claim hold in part.",
+        (*TRAINED, "explanation time"),
+        _runs,
+    ),
+    Rule(
+        "On a stand-in or a partial copy of the published images, a claim about accuracy or maps "
+        "holds at most in part, and cannot be refuted.",
+        TRAINED,
+        _images,
+    ),
+    Rule(
+        "A printed accuracy can be reached in any setting, but only the paper's own (224 px, "
+        "pretrained weights, full length) can refute it. That a student is as good as its teacher "
+        "holds fully only there, because a teacher trained for less may not be at its best.",
+        TRAINED,
+        _setting,
+    ),
+    Rule(
+        "A teacher that is no better than the baseline (the same student without a teacher) cannot "
+        "refute that distillation helps.",
+        ("gain",),
+        _teacher,
+    ),
+    Rule(
+        "Maps that stay the same when the weights are randomised (the sanity check of 04_explain) "
+        "say nothing about a network.",
+        ("maps", "layers"),
+        _moved,
+    ),
+    Rule(
+        "A claim about the speed of a network holds in part until every teacher was timed.",
+        ("latency",),
+        _timed,
+    ),
+)
+
+
+def judge(claim: Claim, found: Evidence) -> Judged:
+    """The verdict on a claim from one piece of evidence, after all rules of its kind."""
+    judged = UNTESTED, ""
+    for rule in RULES:
+        if claim.kind in rule.kinds:
+            judged = rule.apply(claim, found, judged)
     return judged

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from kdnb import files, plots, report
-from kdnb.report import ledger, measures, pages, readme, results, verdicts
+from kdnb.report import figures, ledger, measures, pages, readme, results, verdicts
 from kdnb.report.__main__ import main
 from kdnb.report.claims import CLAIMS
 from kdnb.report.measures import Evidence
@@ -245,8 +245,8 @@ def test_without_any_result_every_claim_says_what_would_test_it(home):
     for row in rows:
         assert row.verdict == UNTESTED and not row.measured and row.evidence.files == ()
         assert re.search("python -m (kdnb.run|benchmarks.latency)|make study", row.why)
-    assert ledger.differences(rows) is None and ledger.heat_maps([]) == {}
-    assert ledger.effects([]) is None
+    assert figures.differences(rows) is None and figures.heat_maps([]) == {}
+    assert figures.effects([]) is None
     assert "No distillation of real images" in ledger.refresh(
         "<!-- results -->\n\n<!-- /results -->", home
     )
@@ -409,7 +409,7 @@ def test_the_grid_needs_two_by_two_and_the_papers_cell(home):
         row.verdict == UNTESTED and row.value == pytest.approx(0.06) and "1 run trained" in row.why
     )
     assert len(row.files) == 3
-    (title,) = ledger.heat_maps(results.load())
+    (title,) = figures.heat_maps(results.load())
     assert title == "Brain Tumor MRI, split official: distilled student, n 1,000, seeds 0"
     page = ledger.page(rows, results.load())
     assert page.count("data:image/png") == 2 and "From 89.0 to 96.0 %" in page
@@ -755,7 +755,7 @@ def test_missing_classes_stand_in_the_name(home):
 
 
 def test_the_papers_split_is_compared_with_the_one_that_keeps_copies_together(home):
-    assert results.leaks(results.load()).empty and ledger.leaks(results.load()) is None
+    assert results.leaks(results.load()).empty and figures.leaks(results.load()) is None
     headline = [
         {
             "split": split,
@@ -805,7 +805,7 @@ def test_the_papers_split_is_compared_with_the_one_that_keeps_copies_together(ho
     assert "Brain Tumor MRI +10.0 [+5.0, +15.0], where 1,050 of 1,100 test images have" in text
     assert (
         "95% of test images have a relative"
-        in ledger.leaks(results.load()).axes[0].get_yticklabels()[0].get_text()
+        in figures.leaks(results.load()).axes[0].get_yticklabels()[0].get_text()
     )
 
 
@@ -864,7 +864,7 @@ def test_the_effect_of_distillation_has_a_row_a_setting(home):
     distillation(home, "b/distill", seed=0, alpha=0.1)  # another cell of the grid
     distillation(home, "c/distill", seed=1)
     distillation(home, "d/distill", teacher="vgg19_bn+densenet121", student="kdfmv8")
-    (axis,) = ledger.effects(results.load()).axes
+    (axis,) = figures.effects(results.load()).axes
     assert [label.get_text() for label in axis.get_yticklabels()] == [
         "official, densenet121 → kdfmv5, kd_fmv, 2 seeds",
         "official, 2 teachers → kdfmv8, kd_fmv, 1 seed",

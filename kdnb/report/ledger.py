@@ -4,7 +4,6 @@ sentences, in figures, and as one page to attach to a submission."""
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,51 +11,18 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kdnb import files, plots
-from kdnb.report import pages, readme, results
+from kdnb import files
+from kdnb.report import figures, pages, readme, results
 from kdnb.report.claims import CLAIMS, PAPERS, Claim
 from kdnb.report.measures import KINDS, Evidence
 from kdnb.report.results import Result
-from kdnb.report.verdicts import HOLDS, NOT, PART, RULES, SEEDS, UNTESTED, VERDICTS, judge
+from kdnb.report.verdicts import HOLDS, NOT, PART, RULES, SEEDS, UNTESTED, VERDICTS, Row, judge
 
 COLUMNS = (
     *("id", "paper", "claim", "claimed", "claimed_source", "measured", "low", "high", "n"),
     *("dataset", "split", "profile", "seeds", "verdict", "result_file"),
 )
 STYLE = pages.fill("ledger.css")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the ledger: a claim, one piece of evidence, the verdict and its reason."""
-
-    claim: Claim
-    evidence: Evidence
-    verdict: str
-    why: str
-
-    @property
-    def measured(self) -> bool:
-        """Whether any result file speaks to the claim."""
-        return not math.isnan(self.evidence.estimate.value)
-
-    @property
-    def difference(self) -> bool:
-        """Whether the number is a difference of accuracies with an interval."""
-        unit, low = KINDS[self.claim.kind].unit, self.evidence.estimate.low
-        return unit == "points" and low is not None
-
-    @property
-    def number(self) -> str:
-        """The estimate with its interval and unit, in words; empty if there is none."""
-        if not self.measured:
-            return ""
-        kind, e = KINDS[self.claim.kind], self.evidence.estimate
-        value, low, high = (
-            "" if x is None else kind.form.format(kind.scale * x) for x in (e.value, e.low, e.high)
-        )
-        interval = f" [{low}, {high}]" if e.low is not None and e.low != e.high else ""
-        return f"{value}{interval} {kind.unit}".rstrip().replace("-", "−")
 
 
 def measure(found: Sequence[Result]) -> list[Row]:
@@ -150,11 +116,14 @@ def _effect(gains: Sequence[Row]) -> str:
         return ""
     estimates = [row.evidence.estimate for row in gains]
     above, below = sum(e.low > 0 for e in estimates), sum(e.high < 0 for e in estimates)
-    enough = sum(e.seeds >= SEEDS for e in estimates)
+    enough, settings = (
+        sum(e.seeds >= SEEDS for e in estimates),
+        figures.plural(len(gains), "setting"),
+    )
     return (
-        f"Distilled student against the baseline (the same student without a teacher), "
-        f"{_plural(len(gains), 'setting')}: the 95 % interval of the difference in test accuracy "
-        f"lies above zero in {above}, below zero in {below}, and includes zero in "
+        "Distilled student against the baseline (the same student without a teacher), "
+        f"{settings}: the 95 % interval of the difference in test accuracy lies above zero in "
+        f"{above}, below zero in {below}, and includes zero in "
         f"{len(gains) - above - below}; {enough} of them with {SEEDS} training runs or more."
     )
 
@@ -190,98 +159,10 @@ def _leaks(table: pd.DataFrame) -> str:
     )
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + "s" * (count != 1)
-
-
-def _networks(teacher: str, student: str) -> str:
-    """Teacher and student in a figure's label, several teachers as their number."""
-    teachers = teacher.split("+")
-    return f"{teacher if len(teachers) == 1 else f'{len(teachers)} teachers'} → {student}"
-
-
-def differences(rows: Sequence[Row]) -> Figure | None:
-    """Every measured difference of accuracy with its interval, by dataset; None without any."""
-    chosen = [row for row in rows if row.difference]
-    if not chosen:
-        return None
-    records = []
-    for row in sorted(chosen, key=lambda row: (row.evidence.dataset, row.claim.id)):
-        found, e = row.evidence, row.evidence.estimate
-        origin = (
-            f"{found.split}, {_networks(found.teacher, found.student)}, n {e.n:,}, "
-            f"{_plural(e.seeds, 'seed')}"
-        )
-        records.append(
-            {
-                "group": pages.short(found.dataset),
-                "label": f"{row.claim.subject} − {row.claim.against}  ({origin})",
-                "difference": e.value,
-                "low": e.low,
-                "high": e.high,
-            }
-        )
-    return plots.forest(pd.DataFrame(records), "Differences that the papers claim, as measured")
-
-
-def effects(found: Sequence[Result]) -> Figure | None:
-    """Distilled − baseline in each setting, by dataset; None without any distillation."""
-    frame = results.headline(results.distillations(found))
-    if frame.empty:
-        return None
-    labels = [
-        f"{row['split']}, {_networks(row['teacher'], row['student'])}, {row['method']}, "
-        f"{_plural(row['seeds'], 'seed')}"
-        for row in frame.to_dict("records")
-    ]
-    return plots.forest(
-        frame.assign(label=labels, group=frame["dataset"].map(pages.short)),
-        "Distilled student minus the same student without a teacher",
-    )
-
-
 def shown(found: Sequence[Result]) -> str:
-    """A digest of the numbers in :func:`effects`. The PNG stores it, so that a test can compare the
-    file with the results whatever version of matplotlib drew it."""
+    """A digest of the numbers in the README's figure. The PNG stores it, so that a test can compare
+    the file with the results whatever version of matplotlib drew it."""
     return files.digest(results.headline(results.distillations(found)).to_csv())
-
-
-def leaks(found: Sequence[Result]) -> Figure | None:
-    """The papers' split minus the group split for each dataset; None without notebook 08."""
-    frame = results.leaks(found)
-    if frame.empty:
-        return None
-    labels = [
-        f"{row['student']}, {row['split']} − group, {_plural(row['seeds'], 'seed')}; "
-        f"{row['copies'] / row['n']:.0%} of test images have a relative"
-        for row in frame.to_dict("records")
-    ]
-    return plots.forest(
-        frame.assign(label=labels, group=frame["dataset"].map(pages.short)),
-        "Effect of the papers' split on measured accuracy",
-        "balanced accuracy",
-    )
-
-
-def heat_maps(found: Sequence[Result]) -> dict[str, Figure]:
-    """Paper B's α × T grids: title → figure for each dataset and split, with the paper's best cell
-    framed."""
-    drawn = {}
-    splits = sorted({result.split for result in results.real(found, "distill")})
-    grids = [claim for claim in CLAIMS if claim.kind == "optimum"]
-    for claim, split in ((claim, split) for claim in grids for split in splits):
-        cells = results.grid(found, claim.dataset, split)
-        if len(cells) > 1:
-            estimates = {cell: pool.accuracy("distilled") for cell, pool in cells.items()}
-            values = pd.Series({cell: e.value for cell, e in estimates.items()}).unstack()
-            pool = next(iter(cells.values()))
-            title = (
-                f"{pages.short(pool.first.title)}, split {split}: distilled student, "
-                f"n {pool.accuracy('distilled').n:,}, seeds {' '.join(map(str, pool.seeds))}"
-            )
-            marked = claim.wanted["alpha"], claim.wanted["temperature"]
-            drawn[title] = plots.accuracy_grid(values, marked, title)
-    return drawn
 
 
 @dataclass(frozen=True)
@@ -310,20 +191,20 @@ def described(rows: Sequence[Row]) -> str:
 def pictures(rows: Sequence[Row], found: Sequence[Result]) -> list[Picture]:
     """The figures of the ledger: differences, effect of the papers' splits, grids of α and T."""
     drawn = []
-    if (figure := differences(rows)) is not None:
+    if (figure := figures.differences(rows)) is not None:
         caption = (
             "Points: mean over seeds. Bars: 95 % intervals, paired over test images and joined "
             "with the spread over seeds where there are several."
         )
         drawn.append(Picture(figure, caption, described(rows)))
-    if (figure := leaks(found)) is not None:
+    if (figure := figures.leaks(found)) is not None:
         caption = (
             "The same student without a teacher under the papers' split and under the split that "
             "keeps copies and patients together. Bars: 95 % intervals over images and seeds; the "
             "two splits test on different images."
         )
         drawn.append(Picture(figure, caption, _leaks(results.leaks(found))))
-    for title, figure in heat_maps(found).items():
+    for title, figure in figures.heat_maps(found).items():
         values = figure.axes[0].collections[0].get_array()
         framed = "The cell that the paper found best is framed."
         alt = f"From {values.min():.1f} to {values.max():.1f} %. {framed}"
@@ -362,7 +243,7 @@ def save(rows: Sequence[Row], folder: Path, found: Sequence[Result] = ()) -> lis
     table = files.write_text(folder / "claims.csv", csv(rows))
     html = files.write_text(folder / "claims.html", page(rows, found))
     saved = [table, html, pages.print_pdf(html, folder / "claims.pdf")]
-    if (figure := effects(found)) is not None:
+    if (figure := figures.effects(found)) is not None:
         saved.append(pages.write_png(folder / readme.FIGURE, figure, shown(found)))
     return [path for path in saved if path]
 
@@ -371,7 +252,9 @@ def refresh(text: str, root: Path = files.ROOT) -> str:
     """A document with its numbers taken again from the result files of a repository, see
     :func:`kdnb.report.readme.refresh`."""
     found = results.load(root / "outputs")
-    return readme.refresh(text, root, summary(measure(found), found), effects(found) is not None)
+    return readme.refresh(
+        text, root, summary(measure(found), found), figures.effects(found) is not None
+    )
 
 
 def write() -> None:

@@ -21,8 +21,8 @@ from bs4 import BeautifulSoup, PageElement, Tag  # nbconvert brings it
 from kdnb import files
 from kdnb.images.catalogue import DATASETS, DatasetSpec
 from kdnb.report import ledger, pages, results
-from kdnb.report.ledger import Row
 from kdnb.report.results import Result
+from kdnb.report.verdicts import Row
 
 
 @dataclass(frozen=True)

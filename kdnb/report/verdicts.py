@@ -3,6 +3,7 @@ its reason. Pure functions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -232,3 +233,36 @@ def judge(claim: Claim, found: Evidence) -> Judged:
         if claim.kind in rule.kinds:
             judged = rule.apply(claim, found, judged)
     return judged
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the ledger: a claim, one piece of evidence, the verdict and its reason."""
+
+    claim: Claim
+    evidence: Evidence
+    verdict: str
+    why: str
+
+    @property
+    def measured(self) -> bool:
+        """Whether any result file speaks to the claim."""
+        return not math.isnan(self.evidence.estimate.value)
+
+    @property
+    def difference(self) -> bool:
+        """Whether the number is a difference of accuracies with an interval."""
+        unit, low = KINDS[self.claim.kind].unit, self.evidence.estimate.low
+        return unit == "points" and low is not None
+
+    @property
+    def number(self) -> str:
+        """The estimate with its interval and unit, in words; empty if there is none."""
+        if not self.measured:
+            return ""
+        kind, e = KINDS[self.claim.kind], self.evidence.estimate
+        value, low, high = (
+            "" if x is None else kind.form.format(kind.scale * x) for x in (e.value, e.low, e.high)
+        )
+        interval = f" [{low}, {high}]" if e.low is not None and e.low != e.high else ""
+        return f"{value}{interval} {kind.unit}".rstrip().replace("-", "−")

@@ -160,19 +160,17 @@ class Pool:
 
     @property
     def options(self) -> str:
-        """The method's own options in words, `` beta 2``; empty if it has none."""
-        given = self.first.config.get("options", {}).items()
-        words = (f"{x:g}" if isinstance(x, float) else str(x) for _, x in given)
-        return "".join(f" {name} {word}" for (name, _), word in zip(given, words, strict=True))
+        """The method's own options in words, ``beta 2``; empty if it has none."""
+        return _words(self.first.config.get("options", {}))
 
     @property
     def setting(self) -> str:
         """The setting in words, networks and data apart."""
         c = self.first.config
         weights = "ImageNet weights" if c["pretrained"] else "random initial weights"
+        recipe = (c["method"], _words({"α": c["alpha"], "T": c["temperature"]}), self.options)
         return (
-            f"{c['method']} α {c['alpha']:g} T {c['temperature']:g}{self.options}, "
-            f"{c['image_size']} px, "
+            f"{' '.join(filter(None, recipe))}, {c['image_size']} px, "
             f"at most {c['teacher_epochs']} + {c['student_epochs']} epochs, {weights}, "
             f"batch statistics of {BATCH_STATISTICS[self.first.training]}{self._best_epochs()}"
         )
@@ -215,6 +213,15 @@ class Pool:
         key = f"distilled_minus_{stored_role(against)}"
         stored = [member.stored["results"][key] for member in self.members]
         return combine([Estimate(d["difference"], d["low"], d["high"], d["n"], 1) for d in stored])
+
+
+def _words(options: dict) -> str:
+    """Options in words, without those that have no value."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return " ".join(
+        f"{name} {value:g}" if isinstance(value, int | float) else f"{name} {value}"
+        for name, value in given.items()
+    )
 
 
 def setting(config: dict) -> dict:
@@ -296,7 +303,7 @@ def distillations(results: Iterable[Result]) -> pd.DataFrame:
                 "split": pool.first.split,
                 "teacher": config["teacher"],
                 "student": config["student"],
-                "method": config["method"] + pool.options,
+                "method": f"{config['method']} {pool.options}".rstrip(),
                 "α": config["alpha"],
                 "T": config["temperature"],
                 "px": config["image_size"],

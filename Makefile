@@ -74,12 +74,15 @@ lock: $(READY)
 	VIRTUAL_ENV=.venv $(BIN)/uv pip compile --quiet --universal --generate-hashes --all-extras --no-header \
 	    pyproject.toml -o requirements.lock
 
-# Parameter cells come from the declarations. The one output that each notebook keeps is its checked cell (tag keep_output).
+# Parameters cells come from the declarations. The one output that each notebook keeps is its checked
+# cell (tag keep_output). JUPYTER_KEYS is what JupyterLab and papermill add to the metadata.
+JUPYTER_KEYS := metadata.papermill cell.metadata.papermill $(addprefix metadata.language_info., \
+    codemirror_mode file_extension mimetype nbconvert_exporter pygments_lexer version)
 format: $(READY)
 	$(BIN)/python -m kdnb.cells
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/nbstripout --keep-count notebooks/*.ipynb
+	$(BIN)/nbstripout --keep-count --keep-id --extra-keys '$(JUPYTER_KEYS)' notebooks/*.ipynb
 
 clean:
 	rm -rf cache logs

@@ -8,7 +8,8 @@ import shlex
 import nbformat
 import pytest
 
-from kdnb import cells, files
+from kdnb import cells, files, parameters
+from kdnb.distillation import METHODS
 from kdnb.study import Study
 
 # former words for concepts that have a standard term
@@ -75,6 +76,14 @@ def test_commands_of_the_documents_name_parameters_that_exist(name):
     assert commands(text)
     for words in commands(text):
         refuse_unknown(words)
+
+
+def test_every_option_in_prose_is_a_parameter():
+    options = {name for method in METHODS.values() for name in parameters.declared(method.Options)}
+    for path in [files.ROOT / "README.md", *cells.notebooks()]:
+        text = "\n".join(markdown(path)) if path.suffix == ".ipynb" else path.read_text()
+        named = set(re.findall(r"-p ([a-z]\w+)", text))
+        assert named <= {*cells.declared(), *options}, path.name
 
 
 @pytest.mark.parametrize("path", cells.notebooks(), ids=lambda path: path.stem)

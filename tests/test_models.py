@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from kdnb import files
+from kdnb import files, models
 from kdnb.explanations import activations
-from kdnb.models import ofa, ofa_checkpoints, weights, zoo
+from kdnb.models import capabilities, ofa, ofa_checkpoints, weights, zoo
 
 # parameters and MACs at 224 px with 1000 classes, as published or measured from the authors' code
 PUBLISHED = {
@@ -267,6 +267,22 @@ def test_position_embeddings_are_interpolated():
     resized = weights.resize_positions({"pos_embed1": ramp, "w": torch.ones(3)}, target)
     assert resized["pos_embed1"].shape == (1, 2, 6, 6) and torch.equal(resized["w"], torch.ones(3))
     assert (resized["pos_embed1"][0, 0, 0].diff() > 0).all()
+
+
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_position_embeddings_of_tokens_are_interpolated_and_class_tokens_kept(prefix):
+    grid = torch.linspace(0, 1, 14).expand(1, 3, 14, 14)
+    tokens = torch.cat([torch.full((1, prefix, 3), 9.0), grid.flatten(2).transpose(1, 2)], 1)
+    target = {"pos_embed": torch.zeros(1, 36 + prefix, 3)}
+    resized = weights.resize_positions({"pos_embed": tokens}, target)["pos_embed"]
+    assert resized.shape == (1, 36 + prefix, 3) and (resized[:, :prefix] == 9).all()
+    assert (resized[0, prefix : prefix + 6, 0].diff() > 0).all()
+
+
+def test_published_weights_that_fit_one_size_only_say_so(home):
+    with pytest.raises(capabilities.Unsuitable, match="weights of levit_128s are for .* 224 px"):
+        models.check("levit_128s", 2, 64, ("pretrained",))
+    models.check("cait_xxs24_224", 2, 64, ("pretrained",))
 
 
 def test_a_checksum_is_checked(home, published):

@@ -9,9 +9,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from kdnb import files
 from kdnb.deployment import onnx_export
+from kdnb.images import pixels
 from kdnb.models import ofa, zoo
 
 CLASSES = ("a", "b", "<c>")
@@ -91,8 +94,9 @@ def test_it_runs_without_this_package(small):
     code = (
         "import sys, json, numpy as np, onnxruntime as ort\n"
         f"s = ort.InferenceSession({str(path)!r}); m = s.get_modelmeta().custom_metadata_map\n"
-        "n = int(m['image_size']); z = s.run(None, {'images': np.zeros((2, 3, n, n), np.float32)})[0]\n"
-        "print(z.shape, json.loads(m['classes'])[2]); assert not {'torch', 'kdnb'} & set(sys.modules)"
+        "n = int(m['image_size']); x = np.zeros((2, 3, n, n), np.float32)\n"
+        "print(s.run(None, {'images': x})[0].shape, json.loads(m['classes'])[2])\n"
+        "assert not {'torch', 'kdnb'} & set(sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=path.parent
@@ -123,6 +127,59 @@ def test_int8_keeps_the_metadata(small, tmp_path):
     assert after == before | {"precision": "int8, calibrated on 4 images"}
     assert before["color"] == "L" and "200 becomes 0 and 3800 becomes 255" in before["input"]
     assert json.loads(before["reading"]) == {"side": SIZE, "color": "L", "low": 200, "high": 3800}
+
+
+def images_of_every_mode(folder):
+    """Image files of each mode that a file can have, some of them turned by EXIF."""
+    rng = np.random.default_rng(0)
+    deep = rng.integers(200, 3800, (40, 50)).astype(np.uint16)
+    deep[0, :5] = 65535  # a burnt-in marker
+    colour = Image.fromarray(rng.integers(0, 256, (40, 50, 4), dtype=np.uint8), "RGBA")
+    made = {
+        "i16.png": Image.fromarray(deep),
+        "i32.tif": Image.fromarray(deep.astype(np.int32)),
+        "float.tif": Image.fromarray(deep.astype(np.float32) / 7),
+        "rgba.png": colour,
+        "la.png": colour.convert("LA"),
+        "palette.png": colour.convert("RGB").quantize(16),
+        "rgb.bmp": colour.convert("RGB"),
+        "grey.png": colour.convert("L"),
+        "bits.png": colour.convert("1"),
+        "cmyk.jpg": colour.convert("CMYK"),
+        "constant.tif": Image.fromarray(np.full((9, 9), 700, np.uint16)),
+    }
+    transparent = made["palette.png"].copy()
+    transparent.info["transparency"] = 3
+    made["see-through.gif"] = transparent
+    for name, image in made.items():
+        image.save(folder / name)
+    for number in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = number
+        colour.convert("RGB").save(folder / f"turned{number}.jpg", exif=exif)
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("color", ["L", "RGB"])
+@pytest.mark.parametrize("limits", [(None, None), (200, 3800)])
+def test_the_recipe_in_the_file_reads_an_image_as_training_did(tmp_path, color, limits):
+    read = pytest.importorskip("kdnb.images.read", reason="images are read by kdnb.images.read")
+    about = onnx_export.Reading(color, *limits).metadata(32)
+    namespace = {}
+    exec(about["recipe"], namespace)  # what a developer does with the file's text
+    for path in images_of_every_mode(tmp_path):
+        found = namespace["read"](path, **json.loads(about["reading"]))
+        trained = pixels.read_image(path, 32, color, rule=read.Rule(*limits))
+        expected = torch.div(torch.from_numpy(trained.copy()), 255.0).expand(3, -1, -1).numpy()
+        assert found.dtype == np.float32 and np.array_equal(found[0], expected), path.name
+
+
+def test_the_recipe_is_the_cell_of_the_notebook():
+    recipe = onnx_export.COLOUR.metadata(32)["recipe"]
+    code = recipe[recipe.index("import numpy") :].strip()
+    cells = json.loads((files.ROOT / "notebooks" / "06_efficiency.ipynb").read_text())["cells"]
+    assert code in ["".join(cell["source"]) for cell in cells]
+    assert "kdnb" not in code
 
 
 def changed(path, out, **metadata):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
+from PIL import Image
 
 from kdnb.data import Dataset
 from kdnb.deployment import efficiency
@@ -26,8 +28,27 @@ def costs(tested: Comparison) -> pd.DataFrame:
 
 def reading(dataset: Dataset) -> Reading:
     """How the image files of a dataset are read, for the metadata of an exported network."""
-    rule = dataset.index.rule
-    return Reading(dataset.color, rule.low, rule.high)
+    rule = getattr(dataset.index, "rule", None)
+    return Reading(dataset.color, *((rule.low, rule.high) if rule else ()))
+
+
+def pictures(dataset: Dataset, count: int) -> tuple[list[int], list[str]]:
+    """Rows and files of about ``count`` test images, the same number of each class.
+
+    Raises ``ValueError`` where Pillow opens none of them, as in a set of DICOM files: those are
+    saved as PNG first.
+    """
+    found = {}
+    for row in dataset.sample("test", count):
+        path = dataset.index.root / dataset.table["path"].iloc[row]
+        with contextlib.suppress(OSError), Image.open(path):
+            found[int(row)] = str(path)
+    if not found:
+        raise ValueError(
+            f"{dataset.title}: Pillow opens none of these files. Save them as PNG (16-bit where "
+            "they have more than 8 bits) to use the exported network without this package"
+        )
+    return list(found), list(found.values())
 
 
 def measure(

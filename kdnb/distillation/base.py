@@ -329,7 +329,9 @@ def see(model: Classifier, images: Tensor, taps: int = 0) -> Seen:
 
     def keep(layer):
         # a copy, because a later layer may write into its input
-        return lambda module, given, output: maps.update({layer: model.cam_reshape(output, layer).clone()})
+        return lambda module, given, output: maps.update(
+            {layer: model.cam_reshape(output, layer).clone()}
+        )
 
     hooks = [model.network.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
     try:

@@ -1,7 +1,7 @@
 """What a network can do at an image size, tried before anything is trained.
 
-Each wing adds the capability that it needs: ``train`` stands here, ``explain`` is registered by
-:mod:`kdnb.explanations`, ``export`` by :mod:`kdnb.deployment.onnx_export`.
+Each wing adds the capability that it needs: ``train`` and ``pretrained`` stand here, ``explain`` is
+registered by :mod:`kdnb.explanations`, ``export`` by :mod:`kdnb.deployment.onnx_export`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
+import timm
 import torch
 
 from kdnb import files
-from kdnb.models import zoo
+from kdnb.models import weights, zoo
 from kdnb.models.zoo import Classifier
 
 _WINGS = {"explain": "kdnb.explanations", "export": "kdnb.deployment.onnx_export"}
@@ -47,7 +48,9 @@ def register(name: str, done: str) -> Callable:
 
 
 def check(name: str, num_classes: int, image_size: int, needs: Sequence[str] = ("train",)) -> None:
-    """Try, in seconds, what a study will need of a network: ``train``, ``explain``, ``export``.
+    """Try, in seconds, what a study will need of a network.
+
+    ``train``, ``pretrained`` (published weights fit this size), ``explain`` and ``export``.
 
     One training step, one map, one export of fresh weights; the answer is kept in the cache folder.
     Raises ``UnknownName``, :class:`kdnb.models.zoo.BadSize` and :class:`Unsuitable`.
@@ -98,3 +101,23 @@ def _train(model: Classifier) -> None:
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if not gradients or not all(torch.isfinite(gradient).all() for gradient in gradients):
         raise ValueError("the gradients of one training step are missing or not finite")
+
+
+@register("pretrained", "started from published weights")
+def _start_from_published(model: Classifier) -> None:
+    """Compare shapes, without weights; raises :class:`kdnb.models.weights.FixedSize`."""
+    entry = model.entry
+    if entry.timm_name is None and entry.load is None:
+        raise ValueError("no weights are published")
+    if entry.timm_name is None:
+        return
+    config = timm.get_pretrained_cfg(entry.timm_name)
+    if config is None or not config.has_weights:
+        raise ValueError("no weights are published")
+    with torch.device("meta"):
+        native = timm.create_model(entry.timm_name, num_classes=model.num_classes)
+    if hasattr(native, "set_input_size"):
+        return
+    target = model.network.state_dict()
+    resized = weights.resize_positions(native.state_dict(), target)
+    weights.fits(entry.timm_name, resized, target, model.image_size)

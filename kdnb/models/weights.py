@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from kdnb import files
@@ -18,6 +20,10 @@ from kdnb import files
 class PretrainedMissing(files.UserError, FileNotFoundError):
     """Pretrained weights are not on this machine; the message gives their address and the path
     where to put them."""
+
+
+class FixedSize(files.UserError, ValueError):
+    """Published weights that cannot be fitted to an image size; the message names theirs."""
 
 
 def timm_network(
@@ -31,8 +37,8 @@ def timm_network(
     """A timm network with its published ImageNet weights and a new classifier, at ``image_size``
     pixels.
 
-    ``build(num_classes, image_size)`` makes the bare one where its tables of positions must be
-    interpolated. Raises :class:`PretrainedMissing`.
+    ``build(num_classes, image_size)`` makes the bare network where position embeddings must be
+    interpolated. Raises :class:`PretrainedMissing` and :class:`FixedSize`.
     """
     config = timm.get_pretrained_cfg(timm_name)
     url = config.url or f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
@@ -47,9 +53,9 @@ def timm_network(
         native.set_input_size(img_size=image_size)
         return native
     network = build(num_classes, image_size)
-    network.load_state_dict(
-        resize_positions(native.state_dict(), network.state_dict()), strict=True
-    )
+    resized = resize_positions(native.state_dict(), network.state_dict())
+    fits(timm_name, resized, network.state_dict(), image_size)
+    network.load_state_dict(resized, strict=True)
     return network
 
 
@@ -61,16 +67,41 @@ def _timm_names(network: nn.Module, state: dict) -> dict:
 
 
 def resize_positions(state: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Interpolate position embeddings ``(1, C, h, w)`` (Visformer) to the target's grid; other
-    tensors stay."""
-    return {
-        key: F.interpolate(
-            value, target[key].shape[-2:], mode="bicubic", align_corners=False, antialias=False
-        )
-        if value.ndim == 4 and "pos_embed" in key and value.shape != target[key].shape
-        else value
+    """Interpolate position embeddings, maps ``(1, C, h, w)`` and tokens ``(1, T, C)``, to the
+    target's grid; other tensors stay."""
+    changed = [
+        key
         for key, value in state.items()
-    }
+        if "pos_embed" in key and key in target and value.shape != target[key].shape
+    ]
+    return state | {key: _interpolated(state[key], target[key]) for key in changed}
+
+
+def _interpolated(value: Tensor, like: Tensor) -> Tensor:
+    if value.ndim == like.ndim == 4:
+        return F.interpolate(
+            value, like.shape[-2:], mode="bicubic", align_corners=False, antialias=False
+        )
+    if value.ndim == like.ndim == 3:
+        for prefix in (0, 1, 2):  # class tokens have no place in the image
+            sides = [math.isqrt(len(one[0]) - prefix) for one in (value, like)]
+            if [side**2 + prefix for side in sides] == [value.shape[1], like.shape[1]]:
+                return resample_abs_pos_embed(
+                    value, [sides[1]] * 2, [sides[0]] * 2, num_prefix_tokens=prefix
+                )
+    return value
+
+
+def fits(name: str, state: dict[str, Tensor], target: dict[str, Tensor], image_size: int) -> None:
+    """Raise :class:`FixedSize` where tensors of ``state`` have another shape than in ``target``."""
+    other = [key for key, value in target.items() if state[key].shape != value.shape]
+    if other:
+        native = (timm.get_pretrained_cfg(name).input_size or (3, 224))[-1]
+        raise FixedSize(
+            f"the published weights of {name} are for images of {native} px and cannot be fitted "
+            f"to {image_size} px ({len(other)} tensors, {other[0]} for one): -p image_size "
+            f"{native}, or random weights with -p pretrained False"
+        )
 
 
 def read(name: str, url: str, sha256: str | None = None) -> dict[str, Tensor]:

@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from kdnb import checks, files
-from kdnb.images import downloads, index, pixels, splits
+from kdnb.images import downloads, index, pixels, read, splits
 from kdnb.images.catalogue import DATASETS, DatasetSpec
 from kdnb.images.downloads import DatasetMissing as DatasetMissing
+from kdnb.images.scan import ReadingError as ReadingError
 from kdnb.images.pixels import Augment, Pixels
 from kdnb.images.source import Source
 from kdnb.leakage import detector, patients, relatives
@@ -53,7 +54,7 @@ class Dataset:
         """``L`` or ``RGB``: what the pixel cache stores."""
         if self.spec.color != "auto":
             return self.spec.color
-        return "L" if self.table["mode"].isin(["L", "1", "LA", "I", "I;16", "F"]).all() else "RGB"
+        return "L" if self.table["mode"].isin(read.GREY).all() else "RGB"
 
     @cached_property
     def checksum(self) -> str:
@@ -151,7 +152,15 @@ class Dataset:
         if split is not None:
             files.lookup(split, splits.PARTS, "split")
         mode = self.color if files.lookup(column, ("path", *MASKS), "column") == "path" else "L"
-        array = pixels.cache(self.index.root, self.table, image_size, mode, self.spec.slug, column)
+        array = pixels.cache(
+            self.index.root,
+            self.table,
+            image_size,
+            mode,
+            self.spec.slug,
+            column,
+            self.index.rule,
+        )
         rows = None if split is None else np.flatnonzero(self.table["split"] == split)
         return Pixels(array, self.labels, rows)
 
@@ -232,7 +241,7 @@ def load(
     checks.within(1, math.inf, per_class=per_class)
     spec = describe(name)
     root = downloads.locate(spec, data_root, download)
-    found = index.build(spec, root)
+    found = index.build(spec, root, source)
     copies = _copies(spec, found, split)
     table = found.table
     if copies:

@@ -13,7 +13,7 @@ from conftest import number_of
 from PIL import Image
 
 from kdnb import data
-from kdnb.images import pixels
+from kdnb.images import read
 
 SIDE = 24
 
@@ -236,7 +236,7 @@ def test_every_broken_file_is_named_and_none_is_used(corpus):
         if name in used:
             # a cut that took only trailing bytes no pixel needs: then every pixel must be there
             image = np.asarray(
-                pixels.decode(corpus.index.root / "train" / "a" / name).convert("L"), float
+                read.decode(corpus.index.root / "train" / "a" / name).convert("L"), float
             )
             whole = np.asarray(scene(7, 64), float)
             assert image.shape == whole.shape and np.abs(image - whole).mean() < 6, (
@@ -271,7 +271,7 @@ def test_odd_files_are_read_as_they_look(corpus, name):
     kept = corpus.index.problems
     if rows.empty:  # byte-identical twins are settled into one row, by name
         assert kept["path"].str.endswith("/" + name).any(), f"{name} vanished"
-    found = np.asarray(pixels.decode(corpus.index.root / "train" / "a" / name).convert("L"), float)
+    found = np.asarray(read.decode(corpus.index.root / "train" / "a" / name).convert("L"), float)
     assert found.shape == wanted.shape and np.abs(found - wanted).mean() < 6
     if len(rows):
         assert (rows["width"].iloc[0], rows["height"].iloc[0]) == wanted.shape[::-1]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from kdnb import data, files
 from kdnb.explanations import cache, registry
-from kdnb.images import index, pixels
+from kdnb.images import index, pixels, read
 from kdnb.leakage import detector, fingerprints
 from kdnb.models import zoo
 from kdnb.study import Study
@@ -168,7 +168,7 @@ def test_a_search_for_duplicates_resumes(folder, home, monkeypatch, child):
         )
         killed.join()
         assert killed.exitcode == -signal.SIGKILL
-    monkeypatch.setattr(pixels, "decode", _counted(pixels.decode, calls))
+    monkeypatch.setattr(read, "decode", _counted(read.decode, calls))
     pd.testing.assert_frame_equal(detector.find(found, "mine").links, wanted, check_dtype=False)
     assert not calls, "fingerprints were computed again"
     assert not list((home / "cache" / "leakage").glob("*/part-*"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kdnb.images import index, pixels
+from kdnb.images import pixels, read
 from kdnb.models.zoo import Classifier
 
 
@@ -17,12 +17,12 @@ def read_image(path: str | Path, model: Classifier) -> Tensor:
 
     Raises ``ValueError`` for a file that is no whole image of a supported format.
     """
-    fact = index.inspect(Path(path))
+    fact = read.inspect(Path(path))
     if isinstance(fact, tuple):  # a file that no dataset would use is not explained either
         raise ValueError(
-            f"{Path(path).absolute()} cannot be explained: {', '.join(fact)}. Give a whole PNG, "
-            f"JPEG, TIFF, BMP, GIF, PGM or WebP of at most {index.LARGEST:,} pixels; save other "
-            "formats, such as DICOM, as PNG first"
+            f"{Path(path).absolute()} cannot be explained: {', '.join(fact)}. Give a whole image "
+            f"of a format that 01_data_prep reads (PNG, JPEG, TIFF, DICOM, …), with at most "
+            f"{read.LARGEST:,} pixels"
         )
     array = pixels.read_image(Path(path), model.image_size, "RGB")
     return torch.from_numpy(array.copy())[None].float() / 255

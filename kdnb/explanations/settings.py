@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdnb.images import index
+from kdnb.images import read
 from kdnb.parameters import BadParameter, Parameters, parameter
 
 
@@ -16,7 +16,7 @@ def readable(path: str) -> None:
             f"image: there is no file {Path(path).absolute()}; give the path of an "
             "image, relative to the notebook's folder or from the root on"
         )
-    fact = index.inspect(Path(path))
+    fact = read.inspect(Path(path))
     if isinstance(fact, tuple):
         raise BadParameter(f"image {path} cannot be read: {', '.join(fact)}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,46 +14,48 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from kdnb import files
+from kdnb.images import read
+from kdnb.images.read import Rule
 
 STEP = 1000  # images after which a growing cache notes how far it is
-
-
-def decode(path: Path) -> Image.Image:
-    """One image in memory, upright, with 8 bits a channel and no transparency; the first frame of
-    an animation."""
-    with Image.open(path) as image:
-        ImageOps.exif_transpose(
-            image, in_place=True
-        )  # cameras store pictures as the sensor lay, and say how to turn them
-        if (
-            image.mode.startswith("I") or image.mode == "F"
-        ):  # 16- and 32-bit scans: Pillow would clip, not scale
-            values = np.asarray(image, dtype=np.float32)
-            low, high = values.min(), values.max()
-            return Image.fromarray(np.uint8((values - low) * (255 / max(high - low, 1e-6))))
-        if image.mode == "P" or "A" in image.mode:
-            image = image.convert("RGBA")
-            return Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-        image.load()
-        return image
+MASKS_ARE = "0 or 255"  # part of the name of a cache of masks
 
 
 def read_image(
-    path: Path, image_size: int, mode: str, resample: int = Image.Resampling.BILINEAR
+    path: Path,
+    image_size: int,
+    mode: str,
+    resample: int = Image.Resampling.BILINEAR,
+    rule: Rule = Rule(),
 ) -> np.ndarray:
     """One image as uint8 ``(C, image_size, image_size)``, stretched to a square; C is 1 for mode
-    ``L``, 3 for ``RGB``."""
-    array = np.asarray(decode(path).convert(mode).resize((image_size, image_size), resample))
+    ``L``, 3 for ``RGB``. ``rule`` makes 8 bits of deeper images."""
+    image = read.decode(path, rule).convert(mode).resize((image_size, image_size), resample)
+    array = np.asarray(image)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
+def read_mask(root: Path, names: str, image_size: int) -> np.ndarray:
+    """The mask of one image, 0 or 255, uint8 ``(1, image_size, image_size)``; several files of one
+    mask (``a.png|b.png``) are joined."""
+    size = (image_size, image_size)
+    parts = [read.decode_mask(root / name) for name in names.split(read.SEVERAL)]
+    return np.max([part.resize(size, Image.Resampling.NEAREST) for part in parts], axis=0)[None]
+
+
 def cache(
-    root: Path, table: pd.DataFrame, image_size: int, mode: str, name: str, column: str = "path"
+    root: Path,
+    table: pd.DataFrame,
+    image_size: int,
+    mode: str,
+    name: str,
+    column: str = "path",
+    rule: Rule = Rule(),
 ) -> np.ndarray:
     """Pixels of all rows as a memory-mapped uint8 array ``(N, C, image_size, image_size)``, built
     once.
@@ -64,12 +66,22 @@ def cache(
     one are zero. The pages belong to the system's page cache, not to this process.
     """
     held = table["sha256" if column == "path" else f"{column}_sha256"]
-    key = files.digest([table[column].tolist(), held.tolist(), column])
+    how = [MASKS_ARE] if column != "path" else []
+    if column == "path" and table["mode"].isin(read.DEEP).any():
+        how = [rule.sentence]
+    key = files.digest([table[column].tolist(), held.tolist(), column, *how])
     path = files.cache_dir() / "pixels" / f"{name}-{column}-{image_size}-{mode}-{key}.npy"
     with files.lock(path):
         if not path.exists():
             shape = (len(table), 1 if mode == "L" else 3, image_size, image_size)
-            _fill(path, shape, root, table[column].tolist(), mode, name, nearest=column != "path")
+
+            def put(row):
+                if column == "path":
+                    path = root / table["path"].iloc[row]
+                    return read_image(path, image_size, mode, Image.Resampling.BILINEAR, rule)
+                return read_mask(root, table[column].iloc[row], image_size)
+
+            _fill(path, shape, table[column].tolist(), name, put)
     # copy-on-write: torch wants a writable buffer, the file must not change
     return np.load(path, mmap_mode="c", allow_pickle=False)
 
@@ -77,11 +89,9 @@ def cache(
 def _fill(
     path: Path,
     shape: tuple[int, ...],
-    root: Path,
     names: list[str],
-    mode: str,
     title: str,
-    nearest: bool,
+    look: Callable[[int], np.ndarray],
 ) -> None:
     part, progress = path.with_suffix(".part"), path.with_suffix(".progress")
     with files.told_when_full(path):
@@ -95,11 +105,10 @@ def _fill(
             files.write_json(progress, {"done": 0})
         else:
             array = np.lib.format.open_memmap(part, mode="r+")
-        resample = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
 
         def put(row):
             if names[row]:
-                array[row] = read_image(root / names[row], shape[-1], mode, resample)
+                array[row] = look(row)
 
         rows = range(files.read_json(progress)["done"], shape[0])
         bar = tqdm(

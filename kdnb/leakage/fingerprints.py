@@ -17,7 +17,7 @@ from scipy.fft import dct
 from tqdm.auto import tqdm
 
 from kdnb import files
-from kdnb.images import pixels
+from kdnb.images import read
 
 PART = 500  # images, or pairs of them, after which a finished part is kept
 THUMB = 96  # pixels a side of what is kept of an image
@@ -48,7 +48,7 @@ def compute(
 
     Paths are relative to ``root``. Finished parts are kept in ``folder`` when it is given.
     """
-    grey = table["mode"].isin(["L", "1", "LA", "I", "I;16", "F"]).all()
+    grey = table["mode"].isin(read.GREY).all()
 
     paths, whole = table["path"].tolist(), {}
     bar = tqdm(
@@ -84,7 +84,7 @@ def compute(
 
 def _look(path: Path, grey: bool) -> dict[str, str | np.ndarray]:
     """The fingerprint of one image, by the names of :class:`Fingerprints`."""
-    image = pixels.decode(path).convert("RGB")
+    image = read.decode(path).convert("RGB")
     whole = np.asarray(image)
     shades, colours = image.convert("L"), np.zeros(0, np.float32)
     if not grey:

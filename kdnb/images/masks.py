@@ -1,0 +1,178 @@
+"""Masks: which file is a mask of which image, and what is odd about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from kdnb.images import read, scan
+from kdnb.images.scan import Place
+
+KINDS = ("mask", "organ_mask")  # lesion, organ
+# x_mask.png, x_mask_1.png, x-lung-mask.png, x_segmentation.png, x_seg.nii.gz, x_gt.png, "x (mask)"
+BESIDE = re.compile(
+    r"(?P<image>.+?)[ _.\-(]+(?:masks?|segmentations?|seg|gt|ground[ _-]?truth|annotations?)\)?"
+    r"(?:[ _.-]?\(?(?P<number>\d+)\)?)?",
+    re.IGNORECASE,
+)
+MOST = 0.5  # a lesion that covers more of the image than this may be drawn inverted
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Images, their masks by kind (several files an image where a mask is drawn in parts), and
+    problems as (path, problem, detail)."""
+
+    images: list[Place]
+    masks: dict[str, dict[str, list[str]]]
+    problems: list[tuple[str, str, str]]
+
+
+def pair(found: Sequence[Place], outer: bool = True) -> Pairing:
+    """Tell images from masks, and give each mask to its image.
+
+    A mask belongs to the image with the same split, the same folders (those of masks and of
+    pictures aside) and the same name (``_mask`` and the like aside), and to no other. ``outer``
+    allows the tree of masks to lack the folders that all images share.
+    """
+    images, drawn = [], []
+    stems = {_key(place, read.stem(place.path)) for place in found if place.kind == "image"}
+    for place in found:
+        match = BESIDE.fullmatch(read.stem(place.path)) if place.kind == "image" else None
+        kind = _kind(match["image"]) if match else ""
+        known = match and any(_key(place, name) in stems for name in _owners(match["image"]))
+        if place.kind != "image":
+            drawn.append(place)
+        # without a number it is a mask even if its image is missing
+        elif match and kind and (known or not match["number"]):
+            drawn.append(dataclasses.replace(place, kind=kind))
+        else:
+            images.append(place)
+    return _joined(images, drawn, outer)
+
+
+def _kind(before: str) -> str:
+    """The kind of mask by the words before ``mask`` in a file name; none for ``with_mask``."""
+    said = set(scan.words(before)[-1:])
+    if said & scan.NEGATIONS:
+        return ""
+    return "organ_mask" if said & scan.ORGAN else "mask"
+
+
+def _owners(before: str) -> list[str]:
+    """Names that the image of a mask may have: ``a_lung`` of ``a_lung_mask``, then ``a``."""
+    said = scan.words(before)[-1:]
+    shorter = re.sub(r"[ _.\-(]+[^\W\d_]+$", "", before)
+    also = set(said) & (scan.ORGAN | scan.LESION) and shorter and shorter != before
+    return [before, shorter] if also else [before]
+
+
+def _key(place: Place, stem: str, skip: int = 0) -> tuple:
+    return place.split, place.folds, place.levels[skip:], stem.casefold()
+
+
+def _joined(images: list[Place], drawn: list[Place], outer: bool) -> Pairing:
+    shared = len(scan.without_outer(images)[0]) if outer and images else 0
+    known: dict[tuple, list[Place]] = defaultdict(list)
+    for place in images:
+        known[_key(place, read.stem(place.path), shared)].append(place)
+    front = images[0].levels[:shared] if images else ()
+    masks: dict[str, dict[str, list[str]]] = {kind: defaultdict(list) for kind in KINDS}
+    problems = []
+    for place in drawn:
+        skip = shared if place.levels[:shared] == front else 0
+        stem = read.stem(place.path)
+        match = BESIDE.fullmatch(stem)
+        names = [stem, *_owners(match["image"])] if match else [stem]
+        at = [known.get(_key(place, name, skip), []) for name in names]
+        owners = next((some for some in at if some), [])
+        if len(owners) == 1:
+            masks[place.kind][owners[0].path].append(place.path)
+        else:
+            problems.append(_orphan(place, owners, images))
+    return Pairing(images, masks, problems)
+
+
+def _orphan(place: Place, owners: list[Place], images: list[Place]) -> tuple[str, str, str]:
+    if owners:
+        names = ", ".join(one.path for one in owners[:3])
+        return place.path, "mask of several images", f"fits {names}: name it in a table (-p labels)"
+    return (
+        place.path,
+        "mask without an image",
+        "no image with its name in the same folders: name it in a table (-p labels, column mask)",
+    )
+
+
+def usable(
+    masks: dict[str, dict[str, list[str]]], facts: dict[str, dict | tuple]
+) -> tuple[dict[str, dict[str, list[str]]], list[tuple[str, str, str]]]:
+    """Masks that can be read and fit their image, and problems for the others.
+
+    ``facts`` are of every file as :func:`kdnb.images.read.inspect` gives them.
+    """
+    kept: dict[str, dict[str, list[str]]] = {kind: {} for kind in KINDS}
+    problems = []
+    for kind, owners in masks.items():
+        for image, names in owners.items():
+            whole = facts.get(image)
+            for name in names:
+                fact = facts[name]
+                if isinstance(fact, tuple):
+                    problems.append((name, f"bad mask: {fact[0]}", fact[1]))
+                elif not isinstance(whole, dict):
+                    problems.append((name, "mask without an image", f"{image} cannot be used"))
+                elif problem := _misfit(whole, fact):
+                    problems.append((name, *problem))
+                    if problem[0].startswith("mask of another size"):
+                        kept[kind].setdefault(image, []).append(name)
+                else:
+                    kept[kind].setdefault(image, []).append(name)
+    return kept, problems
+
+
+def _misfit(image: dict, mask: dict) -> tuple[str, str] | None:
+    """(problem, detail) where a mask's size is not that of its image."""
+    size, other = (image["width"], image["height"]), (mask["width"], mask["height"])
+    if image["frames"] != mask["frames"]:
+        return (
+            "mask of another shape",
+            f"{mask['frames'] or 1} slices, its image {image['frames'] or 1}",
+        )
+    if size == other:
+        return None
+    told = f"{other[0]}×{other[1]}, its image {size[0]}×{size[1]}"
+    if abs(size[0] * other[1] - size[1] * other[0]) > 0.02 * size[0] * other[1]:
+        return "mask of another shape", f"{told}: the image is used without it"
+    return "mask of another size", f"{told}: stretched to the image"
+
+
+def odd(
+    table: pd.DataFrame, covered: dict[str, float]
+) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """Lesion masks that are empty, full, or cover more than half of the image: problems for the few
+    in a class, a note where most of the class is so.
+
+    ``table`` has the columns label and mask, ``covered`` the share of foreground by mask path.
+    """
+    problems, notes = [], []
+    drawn = table[table["mask"] != ""]
+    share = drawn["mask"].map(lambda names: max(covered[n] for n in names.split(read.SEVERAL)))
+    kinds = {
+        "empty mask": (share == 0, "no pixel is marked"),
+        "full mask": (share == 1, "every pixel is marked"),
+        "more than half is lesion": ((share > MOST) & (share < 1), "drawn inverted?"),
+    }
+    for problem, (wrong, detail) in kinds.items():
+        for label, some in drawn.groupby("label", sort=False):
+            here = some[wrong[some.index]]
+            if 2 * len(here) > len(some):
+                notes.append(f"{label}: {len(here):,} of {len(some):,} masks: {problem} ({detail})")
+            else:
+                problems += [(name, problem, detail) for name in here["mask"]]
+    return problems, notes

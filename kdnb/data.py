@@ -17,8 +17,8 @@ from kdnb import checks, files
 from kdnb.images import downloads, index, pixels, read, splits
 from kdnb.images.catalogue import DATASETS, DatasetSpec
 from kdnb.images.downloads import DatasetMissing as DatasetMissing
-from kdnb.images.scan import ReadingError as ReadingError
 from kdnb.images.pixels import Augment, Pixels
+from kdnb.images.scan import ReadingError as ReadingError
 from kdnb.images.source import Source
 from kdnb.leakage import detector, patients, relatives
 from kdnb.leakage.relatives import Finding, Patients

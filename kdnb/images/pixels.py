@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from kdnb import files
 from kdnb.images import read
-from kdnb.images.read import Rule
+from kdnb.images.read import PER_IMAGE, Rule
 
 STEP = 1000  # images after which a growing cache notes how far it is
 MASKS_ARE = "0 or 255"  # part of the name of a cache of masks
@@ -31,7 +31,7 @@ def read_image(
     image_size: int,
     mode: str,
     resample: int = Image.Resampling.BILINEAR,
-    rule: Rule = Rule(),
+    rule: Rule = PER_IMAGE,
 ) -> np.ndarray:
     """One image as uint8 ``(C, image_size, image_size)``, stretched to a square; C is 1 for mode
     ``L``, 3 for ``RGB``. ``rule`` makes 8 bits of deeper images."""
@@ -55,7 +55,7 @@ def cache(
     mode: str,
     name: str,
     column: str = "path",
-    rule: Rule = Rule(),
+    rule: Rule = PER_IMAGE,
 ) -> np.ndarray:
     """Pixels of all rows as a memory-mapped uint8 array ``(N, C, image_size, image_size)``, built
     once.

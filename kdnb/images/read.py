@@ -85,6 +85,9 @@ class Rule:
         return f"16-bit and float images: each scaled {first}{own}, linear, clipped outside"
 
 
+PER_IMAGE = Rule()
+
+
 def limits(values: np.ndarray) -> tuple[float, float]:
     """1st and 99th percentile of values that are neither the lowest nor the highest.
 
@@ -103,7 +106,7 @@ def limits(values: np.ndarray) -> tuple[float, float]:
 
 
 def to_uint8(
-    values: np.ndarray, rule: Rule = Rule(), window: tuple[float, float] | None = None
+    values: np.ndarray, rule: Rule = PER_IMAGE, window: tuple[float, float] | None = None
 ) -> np.ndarray:
     """Deep values of any shape as uint8 of that shape, by a rule.
 
@@ -133,7 +136,7 @@ def rule_of(source: Source, samples: list[np.ndarray]) -> Rule:
 # --- decoding ------------------------------------------------------------------------------------
 
 
-def decode(path: Path, rule: Rule = Rule()) -> Image.Image:
+def decode(path: Path, rule: Rule = PER_IMAGE) -> Image.Image:
     """One image in memory, upright, with 8 bits a channel and no transparency.
 
     ``path`` may end in ``#<frame>``. The first frame of an animation or of a TIFF stack is read.

@@ -25,17 +25,79 @@ SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing", "tst", "ts", "holdout"), "test"),
 }
 FOLDS = {"fold", "folds", "cv", "kfold"}
-FILLER = set("set sets data dataset datasets folder split part sample samples case cases".split())
-PICTURES = set("image images img imgs picture pictures photo photos pics".split())
-FORMATS = set("png jpg jpeg tif tiff bmp dicom dcm nifti nii original originals".split())
-MASK_WORDS = set("mask masks groundtruth groundtruths gt gts annotation annotations".split())
-SEGMENTATIONS = set("segmentation segmentations seg segs".split())
-LESION = set(
-    "lesion lesions infection infections tumor tumors tumour tumours polyp polyps nodule nodules "
-    "mass masses binary".split()
+FILLER = set(
+    [
+        "set",
+        "sets",
+        "data",
+        "dataset",
+        "datasets",
+        "folder",
+        "split",
+        "part",
+        "sample",
+        "samples",
+        "case",
+        "cases",
+    ]
 )
-ORGAN = set("lung lungs organ organs tissue retina brain breast skull heart body fov".split())
-NEGATIONS = set("no non not with without wearing un".split())
+PICTURES = set(["image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "pics"])
+FORMATS = set(
+    [
+        "png",
+        "jpg",
+        "jpeg",
+        "tif",
+        "tiff",
+        "bmp",
+        "dicom",
+        "dcm",
+        "nifti",
+        "nii",
+        "original",
+        "originals",
+    ]
+)
+MASK_WORDS = set(
+    ["mask", "masks", "groundtruth", "groundtruths", "gt", "gts", "annotation", "annotations"]
+)
+SEGMENTATIONS = set(["segmentation", "segmentations", "seg", "segs"])
+LESION = set(
+    [
+        "lesion",
+        "lesions",
+        "infection",
+        "infections",
+        "tumor",
+        "tumors",
+        "tumour",
+        "tumours",
+        "polyp",
+        "polyps",
+        "nodule",
+        "nodules",
+        "mass",
+        "masses",
+        "binary",
+    ]
+)
+ORGAN = set(
+    [
+        "lung",
+        "lungs",
+        "organ",
+        "organs",
+        "tissue",
+        "retina",
+        "brain",
+        "breast",
+        "skull",
+        "heart",
+        "body",
+        "fov",
+    ]
+)
+NEGATIONS = set(["no", "non", "not", "with", "without", "wearing", "un"])
 PATIENTS = re.compile(
     r"(patient|pat|pt|subject|subj|sub|person|case|id|pid|p|s|sample|lesion|study|series|scan|exam|"
     r"volunteer|slide|wsi|animal|mouse|visit|session|ses)[ _.-]*\d+.*",

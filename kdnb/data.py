@@ -299,10 +299,12 @@ def _with_patients(
 
 def _stated_by(spec: DatasetSpec, source: Source) -> str:
     """What the patients of a table were read from, in words that follow "patients"."""
-    if source.patient_pattern:
-        return f"by {_quoted([source.patient_pattern])}"
+    if source.pattern:
+        return f"by {_quoted([source.pattern])}"
     if source.labels:
         return f"from {Path(source.labels).name}"
+    if spec.own:
+        return "from folders, a table or file headers; see the reading of the files"
     return f"by {_quoted([pattern for pattern, _ in spec.groups])}" if spec.groups else ""
 
 

@@ -536,8 +536,8 @@ class _Reader:
                 if match := re.search(pattern, last, flags=re.IGNORECASE):
                     told.setdefault(name, text.format(*match.groups()))
                     break
-        if self.spec.classes and self.how.patient_pattern:
-            told |= scan.by_pattern(places, self.how.patient_pattern)
+        if self.spec.classes and self.how.pattern:
+            told |= scan.by_pattern(places, self.how.pattern)
         good = {name: fact for name, fact in self.facts.items() if isinstance(fact, dict)}
         known = {name: good[name]["patient"] for name in places if name in good}
         if len({*known.values()} - {""}) > 1:

@@ -589,12 +589,12 @@ def patients_of(
 ) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """The patient of each image: by a pattern, by a level that was named, or by the first that
     looks like patients; and a sentence on it. Raises :class:`ReadingError`."""
-    if source.patient_pattern is not None:
-        found = by_pattern([place.path for place in kept], source.patient_pattern)
+    if source.pattern is not None:
+        found = by_pattern([place.path for place in kept], source.pattern)
         return found, [
             (
                 "patients",
-                f"by {source.patient_pattern}: {len(set(found.values())):,} in {len(found):,} of "
+                f"by {source.pattern}: {len(set(found.values())):,} in {len(found):,} of "
                 f"{len(kept):,} images",
             )
         ]

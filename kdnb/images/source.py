@@ -61,6 +61,11 @@ class Source(Parameters):
         if self.patient_pattern not in (None, NO_PATTERN):
             _compiled(self.patient_pattern)
 
+    @property
+    def pattern(self) -> str | None:
+        """The pattern of patients, where one was given that is to be used."""
+        return None if self.patient_pattern == NO_PATTERN else self.patient_pattern
+
 
 def _compiled(pattern: str) -> re.Pattern:
     try:

@@ -318,16 +318,18 @@ def describe(name: str) -> DatasetSpec:
         return DATASETS[files.lookup(name, [*DATASETS, "medmnist:<name>"], "dataset")]
     from medmnist import INFO  # imported here: it takes seconds and few runs need it
 
-    known = {
-        key: info
-        for key, info in INFO.items()
-        if "3d" not in key and info["task"] != "multi-label, binary-class"
-    }
+    known = {}
+    for key, info in INFO.items():
+        if "3d" not in key and info["task"] != "multi-label, binary-class":
+            sizes = [f"_{size}" for size in (64, 128, 224) if f"url_{size}" in info]
+            known |= {key + size: info for size in ("", *sizes)}
     flag = files.lookup(
         name.removeprefix("medmnist:"), sorted(known), "single-label 2-D MedMNIST set"
     )
     info = known[flag]
     titles = [_short(text) for text in info["label"].values()]
+    if len(set(titles)) < len(titles):
+        raise ValueError(f"{name}: two of its classes have one name")
     return DatasetSpec(
         name=name,
         title=info["python_class"],
@@ -336,7 +338,7 @@ def describe(name: str) -> DatasetSpec:
         classes={title: () for title in titles},
         citation="Yang et al. (2023), MedMNIST v2, Scientific Data 10:41, "
         "doi:10.1038/s41597-022-01721-8",
-        source=info["url"],
+        source=info["url" + flag[flag.index("_") :] if "_" in flag else "url"],
         layout=f"medmnist/{flag}.npz",
         official_split="train / val / test",
         group_key="not stated",

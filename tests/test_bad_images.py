@@ -75,8 +75,9 @@ def good() -> dict[str, tuple[bytes, np.ndarray]]:
         upright, raw = turned(orientation)
         found[f"exif{orientation}.jpg"] = raw, np.asarray(upright)
     wide = Image.fromarray(grey.astype(np.uint16) * 200 + 1000)
-    low, high = int(grey.min()), int(grey.max())
-    stretched = (grey.astype(float) - low) * 255 / (high - low)
+    inside = grey[(grey > grey.min()) & (grey < grey.max())]
+    low, high = np.percentile(inside, (1, 99))
+    stretched = ((grey.astype(float) - low) * 255 / (high - low)).clip(0, 255)
     found["sixteen.png"] = encoded(wide, "PNG"), stretched
     found["sixteen.tif"] = encoded(wide, "TIFF"), stretched
     found["float.tif"] = encoded(Image.fromarray(grey.astype(np.float32) / 7), "TIFF"), stretched

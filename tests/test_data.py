@@ -236,6 +236,26 @@ def test_medmnist_through_its_package(home):
         data.load("medmnist:bloodmnist")
 
 
+@pytest.mark.parametrize("size", [64, 128, 224])
+def test_larger_medmnist_sets_are_read_at_their_size(home, size):
+    (home / "data" / "medmnist").mkdir()
+    rng = np.random.default_rng(size)
+    arrays = {}
+    for split, count in (("train", 8), ("val", 4), ("test", 4)):
+        arrays |= {
+            f"{split}_images": rng.integers(0, 256, (count, size, size), dtype=np.uint8),
+            f"{split}_labels": np.arange(count)[:, None] % 2,
+        }
+    np.savez(home / "data" / "medmnist" / f"pneumoniamnist_{size}.npz", **arrays)
+    dataset = data.load(f"medmnist:pneumoniamnist_{size}")
+    assert dataset.counts().sum().tolist() == [8, 4, 4]
+    assert set(dataset.table["width"]) == {size} and str(size) in dataset.spec.source
+    with pytest.raises(data.DatasetMissing, match=f"bloodmnist_{size}.npz"):
+        data.load(f"medmnist:bloodmnist_{size}")
+    with pytest.raises(ValueError, match="Did you mean"):
+        data.load("medmnist:pneumoniamnist_65")
+
+
 def test_the_checksum_names_images_labels_and_splits(folder):
     official, grouped = data.load("folder", folder), data.load("folder", folder, split="group")
     assert (

@@ -3,8 +3,10 @@ folder."""
 
 import io
 import os
+import re
 import shutil
 import struct
+import sys
 import tarfile
 import zipfile
 from unittest.mock import MagicMock
@@ -193,10 +195,10 @@ def test_an_archive_writes_and_links_nothing_outside_its_folder(home, sent, case
     outside.mkdir()
     (outside / "secret").write_text("mine")
     OUTSIDE[case](sent, outside)
-    with pytest.raises(
-        FileNotFoundError,
-        match="no zip archive" if not case.startswith("zip") else "no usable image",
-    ) as caught:
+    if case == "tar: past the filter" and sys.version_info < (3, 11, 13):
+        pytest.skip("CVE-2025-4517 is open in the tarfile of this Python")
+    match = "no usable image|is a link" if case.startswith("zip") else "could not be downloaded"
+    with pytest.raises(FileNotFoundError, match=match) as caught:
         data.fetch("alzheimer")
     assert (
         "alzheimer" in str(caught.value)
@@ -211,25 +213,18 @@ def test_an_archive_writes_and_links_nothing_outside_its_folder(home, sent, case
     assert not any(path.is_symlink() for path in home.rglob("*"))
 
 
-def test_a_tar_that_is_also_a_zip_is_refused(sent, tmp_path):
-    _past_the_filter(sent)
-    _zip(tmp_path / "good.zip", {GOOD: b"x"})
-    sent.write_bytes(sent.read_bytes() + (tmp_path / "good.zip").read_bytes())
-    with pytest.raises(data.DatasetMissing, match="no zip archive"):
-        data.fetch("alzheimer")
-
-
-def test_a_bomb_is_refused_before_it_is_unpacked(home, sent, monkeypatch):
-    from kagglehub import http_resolver
-
-    monkeypatch.setattr(
-        http_resolver, "_extract_archive", lambda archive, folder: pytest.fail("unpacked")
-    )
+def test_a_bomb_is_refused_and_removed(home, sent):
     _zip(sent, {GOOD: bytes(130_000_000)})
     assert sent.stat().st_size < 1_000_000
     with pytest.raises(data.DatasetMissing, match="holds 0.13 GB, where 0.04 GB are published"):
         data.fetch("alzheimer")
-    assert not list(home.rglob("alzheimer.part"))
+    assert not list(home.rglob("alzheimer.part")) and not (home / "data" / "alzheimer").exists()
+
+
+def test_no_private_function_of_kagglehub_is_touched():
+    text = (files.ROOT / "kdnb" / "images" / "downloads.py").read_text()
+    assert "kagglehub.dataset_download(" in text
+    assert not re.search(r"kagglehub[\w.]*\._|http_resolver|setattr", text)
 
 
 def test_a_bomb_that_lies_about_its_size_writes_no_more_than_it_told(home, sent):

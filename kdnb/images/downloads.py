@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tarfile
-import zipfile
 from pathlib import Path
 
 from kdnb import checks, files
@@ -72,46 +70,28 @@ def fetch(spec: DatasetSpec, root: str | Path | None = None) -> Path:
 
 
 def _bring(spec: DatasetSpec, folder: Path) -> None:
-    """Download and unpack into ``folder``; raises ``ValueError`` for what is much larger than
-    published, or holds links.
+    """Download and unpack into ``folder``, and look at what came: raises ``ValueError`` for what is
+    much larger than published, or holds links or other special files.
 
-    kagglehub unpacks whatever came: zeros until the disk is full, and a tar, in which links lead
-    past the filter of Python below 3.11.13 (CVE-2025-4517), where Kaggle sends zip. So an archive
-    is looked at before kagglehub's extractor gets it.
+    kagglehub unpacks whatever came. It keeps archives inside their folder on Python 3.11.13, 3.12.11
+    and later (CVE-2025-4517).
     """
     import kagglehub
-    from kagglehub import http_resolver
 
-    extract, limit = http_resolver._extract_archive, LARGER * spec.size_gb * 1e9
-
-    def small(sizes):
-        if (size := sum(sizes)) > limit:
-            raise ValueError(
-                f"it holds {size / 1e9:.3g} GB, where {spec.size_gb:g} GB are published"
-            )
-
-    def checked(archive, out):
-        if tarfile.is_tarfile(archive) or not zipfile.is_zipfile(archive):
-            raise ValueError("what came is no zip archive")
-        with zipfile.ZipFile(archive) as opened:
-            small(
-                entry.file_size for entry in opened.infolist()
-            )  # no more is written of any, whatever its data say
-        extract(archive, out)
-
-    shutil.rmtree(
-        folder, ignore_errors=True
-    )  # left by a killed process; kagglehub goes on in no folder
-    http_resolver._extract_archive = checked
-    try:
-        kagglehub.dataset_download(spec.kaggle, output_dir=str(folder))
-    finally:
-        http_resolver._extract_archive = extract
-    facts = {path: path.lstat() for path in folder.rglob("*")}
-    for path, fact in facts.items():
+    # left by a killed process; kagglehub goes on in no folder that holds something
+    shutil.rmtree(folder, ignore_errors=True)
+    kagglehub.dataset_download(spec.kaggle, output_dir=str(folder))
+    size, limit = 0, LARGER * spec.size_gb * 1e9
+    for path in folder.rglob("*"):
+        fact = path.lstat()
+        name = path.relative_to(folder)
         if path.is_symlink() or (path.is_file() and fact.st_nlink > 1):
-            raise ValueError(f"{path.relative_to(folder)} is a link: it may lead anywhere")
-    small(fact.st_size for fact in facts.values())
+            raise ValueError(f"{name} is a link: it may lead anywhere")
+        if not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{name} is neither a file nor a folder")
+        size += fact.st_size
+    if size > limit:
+        raise ValueError(f"it holds {size / 1e9:.3g} GB, where {spec.size_gb:g} GB are published")
 
 
 def _how_to_get(spec: DatasetSpec, root: Path, reason: str) -> str:
@@ -133,7 +113,8 @@ def _unpack_medmnist(spec: DatasetSpec, folder: Path, download: bool) -> Path:
     from PIL import Image
     from tqdm.auto import tqdm
 
-    flag = spec.name.removeprefix("medmnist:")
+    file = spec.name.removeprefix("medmnist:")
+    flag, _, size = file.partition("_")
     root = files.cache_dir() / spec.slug
     builder = getattr(medmnist, medmnist.INFO[flag]["python_class"])
     with files.lock(root):
@@ -142,10 +123,12 @@ def _unpack_medmnist(spec: DatasetSpec, folder: Path, download: bool) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         for split in PARTS:
             try:
-                data = builder(split=split, root=str(folder), download=download)
+                data = builder(
+                    split=split, root=str(folder), download=download, size=int(size or 28)
+                )
             # not there, not reachable, damaged, or pickled objects, which numpy may not open
             except Exception as error:
-                path = folder / f"{flag}.npz"
+                path = folder / f"{file}.npz"
                 reason = (
                     f"cannot be read from {path} ({error}); delete it first"
                     if path.exists()
@@ -156,9 +139,9 @@ def _unpack_medmnist(spec: DatasetSpec, folder: Path, download: bool) -> Path:
                     f"  put it to: {folder}\n  with a network, this does it:  -p download True"
                 ) from error
             numbers = data.labels.reshape(-1).astype(int)
-            checks.labels(numbers, len(spec.classes), f"labels of {flag}")
+            checks.labels(numbers, len(spec.classes), f"labels of {file}")
             for row, (array, label) in enumerate(
-                zip(tqdm(data.imgs, desc=f"{flag} {split}", leave=False), numbers, strict=True)
+                zip(tqdm(data.imgs, desc=f"{file} {split}", leave=False), numbers, strict=True)
             ):
                 path = root / split / list(spec.classes)[label] / f"{row:06d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)

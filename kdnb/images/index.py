@@ -41,6 +41,7 @@ COLUMNS = [
     "organ_mask_sha256",
 ]
 PROBLEMS = ["path", "problem", "detail"]
+MARK = "complete"  # of phantoms and MedMNIST sets that were laid out whole
 BY_MASK = ("lesion", "no lesion")  # the classes of -p classes_from masks
 # files that lie beside images and are none; any other unknown suffix may be a format not read here
 DOCUMENTS = set(
@@ -183,7 +184,7 @@ def build(
     where the files can be read in several ways; the message shows them and the option that chooses.
     """
     root, how = Path(root).resolve(), how or Source()
-    walk = scan.walk(root)
+    walk = _walk(spec, root)
     stated = labels.find(how.labels, root) if how.labels else None
     key = [
         VERSION,
@@ -197,7 +198,7 @@ def build(
     store = (cache or files.cache_dir()) / "index" / f"{spec.slug}-{files.digest(key)}"
     with files.lock(store):
         if not (store / "table.csv").exists():
-            found = _Reader(spec, root, how, walk, stated).index()
+            found = read_tree(spec, root, how)
             _write_csv(store / "problems.csv", found.problems)
             facts = {
                 "classes": found.classes,
@@ -208,6 +209,21 @@ def build(
             # last: its presence says that the index is whole
             _write_csv(store / "table.csv", found.table)
         return _stored(root, store)
+
+
+def read_tree(spec: DatasetSpec, root: Path, how: Source | None = None) -> Index:
+    """The index of a tree as :func:`build` gives it, read anew and not stored."""
+    root, how = Path(root).resolve(), how or Source()
+    stated = labels.find(how.labels, root) if how.labels else None
+    return _Reader(spec, root, how, _walk(spec, root), stated).index()
+
+
+def _walk(spec: DatasetSpec, root: Path) -> Walk:
+    """The files below a root, without the mark that this package leaves in trees of its own."""
+    walk = scan.walk(root)
+    if not (spec.synthetic or spec.name.startswith("medmnist:")):
+        return walk
+    return dataclasses.replace(walk, files=[fact for fact in walk.files if fact[0] != MARK])
 
 
 def _stored(root: Path, store: Path) -> Index:
@@ -270,7 +286,7 @@ class _Reader:
     def _images_and_masks(self) -> masks.Pairing:
         """Images and masks by name, suffix and place."""
         names = []
-        self.unknown: list[str] = []  # of a suffix that may be an image format
+        unknown = set()  # of a suffix that may be an image format
         for name, _, _ in self.walk.files:
             last = read.suffix(name)
             if last in read.suffixes() or (
@@ -285,15 +301,17 @@ class _Reader:
                 else (name, "not an image file", f"suffix {last or 'none'}")
             )
             if last and last not in DOCUMENTS:
-                self.unknown.append(name)
+                unknown.add(name)
         for name, *problem in self.walk.refused:
             if read.suffix(name) in read.suffixes() and problem[0] != "unreadable name":
                 self.facts[name] = (problem[0], problem[1])
                 names.append(name)
-        places = scan.places(names)
+        places = scan.places([*names, *sorted(unknown)])
         if not self.spec.classes:
             places, notes = scan.settle_splits(places)
             self.found += [("folds", note) for note in notes]
+        self.unknown = [place for place in places if place.path in unknown]
+        places = [place for place in places if place.path not in unknown]
         return masks.pair(places, outer=not self.spec.classes)
 
     # --- what states the labels ------------------------------------------------------------------
@@ -348,7 +366,7 @@ class _Reader:
             ]
             return tables[stating[0]]
         for path, stated in tables.items():
-            what = ", ".join(f"{key} in {name}" for key, name in stated.columns.items())
+            what = ", ".join(f"{key} in {name!r}" for key, name in stated.columns.items())
             self.found.append(
                 ("not read", f"{path} lies beside the images ({what}): -p labels {path} reads it")
             )
@@ -425,7 +443,11 @@ class _Reader:
     def _by_tree(self, images: Sequence[Place]) -> None:
         if not images:
             raise FileNotFoundError(_nothing_found(self.spec, self.root, self.problems))
-        self.patients = reading = scan.propose(images, self.how)
+        try:
+            self.patients = reading = scan.propose(images, self.how)
+        except ReadingError as error:
+            tables = "".join(f"\n{text}" for what, text in self.found if what == "not read")
+            raise ReadingError(f"{error}{tables}") from None
         self.labels = reading.labels
         self.problems += [
             (place.path, "no class folder", "lies above or beside the folders of the classes")
@@ -435,7 +457,7 @@ class _Reader:
         if reading.level is None:
             return
         known = {scan.same_name(label) for label in reading.labels.values()}
-        for place in scan.places(self.unknown):  # a class of nothing but files that are not read
+        for place in self.unknown:  # a class of nothing but files that are not read
             folders = place.levels[len(reading.outer) :]
             if len(folders) > reading.level and place.kind == "image":
                 name = folders[reading.level]
@@ -601,9 +623,7 @@ class _Reader:
         """Classes with images, in label order; one of whose files none can be used is an error."""
         had = Counter(self.labels.values())
         here = set(table["label"])
-        wanted = self.spec.classes or sorted(
-            {*self.labels.values(), *here} - {""}
-        )
+        wanted = self.spec.classes or sorted({*self.labels.values(), *here} - {""})
         if self.spec.classes and not here <= set(wanted):
             wanted = sorted(here)  # a table of labels with classes of its own
         for name in wanted:
@@ -655,7 +675,7 @@ class _Reader:
         by_class = table["label"].value_counts()
         sizes = ", ".join(f"{name} {by_class[name]:,}" for name in classes)
         rows = [("files", numbers), ("images", f"{len(table):,}: {sizes}"), *self.found]
-        rows.append(("splits", _told_splits(table, self.how.labels is not None)))
+        rows.append(("splits", _told_splits(table)))
         if self.walk.passed:
             some = ", ".join(self.walk.passed[:5])
             rows.append(
@@ -664,8 +684,8 @@ class _Reader:
         return tuple(rows)
 
 
-def _told_splits(table: pd.DataFrame, by_table: bool) -> str:
-    """The official split in words, and what is missing in it."""
+def _told_splits(table: pd.DataFrame) -> str:
+    """The official split in words, the folders that name it, and what is missing in it."""
     counts = table["split"].value_counts()
     if not (table["split"] != "").any():
         return "none given: images are split anew, patients and copies kept together"
@@ -698,7 +718,7 @@ def giveaways(table: pd.DataFrame) -> list[str]:
     weight = 1 / table["label"].map(table["label"].value_counts())
     for what, values in facts.items():
         counts = pd.crosstab(values, table["label"])
-        rows = counts.loc[values].to_numpy(dtype=float)
+        rows = counts.loc[values].to_numpy(dtype=float).copy()
         own = counts.columns.get_indexer(table["label"])
         rows[np.arange(len(rows)), own] -= 1  # an image does not vote for itself
         per_class = rows / counts.sum().to_numpy()

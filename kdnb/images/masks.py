@@ -77,11 +77,11 @@ def _key(place: Place, stem: str, skip: int = 0) -> tuple:
 
 
 def _joined(images: list[Place], drawn: list[Place], outer: bool) -> Pairing:
-    shared = len(scan.without_outer(images)[0]) if outer and images else 0
+    front = scan.without_outer(images)[0] if outer and images else ()
+    shared = len(front)
     known: dict[tuple, list[Place]] = defaultdict(list)
     for place in images:
         known[_key(place, read.stem(place.path), shared)].append(place)
-    front = images[0].levels[:shared] if images else ()
     masks: dict[str, dict[str, list[str]]] = {kind: defaultdict(list) for kind in KINDS}
     problems = []
     for place in drawn:
@@ -158,11 +158,12 @@ def odd(
     """Lesion masks that are empty, full, or cover more than half of the image: problems for the few
     in a class, a note where most of the class is so.
 
-    ``table`` has the columns label and mask, ``covered`` the share of foreground by mask path.
+    ``table`` has the columns label and mask, ``covered`` the share of foreground by what stands in
+    the column mask.
     """
     problems, notes = [], []
     drawn = table[table["mask"] != ""]
-    share = drawn["mask"].map(lambda names: max(covered[n] for n in names.split(read.SEVERAL)))
+    share = drawn["mask"].map(covered)
     kinds = {
         "empty mask": (share == 0, "no pixel is marked"),
         "full mask": (share == 1, "every pixel is marked"),

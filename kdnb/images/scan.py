@@ -454,7 +454,7 @@ def _against(here: list[Place], images: Counter, number: int, patients: bool, to
         return f"only {len(here):,} of {total:,} images lie so deep"
     if patients:
         return "the names look like patients or scans"
-    if len(images) > FEW or len(images) > max(2, len(here) / 3):
+    if len(images) > FEW or len(images) > max(2, len(here) / 2):
         return "too many names for so few images" if len(images) <= FEW else "too many names"
     by_split = defaultdict(set)
     for place in here:

@@ -160,7 +160,7 @@ def _tar(path, *members):
 
 
 def _past_the_filter(path):
-    """Links so long that ``realpath`` gives up on them, and ends at a folder above: CVE-2025-4517."""
+    """Links too long for ``realpath``; the end is a folder above: CVE-2025-4517."""
     members, at, long = [], "", "d" * 200
     for letter in "abcdefghijklmnopqrst":
         members += [(f"{at}{long}", tarfile.DIRTYPE, ""), (f"{at}{letter}", tarfile.SYMTYPE, long)]

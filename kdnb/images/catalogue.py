@@ -125,20 +125,24 @@ _ENTRIES = (
         native_size=(256, 256),
         classes={"COVID-19": ("COVID",), "Non-COVID": ("Non COVID", "Pneumonia"), "Normal": ()},
         counts={"COVID-19": 11956, "Non-COVID": 11263, "Normal": 10701},
-        citation="Tahir et al. (2021), COVID-19 infection localization and severity grading from chest X-ray images, "
-        "Computers in Biology and Medicine 139:105002, doi:10.1016/j.compbiomed.2021.105002",
+        citation="Tahir et al. (2021), COVID-19 infection localization and severity grading from "
+        "chest X-ray images, Computers in Biology and Medicine 139:105002, "
+        "doi:10.1016/j.compbiomed.2021.105002",
         licence="CC BY-SA 4.0",
         source="https://www.kaggle.com/datasets/anasmohammedtahir/covidqu",
         kaggle="anasmohammedtahir/covidqu",
         size_gb=1.2,
-        layout="Lung Segmentation Data/Lung Segmentation Data/{Train,Val,Test}/<class>/{images,lung masks}/*.png\n"
-        "Infection Segmentation Data/Infection Segmentation Data/{Train,Val,Test}/<class>/{images,lung masks,"
-        "infection masks}/*.png\n(classes: COVID-19, Non-COVID, Normal)",
+        layout="Lung Segmentation Data/Lung Segmentation Data/{Train,Val,Test}/<class>/"
+        "{images,lung masks}/*.png\n"
+        "Infection Segmentation Data/Infection Segmentation Data/{Train,Val,Test}/<class>/"
+        "{images,lung masks,infection masks}/*.png\n(classes: COVID-19, Non-COVID, Normal)",
         official_split="Train / Val / Test",
         trees=("Lung Segmentation Data", "Infection Segmentation Data"),
         groups=((r"^(sub-S\d+)", "bimcv-{0}"), (r"^(person\d+)_(?:bacteria|virus)", "kermany-{0}")),
-        group_key="none in the published running numbers; patients where upstream names survive (BIMCV, Kermany)",
-        notes="Assembled from many sources: the classes differ in scanner and hospital as well as in disease.",
+        group_key="none in the published running numbers; patients where upstream names survive "
+        "(BIMCV, Kermany)",
+        notes="Assembled from many sources: the classes differ in scanner and hospital as well as "
+        "in disease.",
     ),
     DatasetSpec(
         name="lc25000",
@@ -164,14 +168,16 @@ _ENTRIES = (
             ),
             5000,
         ),
-        citation="Borkowski et al. (2019), Lung and colon cancer histopathological image dataset (LC25000), arXiv:1912.12142",
+        citation="Borkowski et al. (2019), Lung and colon cancer histopathological image dataset "
+        "(LC25000), arXiv:1912.12142",
         licence="not stated upstream; as on the Kaggle page",
         source="https://www.kaggle.com/datasets/andrewmvd/lung-and-colon-cancer-histopathological-images",
         kaggle="andrewmvd/lung-and-colon-cancer-histopathological-images",
         size_gb=1.8,
         layout="lung_colon_image_set/{colon_image_sets,lung_image_sets}/{colon_aca,colon_n,lung_aca,lung_n,lung_scc}/*.jpeg",
         group_key="source tile, not told by the file names",
-        notes="1,250 tiles stand in about 20 rotated and flipped copies each: a random split leaks nearly every test image.",
+        notes="1,250 tiles stand in about 20 rotated and flipped copies each: a random split "
+        "leaks nearly every test image.",
     ),
     DatasetSpec(
         name="brain_tumor",
@@ -186,16 +192,19 @@ _ENTRIES = (
             "pituitary": ("pituitary_tumor",),
         },
         counts={"glioma": 1621, "meningioma": 1645, "no tumor": 2000, "pituitary": 1757},
-        citation="Nickparvar (2021), Brain Tumor MRI Dataset, Kaggle, doi:10.34740/KAGGLE/DSV/2645886",
+        citation="Nickparvar (2021), Brain Tumor MRI Dataset, Kaggle, "
+        "doi:10.34740/KAGGLE/DSV/2645886",
         licence="as on the Kaggle page (copies state CC0 and CC BY 4.0)",
         source="https://www.kaggle.com/datasets/masoudnickparvar/brain-tumor-mri-dataset",
         kaggle="masoudnickparvar/brain-tumor-mri-dataset",
         size_gb=0.15,
         layout="{Training,Testing}/{glioma,meningioma,notumor,pituitary}/*.jpg",
         official_split="Training / Testing",
-        distrust="189 sets of byte-identical files and neighbouring slices of the same patients stand on both sides",
+        distrust="189 sets of byte-identical files and neighbouring slices of the same patients "
+        "stand on both sides",
         group_key="patients are not told by the file names (figshare, SARTAJ and Br35H mixed)",
-        notes="A later release on the same page holds 7,200 images; paper B's counts are those of the older one (7,023).",
+        notes="A later release on the same page holds 7,200 images; paper B's counts are those of "
+        "the older one (7,023).",
     ),
     DatasetSpec(
         name="eye_disease",
@@ -244,12 +253,14 @@ _ENTRIES = (
         source="https://www.kaggle.com/datasets/tourist55/alzheimers-dataset-4-class-of-images",
         kaggle="tourist55/alzheimers-dataset-4-class-of-images",
         size_gb=0.04,
-        layout="Alzheimer_s Dataset/{train,test}/{MildDemented,ModerateDemented,NonDemented,VeryMildDemented}/*.jpg",
+        layout="Alzheimer_s Dataset/{train,test}/"
+        "{MildDemented,ModerateDemented,NonDemented,VeryMildDemented}/*.jpg",
         official_split="train / test",
         distrust="slices of one subject stand on both sides",
         pooled=True,
         group_key="subjects are not told reliably by the file names",
-        notes="Slices of one subject stand in both official splits. Paper B used an augmented copy of about 34,000 images.",
+        notes="Slices of one subject stand in both official splits. Paper B used an augmented "
+        "copy of about 34,000 images.",
     ),
     DatasetSpec(
         name="folder",
@@ -260,7 +271,8 @@ _ENTRIES = (
         licence="yours",
         source="the folder given as data_root",
         group_key="none",
-        layout="<root>/<class>/*.png  or  <root>/{train,val,test}/<class>/*.png  (masks: <class>/lesion masks/<same name>)",
+        layout="<root>/<class>/*.png  or  <root>/{train,val,test}/<class>/*.png  "
+        "(masks: <class>/lesion masks/<same name>), or a table of labels (-p labels)",
         official_split="train / val / test folders, where there are any",
     ),
 )

@@ -28,7 +28,8 @@ def locate(spec: DatasetSpec, data_root: str | Path | None = None, download: boo
         )
     if spec.name == "folder" and not data_root:
         raise DatasetMissing(
-            "dataset 'folder' needs data_root, the folder that holds your classes: -p data_root /path/to/images\n"
+            "dataset 'folder' needs data_root, the folder that holds your classes: "
+            "-p data_root /path/to/images\n"
             f"Expected layout: {spec.layout}"
         )
     root = Path(data_root).expanduser() if data_root else files.data_dir() / spec.slug
@@ -73,7 +74,7 @@ def _bring(spec: DatasetSpec, folder: Path) -> None:
     """Download and unpack into ``folder``, and look at what came: raises ``ValueError`` for what is
     much larger than published, or holds links or other special files.
 
-    kagglehub unpacks whatever came. It keeps archives inside their folder on Python 3.11.13, 3.12.11
+    kagglehub unpacks whatever came. Archives stay inside their folder on Python 3.11.13, 3.12.11
     and later (CVE-2025-4517).
     """
     import kagglehub
@@ -98,7 +99,8 @@ def _how_to_get(spec: DatasetSpec, root: Path, reason: str) -> str:
     if not spec.kaggle:
         return f"{reason} {spec.source}; expected layout: {spec.layout}"
     return (
-        f"{reason}\n  download:  {spec.source}  (about {spec.size_gb:g} GB; {spec.total:,} images; licence: {spec.licence})\n"
+        f"{reason}\n  download:  {spec.source}  (about {spec.size_gb:g} GB; "
+        f"{spec.total:,} images; licence: {spec.licence})\n"
         f"  unpack to: {root}  (or set KDNB_DATA to the folder that holds {spec.slug}/)\n"
         f"  so that it looks like:  {spec.layout.splitlines()[0]}\n"
         "  with a network, this does it:  -p download True   or   kdnb.data.fetch"

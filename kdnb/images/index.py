@@ -1,5 +1,5 @@
-"""The index: one table of images with label, split, patient and masks, and every file that is not in
-it named with the reason."""
+"""The index: one table of images with label, split, patient and masks; every other file is named
+with the reason."""
 
 from __future__ import annotations
 
@@ -122,10 +122,11 @@ DOCUMENTS = set(
 class Index:
     """A dataset's table, what was wrong with its files, and how they were read.
 
-    ``table`` has one row an image with the columns ``COLUMNS``: ``path``, ``mask`` (lesion) and
-    ``organ_mask`` (lung or tissue) relative to the dataset's root, ``patient`` (empty where unknown),
-    ``width`` and ``height`` in pixels, ``mode`` as in Pillow, and the SHA-256 of the image and of its
-    masks (empty without one). A path ending in ``#3`` is a frame of a film or a slice of a volume.
+    ``table`` has one row an image with the columns ``COLUMNS``. ``path``, ``mask`` (lesion) and
+    ``organ_mask`` (lung or tissue) are relative to the dataset's root, ``patient`` is empty where
+    unknown, ``width`` and ``height`` are in pixels, ``mode`` is Pillow's; the image and its masks
+    have a SHA-256 (empty without one). A path ending in ``#3`` is a frame of a film or a slice of a
+    volume.
     ``problems`` has the columns path, problem, detail; ``classes`` are the readable names in label
     order; ``rule`` makes 8 bits of deeper images; ``found`` are pairs of what was inferred and a
     sentence on it.
@@ -464,7 +465,8 @@ class _Reader:
                 if scan.same_name(name) not in known:
                     raise ReadingError(
                         f"none of the files in {'/'.join(place.parts)} can be read as images "
-                        f"({read.suffix(place.path)}): convert them, or move the folder {name!r} away"
+                        f"({read.suffix(place.path)}): convert them, or move the folder {name!r} "
+                        "away"
                     )
 
     # --- what is in the files --------------------------------------------------------------------
@@ -633,14 +635,14 @@ class _Reader:
                 why = Counter(row[1] for row in self.problems if self.labels.get(row[0]) == name)
                 told = ", ".join(f"{problem} {count:,}" for problem, count in why.most_common(4))
                 raise ReadingError(
-                    f"class {name!r}: none of its {had[name]:,} images can be used ({told}); mend or "
-                    "remove them"
+                    f"class {name!r}: none of its {had[name]:,} images can be used ({told}); "
+                    "mend or remove them"
                 )
             self.problems.append((name, "class without images", "it is left out of the label set"))
         if len(here) < 2 and not self.spec.classes:
             raise ReadingError(
-                f"all {len(table):,} images are of one class, {min(here)!r}; a network learns from two "
-                "or more. State the labels in a table (-p labels), or choose -p classes_level"
+                f"all {len(table):,} images are of one class, {min(here)!r}; a network learns from "
+                "two or more. State the labels in a table (-p labels), or choose -p classes_level"
             )
         return tuple(name for name in wanted if name in here)
 
@@ -731,8 +733,8 @@ def giveaways(table: pd.DataFrame) -> list[str]:
                 for value, row in best.iterrows()
             )
             told.append(
-                f"the {what} alone tells the class in {score:.0%} of the cases (chance {chance:.0%}): "
-                f"{shown}"
+                f"the {what} alone tells the class in {score:.0%} of the cases (chance "
+                f"{chance:.0%}): {shown}"
             )
     return told
 

@@ -58,7 +58,7 @@ def find(path: str, root: Path) -> Path:
 
 
 def load(path: Path) -> pd.DataFrame:
-    """A table with all cells as text, blanks at the ends taken off; raises :class:`ReadingError`."""
+    """A table with all cells as text, stripped of blanks; raises :class:`ReadingError`."""
     if path.suffix.lower() not in SUFFIXES:
         raise ReadingError(f"labels: {path.name} is none of {', '.join(SUFFIXES)}")
     if path.stat().st_size > LARGEST:
@@ -139,7 +139,7 @@ def _counted(values: pd.Series) -> str:
 
 
 def _one_hot(table: pd.DataFrame, used: Iterable[str]) -> pd.Series | None:
-    """The class of each row where the other columns are 0 or 1, blank where not exactly one is 1."""
+    """The class of each row where the other columns are 0 or 1; blank unless exactly one is 1."""
     others = table.drop(columns=list(used))
     numbers = {
         name: pd.to_numeric(others[name], errors="coerce")
@@ -287,8 +287,8 @@ def _splits(
     ) == len(set(cells.values()) - {""}):
         return None, [f"column {column} of {name} holds {len(unknown)} folds: pooled"]
     raise ReadingError(
-        f"column {column} of {name} holds {', '.join(sorted(unknown)[:5])}: write train, val or test, "
-        "or nothing"
+        f"column {column} of {name} holds {', '.join(sorted(unknown)[:5])}: write train, val or "
+        "test, or nothing"
     )
 
 

@@ -75,7 +75,9 @@ class Rule:
     @property
     def sentence(self) -> str:
         """The rule in words, for reports and for whoever reads an exported network's input."""
-        own = "between the 1st and 99th percentile of its values, its lowest and highest value left out"
+        own = (
+            "between the 1st and 99th percentile of its values, the lowest and the highest left out"
+        )
         if self.low is not None:
             return (
                 f"16-bit and float images: {self.low:g} becomes 0, {self.high:g} becomes 255, "
@@ -193,9 +195,9 @@ def _foreground(path: Path) -> np.ndarray:
 def inspect(path: Path, mask: bool = False) -> dict | tuple[str, str]:
     """Width, height, mode and SHA-256 of an image decoded to its last row, or (problem, detail).
 
-    Further keys: ``frames`` (a volume or film; None for one image), ``blank`` (frames of one value),
-    ``pages`` (of a TIFF stack), ``sample`` (values of a deep image), ``patient`` (a number for a
-    DICOM file's patient), and with ``mask`` ``covered``, the share of the foreground.
+    Further keys: ``frames`` (of a volume or film; None for one image), ``blank`` (frames of one
+    value), ``pages`` (of a TIFF stack), ``sample`` (values of a deep image), ``patient`` (a number
+    for a DICOM file's patient), and with ``mask`` ``covered``, the share of the foreground.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):

@@ -183,8 +183,8 @@ def _look(root: Path, path: Path, found: Walk, refuse) -> None:
 
 @dataclass(frozen=True)
 class Role:
-    """What the name of one folder says: a ``split``, a ``fold``, a ``kind`` of mask, or that it only
-    holds pictures; ``half`` is a split's word among others, ``rest`` those others."""
+    """What the name of one folder says: a ``split``, a ``fold``, a ``kind`` of mask, or that it
+    only holds pictures; ``half`` is a split's word among others, ``rest`` those others."""
 
     split: str = ""
     fold: str = ""
@@ -323,8 +323,8 @@ def settle_splits(found: Sequence[Place]) -> tuple[list[Place], tuple[str, ...]]
         if len({place.splits[:1] for place in found}) > 1:
             odd = next(place for place in found if len(set(place.splits)) > 1)
             raise ReadingError(
-                f"{odd.path} lies in folders of two splits ({', '.join(odd.splits)}): rename one of "
-                "them, or give the split in a table (-p labels)"
+                f"{odd.path} lies in folders of two splits ({', '.join(odd.splits)}): rename one "
+                "of them, or give the split in a table (-p labels)"
             )
         found = [dataclasses.replace(place, splits=place.splits[1:]) for place in found]
     folds = sorted({fold for place in found for fold in place.folds})
@@ -332,8 +332,8 @@ def settle_splits(found: Sequence[Place]) -> tuple[list[Place], tuple[str, ...]]
         return found, ()
     if any(place.splits for place in found):
         raise ReadingError(
-            f"folders of folds ({', '.join(folds[:5])}) and of splits stand one in another: read one "
-            f"fold (-p data_root …/{folds[0]}), or give the split in a table (-p labels)"
+            f"folders of folds ({', '.join(folds[:5])}) and of splits stand one in another: read "
+            f"one fold (-p data_root …/{folds[0]}), or give the split in a table (-p labels)"
         )
     return found, (f"{len(folds)} folds of a cross-validation ({', '.join(folds[:5])}) are pooled",)
 
@@ -609,8 +609,8 @@ def patients_of(
             return found, [
                 (
                     "patients",
-                    f"the {len(level.images):,} folders at level {level.depth}, {min(level.images)} "
-                    "for example; one name under two classes is one patient",
+                    f"the {len(level.images):,} folders at level {level.depth}, "
+                    f"{min(level.images)} for example; one name under two classes is one patient",
                 )
             ]
     return {}, []

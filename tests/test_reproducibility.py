@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import paint
 
-from kdnb import data, files
+from kdnb import data, device, files
 from kdnb.distillation import create
 from kdnb.models import zoo
 from kdnb.study import Study
@@ -101,7 +101,7 @@ def mine(home, monkeypatch):
                 paint(root / split / label / f"{seed}.png", seed, level)
     dataset = data.load("folder", root)
     dataset.__dict__["checksum"] = "0123456789ab"
-    monkeypatch.setattr(zoo, "precision", lambda: "no")
+    monkeypatch.setattr(device, "precision", lambda *place: "no")
     return dataset
 
 

@@ -328,10 +328,11 @@ def see(model: Classifier, images: Tensor, taps: int = 0) -> Seen:
     layers, maps = model.cam_layers[:taps], {}
 
     def keep(layer):
-        # a copy, because a later layer may write into its input
-        return lambda module, given, output: maps.update(
-            {layer: model.cam_reshape(output, layer).clone()}
-        )
+        def hook(module, given, output):
+            # a copy, because a later layer may write into its input
+            maps[layer] = model.cam_reshape(output, layer).clone()
+
+        return hook
 
     hooks = [model.network.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
     try:

@@ -49,7 +49,9 @@ def test_precision_is_what_the_hardware_is_fast_with(monkeypatch, kind, bf16, ex
 def test_training_scales_gradients_where_half_precision_is_used(monkeypatch, found):
     given = {}
     monkeypatch.setattr(device, "precision", lambda *place: found)
-    monkeypatch.setattr(processes, "Accelerator", lambda **options: given.update(options))
+    monkeypatch.setattr(
+        processes.Accelerator, "__init__", lambda self, **options: given.update(options)
+    )
     processes.accelerator()
     assert given["mixed_precision"] == found  # accelerate scales for fp16, and only for it
 

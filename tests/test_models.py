@@ -312,7 +312,7 @@ def test_a_weights_file_of_another_network_is_refused(home):
 
 
 def test_no_code_of_ours_loads_pickles():
-    for path in (files.ROOT / "kdnb").glob("*.py"):
+    for path in (files.ROOT / "kdnb").rglob("*.py"):
         text = path.read_text()
         assert "import pickle" not in text and "allow_pickle=True" not in text, path
         assert text.count("torch.load(") == text.count("weights_only=True"), path

@@ -1,8 +1,8 @@
-"""How long any subnet takes on the device at hand: every block measured once, whole networks
+"""Latency of any subnet on this machine: every block is measured once, whole networks are
 predicted.
 
-Cai et al. (2020), Once-for-All, arXiv:1908.09791, section 3.4: a look-up table of latencies instead
-of a measurement each.
+Cai et al. (2020), Once-for-All, arXiv:1908.09791, section 3.4: a look-up table of latencies in
+place of one measurement per subnet.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import io
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -27,8 +28,8 @@ from kdnb.deployment import efficiency
 from kdnb.models import ofa, zoo
 from kdnb.models.ofa import LARGEST, OFA595_CHOICE, SMALLEST, Block, Choice
 
-# a whole network is measured so often, each time beside OFA-595: what slows both cancels in the
-# ratio
+# measurements of a whole network, each next to one of OFA-595: load on the machine slows both and
+# cancels in the ratio
 ROUNDS = 6
 # as small devices serve; on two shared cores two threads wait for each other, and no measurement
 # repeats itself
@@ -62,7 +63,7 @@ class LatencyTable:
         return float(self.features(choice) @ [self.scale, self.weights, self.offset])
 
     def features(self, choice: Choice) -> np.ndarray:
-        """What a prediction weighs: the sum over blocks in milliseconds, millions of parameters,
+        """Regressors of a prediction: the sum over blocks in milliseconds, millions of parameters,
         and 1."""
         parts = zip(choice.blocks()[1:], _sides(choice.blocks(), self.image_size)[1:], strict=True)
         millions = zoo.count_parameters(ofa.skeleton(choice, self.num_classes)) / 1e6
@@ -87,10 +88,10 @@ def _sides(blocks: list[Block], image_size: int) -> list[int]:
 def latency_table(
     image_size: int, num_classes: int, runtime: str = "onnx", whole: int = 24, seconds: float = 0.05
 ) -> LatencyTable:
-    """Measure every block that a subnet can have, and ``whole`` random subnets to fit the rest;
-    kept on disk, each part as soon as it is measured, so that a killed process loses one of them.
+    """Measure every block that a subnet can have, and ``whole`` random subnets to fit the rest.
 
-    ``runtime`` is one of ``RUNTIMES``; ``seconds`` is spent on each measurement.
+    Kept on disk, each measurement as soon as it is made. ``runtime`` is one of ``RUNTIMES``; every
+    measurement takes ``seconds``. Raises ``UnknownName``.
     """
     files.lookup(runtime, RUNTIMES, "runtime")
     key = {
@@ -109,53 +110,66 @@ def latency_table(
     with files.lock(path):
         if path.exists():
             return LatencyTable(**files.read_json(path))
-        part = path.with_suffix(".part")
-        known = files.read_json(part) if part.exists() else {}
-
-        def once(name, work):
-            if name not in known:
-                known[name] = work()
-                files.write_json(part, known)
-            return known[name]
-
-        wanted = {}
-        for choice in (Choice.uniform(4, k, e) for k in ofa.KERNELS for e in ofa.EXPANSIONS):
-            wanted |= {
-                _key(b, side): (b, side)
-                for b, side in zip(
-                    choice.blocks()[1:], _sides(choice.blocks(), image_size)[1:], strict=True
-                )
-            }
-        blocks = dict.fromkeys(
-            wanted, np.inf
-        )  # each measured twice, the faster kept: a busy moment spoils one of them
-        turns = [(turn, name) for turn in ("first", "second") for name in wanted]
-        for turn, name in tqdm(turns, desc="measuring blocks", unit="block", leave=False):
-            found = once(
-                f"{turn} {name}", functools.partial(_alone, *wanted[name], runtime, seconds)
-            )
-            blocks[name] = min(blocks[name], found)
-        table = LatencyTable(image_size, num_classes, runtime, blocks)
-        some = [SMALLEST, LARGEST, *ofa.random_choices(whole, seed=1)]
-        groups = [some[start : start + TOGETHER] for start in range(0, len(some), TOGETHER)]
-        parts = [
-            once(
-                f"networks {number}",
-                functools.partial(_beside, group, image_size, num_classes, runtime, seconds),
-            )
-            for number, group in enumerate(groups)
-        ]
-        reference_ms = float(np.median([times for _, times in parts]))
-        measured = np.concatenate([ratios for ratios, _ in parts]) * reference_ms
-        # relative errors count: each row is divided by what was measured
-        rows = np.stack([table.features(choice) for choice in some]) / measured[:, None]
-        scale, weights, offset = np.linalg.lstsq(rows, np.ones(len(some)), rcond=None)[0].tolist()
-        table = dataclasses.replace(
-            table, scale=scale, weights=weights, offset=offset, reference_ms=reference_ms
+        once = _Once(path.with_suffix(".part"))
+        blocks = _measured_blocks(image_size, runtime, seconds, once)
+        table = _fitted(
+            LatencyTable(image_size, num_classes, runtime, blocks), whole, seconds, once
         )
         files.write_json(path, dataclasses.asdict(table))
-        part.unlink()
+        once.path.unlink()
     return table
+
+
+class _Once:
+    """Results by name in a JSON file: an interrupted process repeats no measurement."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.known = files.read_json(path) if path.exists() else {}
+
+    def __call__(self, name: str, work: Callable[[], object]) -> object:
+        if name not in self.known:
+            self.known[name] = work()
+            files.write_json(self.path, self.known)
+        return self.known[name]
+
+
+def _measured_blocks(
+    image_size: int, runtime: str, seconds: float, once: _Once
+) -> dict[str, float]:
+    """Milliseconds of every block that a subnet can have."""
+    wanted = {}
+    for choice in (Choice.uniform(4, k, e) for k in ofa.KERNELS for e in ofa.EXPANSIONS):
+        sides = _sides(choice.blocks(), image_size)[1:]
+        wanted |= {
+            _key(b, side): (b, side) for b, side in zip(choice.blocks()[1:], sides, strict=True)
+        }
+    blocks = dict.fromkeys(wanted, np.inf)
+    # each is measured twice, the faster kept: a busy moment spoils one of them
+    turns = [(turn, name) for turn in ("first", "second") for name in wanted]
+    for turn, name in tqdm(turns, desc="measuring blocks", unit="block", leave=False):
+        work = functools.partial(_alone, *wanted[name], runtime, seconds)
+        blocks[name] = min(blocks[name], once(f"{turn} {name}", work))
+    return blocks
+
+
+def _fitted(table: LatencyTable, whole: int, seconds: float, once: _Once) -> LatencyTable:
+    """The table with ``scale``, ``weights`` and ``offset`` fitted to ``whole`` measured subnets."""
+    some = [SMALLEST, LARGEST, *ofa.random_choices(whole, seed=1)]
+    groups = [some[start : start + TOGETHER] for start in range(0, len(some), TOGETHER)]
+    how = (table.image_size, table.num_classes, table.runtime, seconds)
+    parts = [
+        once(f"networks {number}", functools.partial(_beside, group, *how))
+        for number, group in enumerate(groups)
+    ]
+    reference_ms = float(np.median([times for _, times in parts]))
+    measured = np.concatenate([ratios for ratios, _ in parts]) * reference_ms
+    # relative errors count: each row is divided by the measured latency
+    rows = np.stack([table.features(choice) for choice in some]) / measured[:, None]
+    scale, weights, offset = np.linalg.lstsq(rows, np.ones(len(some)), rcond=None)[0].tolist()
+    return dataclasses.replace(
+        table, scale=scale, weights=weights, offset=offset, reference_ms=reference_ms
+    )
 
 
 def _alone(block: Block, side: int, runtime: str, seconds: float) -> float:
@@ -194,11 +208,10 @@ def compare(
     runtime: str = "onnx",
     seconds: float = 0.05,
 ) -> tuple[np.ndarray, float]:
-    """Latency of networks, made one after the other by ``nets``, as multiples of a reference's, and
-    the reference's milliseconds.
+    """Latency of networks as multiples of a reference's, and the reference's milliseconds.
 
-    Each is timed right after the reference, ``ROUNDS`` times; the median of the ratios does not
-    mind that a machine is slower in one minute than in another.
+    ``nets`` build the networks one after the other. Each is timed right after the reference,
+    ``ROUNDS`` times; the median of the ratios is robust to a load that changes with time.
     """
     shape, times = (1, 3, image_size, image_size), []
     beside = ready(reference, shape, runtime)
@@ -253,7 +266,7 @@ RUNTIMES: dict[str, Callable[[nn.Module, Tensor], Callable]] = {"onnx": _onnx, "
 
 
 def agreement(predicted: Sequence[float], measured: Sequence[float]) -> dict[str, float]:
-    """How good predictions are: mean absolute percentage error (0.1 is 10 %) and Kendall's τ (1:
+    """Accuracy of predictions: mean absolute percentage error (0.1 is 10 %) and Kendall's τ (1 for
     the same order)."""
     checks.shapes(predicted=(predicted, "N"), measured=(measured, "N"))
     predicted, measured = np.asarray(predicted), np.asarray(measured)

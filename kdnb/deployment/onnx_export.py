@@ -23,13 +23,14 @@ from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
-from kdnb import files, provenance
+from kdnb import device, files, provenance
 from kdnb.deployment import recipe
 from kdnb.explanations import activations
 from kdnb.models import capabilities, zoo
 from kdnb.models.zoo import Classifier
 
 FORMAT = "kdnb 2"
+LICENCE = "code MIT; weights: as the licence of the data they were trained on. Research use only"
 REQUIRED = (
     "format",
     "model",
@@ -122,23 +123,8 @@ def export(
             f"{len(classes)} class names for a network of {model.num_classes} classes: "
             f"{', '.join(classes)}"
         )
-    device = model.mean.device
-    example = torch.rand(2, 3, model.image_size, model.image_size)
     with activations.untouched(model), _quiet():
-        model.to("cpu")
-        batch = {0: torch.export.Dim("batch", min=1, max=65_536)}
-        program = torch.onnx.export(
-            model,
-            (example,),
-            dynamo=True,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=(batch,),
-            verbose=False,
-            optimize=True,
-        )
-        model.to(device)
-    graph = program.model_proto
+        graph = _graph(model)
     _describe(
         graph,
         {
@@ -149,14 +135,36 @@ def export(
             "precision": "float32",
             **reading.metadata(model.image_size),
             "source": model.source,
-            "licence": "code MIT; weights: as the licence of the data they were trained on. "
-            "Research use only",
+            "licence": LICENCE,
             "weights": zoo.checksum(model.network),
             "commit": str(provenance.collect()["commit"]),
             **(about or {}),
         },
     )
     return _write(graph, Path(path))
+
+
+def _graph(model: Classifier) -> onnx.ModelProto:
+    """The exporter's graph for any number of images; the network is moved to the processor and
+    back."""
+    place = device.of(model)
+    example = torch.rand(2, 3, model.image_size, model.image_size)
+    batch = {0: torch.export.Dim("batch", min=1, max=65_536)}
+    model.to("cpu")
+    try:
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=(batch,),
+            verbose=False,
+            optimize=True,
+        )
+    finally:
+        model.to(place)
+    return program.model_proto
 
 
 def quantise(path: str | Path, out: str | Path, images: Tensor) -> Path:
@@ -167,31 +175,20 @@ def quantise(path: str | Path, out: str | Path, images: Tensor) -> Path:
     gates and softmax stay in float32, since they lose most and weigh least; so do the first
     convolution, which sees raw pixels, and the classifier.
     """
-    opened, path = open(path), Path(path)
-    size = min(16, len(images))
-    images = images[
-        : len(images) // size * size
-    ].cpu()  # the library's histograms want batches of one size
-    batches = iter([{"images": part.numpy().astype(np.float32)} for part in images.split(size)])
-
-    class Reader(quantization.CalibrationDataReader):  # the library asks for this shape of object
-        def get_next(self):
-            return next(batches, None)
-
+    opened, size = open(path), min(16, len(images))
+    # the library's histograms need batches of one size
+    images = images[: len(images) // size * size].cpu()
     with tempfile.TemporaryDirectory() as folder, _quiet():
         prepared, made = Path(folder, "prepared.onnx"), Path(folder, "int8.onnx")
-        quant_pre_process(path, prepared, skip_symbolic_shape=True)
-        nodes = [
-            node.name
-            for node in onnx.load(prepared).graph.node
-            if node.op_type in ("Conv", "Gemm", "MatMul")
-        ]
+        quant_pre_process(Path(path), prepared, skip_symbolic_shape=True)
+        kinds = ["Conv", "Gemm", "MatMul"]
+        nodes = [node.name for node in onnx.load(prepared).graph.node if node.op_type in kinds]
         quantization.quantize_static(
             prepared,
             made,
-            Reader(),
+            _Batches(images.split(size)),
             per_channel=True,
-            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+            op_types_to_quantize=kinds,
             nodes_to_exclude=[nodes[0], nodes[-1]],
             calibrate_method=quantization.CalibrationMethod.Percentile,
             activation_type=quantization.QuantType.QUInt8,
@@ -203,6 +200,16 @@ def quantise(path: str | Path, out: str | Path, images: Tensor) -> Path:
     return _write(graph, Path(out))
 
 
+class _Batches(quantization.CalibrationDataReader):
+    """Calibration images in the form that the library reads."""
+
+    def __init__(self, parts: Sequence[Tensor]):
+        self.parts = iter([{"images": part.numpy().astype(np.float32)} for part in parts])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.parts, None)
+
+
 def open(path: str | Path, threads: int | None = None) -> Deployed:  # noqa: A001 - onnx_export.open reads as what it does
     """Open a file that :func:`export` or :func:`quantise` wrote, with ``threads`` for one inference
     (torch's number by default).
@@ -212,6 +219,36 @@ def open(path: str | Path, threads: int | None = None) -> Deployed:  # noqa: A00
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; onnx_export.export writes it")
+    session = _session(path, threads)
+    metadata = dict(session.get_modelmeta().custom_metadata_map)
+    if missing := [name for name in REQUIRED if name not in metadata]:
+        raise NotOurs(
+            f"{path} lacks metadata ({', '.join(missing)}): it was not written by this version of "
+            "kdnb, or was changed since"
+        )
+    try:
+        size, classes = int(metadata["image_size"]), tuple(json.loads(metadata["classes"]))
+    except ValueError as error:
+        raise NotOurs(f"{path}: its metadata cannot be read ({error})") from None
+    (first, *others), (last, *_) = session.get_inputs(), session.get_outputs()
+    compared = {
+        "format": (metadata["format"], FORMAT),
+        "inputs": ([first.name, *(other.name for other in others)], ["images"]),
+        "input shape": (first.shape[1:], [3, size, size]),
+        "classes": (last.shape[-1], len(classes)),
+    }
+    differences = [
+        f"{name}: the graph has {found}, its metadata say {said}"
+        for name, (found, said) in compared.items()
+        if found != said
+    ]
+    if differences:
+        raise NotOurs(f"{path} does not match its metadata: " + "; ".join(differences))
+    return Deployed(session, classes, size, metadata)
+
+
+def _session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
+    """ONNX Runtime on the processor; raises :class:`NotOurs` for what it cannot read."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3
@@ -222,41 +259,14 @@ def open(path: str | Path, threads: int | None = None) -> Deployed:  # noqa: A00
                 f"{path} wants weights from other files ({elsewhere[0]}, {len(elsewhere)} in all): "
                 "ours carry their own, and a file from elsewhere must not name others to be read"
             )
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except NotOurs:
         raise
-    except (
-        Exception
-    ) as error:  # onnx and onnxruntime raise kinds of their own for each thing that can be wrong
+    # onnx and onnxruntime raise kinds of their own for each thing that can be wrong
+    except Exception as error:
         raise NotOurs(
             f"{path} cannot be read as ONNX: {str(error).splitlines()[0][:160]}"
         ) from None
-    metadata = dict(session.get_modelmeta().custom_metadata_map)
-    if missing := [name for name in REQUIRED if name not in metadata]:
-        raise NotOurs(
-            f"{path} lacks metadata ({', '.join(missing)}): it was not written by this version of "
-            "kdnb, or was changed since"
-        )
-    (first, *others), (last, *_) = session.get_inputs(), session.get_outputs()
-    try:
-        size, classes = int(metadata["image_size"]), tuple(json.loads(metadata["classes"]))
-    except ValueError as error:
-        raise NotOurs(f"{path}: its metadata cannot be read ({error})") from None
-    differs = [
-        f"{what}: the graph has {found}, its metadata say {said}"
-        for what, found, said in (
-            ("format", metadata["format"], FORMAT),
-            ("inputs", [first.name, *(o.name for o in others)], ["images"]),
-            ("input shape", first.shape[1:], [3, size, size]),
-            ("classes", last.shape[-1], len(classes)),
-        )
-        if found != said
-    ]
-    if differs:
-        raise NotOurs(f"{path} does not match its metadata: " + "; ".join(differs))
-    return Deployed(session, classes, size, metadata)
 
 
 def _describe(graph: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
@@ -274,7 +284,7 @@ def _write(graph: onnx.ModelProto, path: Path) -> Path:
 
 @contextlib.contextmanager
 def _quiet():
-    """The exporter and the quantiser print pages about things that nobody can act on."""
+    """Silence the exporter and the quantiser, whose pages of output call for no action."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -72,8 +72,7 @@ def paint_folder(root: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory) -> Path:
-    """What the search for copies finds in the tree of ``folder``: the same in every test that leaves
-    the tree as it is, so it is searched once."""
+    """What the search for copies finds in the tree of ``folder``, searched once for all tests."""
     root = tmp_path_factory.mktemp("searched")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDNB_CACHE", str(root / "cache"))

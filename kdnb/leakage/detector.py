@@ -159,7 +159,7 @@ def detect(
     one_each = np.unique(pd.factorize(pd.Series(known.pixels))[0], return_index=True)[1]
     limits = limits_of(known.thumbs, one_each)
     bits = fingerprints.hash_all(known.small)
-    searches = propose(known, bits, one_each)
+    searches = propose(known, bits, one_each, name)
     looked_at, near = confirm(known, bits, searches, limits, name, folder)
     rows = pd.concat([links, near], ignore_index=True)
     group = join(rows[["first", "second"]].to_numpy(int), len(table))
@@ -211,21 +211,23 @@ def same_pixels(known: Fingerprints) -> pd.DataFrame:
     )
 
 
-def propose(known: Fingerprints, bits: np.ndarray, rows: np.ndarray) -> list[list[np.ndarray]]:
+def propose(
+    known: Fingerprints, bits: np.ndarray, rows: np.ndarray, name: str = "images"
+) -> list[list[np.ndarray]]:
     """Pairs of rows worth a look, ``(M, 2)`` each, the likeliest first. Only ``rows`` take part.
 
     The later arrays of one list are worth it only where the earlier ones held copies.
     """
     if len(rows) < 2:
         return []
-    first, second, *further = _neighbours(known.thumbs, known.colours, rows)
+    first, second, *further = _neighbours(known.thumbs, known.colours, rows, name)
     return [
         [rows[pairs] for pairs in search]
-        for search in (_close_hashes(bits[rows]), [first], [second], further)
+        for search in (_close_hashes(bits[rows], name), [first], [second], further)
     ]
 
 
-def _close_hashes(bits: np.ndarray) -> list[np.ndarray]:
+def _close_hashes(bits: np.ndarray, name: str = "images") -> list[np.ndarray]:
     """Pairs whose hashes differ by fewer than ``HASH_BITS`` bits in some orientation: one array for
     each step of ``CLOSEST``.
 
@@ -241,13 +243,13 @@ def _close_hashes(bits: np.ndarray) -> list[np.ndarray]:
         apart, second = (np.hstack([answer[k] for answer in answers]) for k in (0, 1))
         return np.where(apart < HASH_BITS, second, -1), apart
 
-    ranks = _by_rank(near, len(bits), CLOSEST[-1])
+    ranks = _by_rank(near, len(bits), CLOSEST[-1], f"hashes of {name}")
     steps = zip((0, *CLOSEST), CLOSEST, strict=False)
     return [_unique(np.concatenate(ranks[low:high])) for low, high in steps]
 
 
 def _neighbours(
-    thumbs: np.ndarray, colours: np.ndarray | None, rows: np.ndarray
+    thumbs: np.ndarray, colours: np.ndarray | None, rows: np.ndarray, name: str
 ) -> list[np.ndarray]:
     """Pairs of nearest descriptors over all zooms, places in ``rows``: one array for each rank,
     nearest first."""
@@ -278,27 +280,31 @@ def _neighbours(
     store.add(base)
     store.nprobe = 8
     count = min(NEIGHBOURS + 1, len(base))
-    answers = [store.search(base if zoom == 0 else describe(zoom), count) for zoom in ZOOMS]
+    zooms = tqdm(ZOOMS, f"descriptors of {name}", unit="zoom", leave=False, disable=len(rows) < 500)
+    answers = [store.search(base if zoom == 0 else describe(zoom), count) for zoom in zooms]
     distance, other = (np.hstack([answer[k] for answer in answers]) for k in (0, 1))
     return [
         _unique(pairs)
-        for pairs in _by_rank(lambda some: (other[some], distance[some]), len(base), NEIGHBOURS)
+        for pairs in _by_rank(
+            lambda some: (other[some], distance[some]), len(base), NEIGHBOURS, f"ranks of {name}"
+        )
     ]
 
 
 def _by_rank(
-    ask: Callable[[slice], tuple[np.ndarray, np.ndarray]], count: int, ranks: int
+    search: Callable[[slice], tuple[np.ndarray, np.ndarray]], count: int, ranks: int, name: str
 ) -> list[np.ndarray]:
     """Each row's nearest others: pairs ``(row, other)``, one array for each rank from the nearest
     on.
 
-    ``ask`` gives candidates and their distances ``(n, C)`` for a slice of the rows; it may repeat
+    ``search`` gives candidates and their distances ``(n, C)`` for a slice of the rows; it may repeat
     candidates, and -1 is none. Some thousand rows at a time, because a table of all candidates
     would be the largest thing in memory.
     """
     found = [[np.empty((0, 2), int)] for _ in range(ranks)]
-    for start in range(0, count, ROWS):
-        other, distance = ask(slice(start, start + ROWS))
+    starts = range(0, count, ROWS)
+    for start in tqdm(starts, name, unit="block", leave=False, disable=count < 500):
+        other, distance = search(slice(start, start + ROWS))
         first = np.broadcast_to(start + np.arange(len(other))[:, None], other.shape)
         pairs = pd.DataFrame(
             {"first": first.ravel(), "second": other.ravel(), "distance": distance.ravel()}

@@ -48,7 +48,7 @@ def compute(
 
     Paths are relative to ``root``. Finished parts are kept in ``folder`` when it is given.
     """
-    grey = table["mode"].isin(read.GREY).all()
+    grey = bool(table["mode"].isin(read.GREY).all())
 
     paths, whole = table["path"].tolist(), {}
     bar = tqdm(

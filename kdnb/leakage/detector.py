@@ -297,7 +297,7 @@ def _by_rank(
     """Each row's nearest others: pairs ``(row, other)``, one array for each rank from the nearest
     on.
 
-    ``search`` gives candidates and their distances ``(n, C)`` for a slice of the rows; it may repeat
+    ``search`` gives candidates and their distances ``(n, C)`` for a slice of rows; it may repeat
     candidates, and -1 is none. Some thousand rows at a time, because a table of all candidates
     would be the largest thing in memory.
     """

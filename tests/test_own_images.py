@@ -134,7 +134,7 @@ def test_both_readings_are_shown_and_each_can_be_chosen(home):
 
 def test_patients_alone_are_no_classes(home):
     root = tree(home / "x", *(f"TCGA_{n}_1999/{{3}}.png" for n in range(100, 110)))
-    with pytest.raises(ReadingError, match="look like patients.*-p labels.*classes_from masks"):
+    with pytest.raises(ReadingError, match="(?s)look like patients.*-p labels.*classes_from masks"):
         found_in(root)
 
 

@@ -359,7 +359,7 @@ class _Reader:
         asked = self.how.classes_level or self.how.classes or self.how.classes_from == "masks"
         stating = [path for path, stated in tables.items() if stated.label]
         folders = scan.without_outer(images)[1]
-        if not asked and len(stating) == 1 and not any(place.levels for place in folders):
+        if not asked and len(stating) == 1 and len({place.levels for place in folders}) < 2:
             self.table_of_labels = self.root / stating[0]
             self.problems = [
                 (name, "table of labels", "read") if name == stating[0] else (name, problem, detail)
@@ -410,10 +410,10 @@ class _Reader:
             used = {n for by in pairing.masks.values() for some in by.values() for n in some}
             left = {name for name, problem, _ in pairing.problems}
             pairing.problems[:] = [row for row in pairing.problems if row[0] not in used]
-            pairing.problems += [
+            pairing.problems.extend(
                 (name, "mask without an image", "the table names it for none")
                 for name in sorted({*stated.all_masks} - used - left)
-            ]
+            )
 
     def _by_catalogue(self, images: Sequence[Place]) -> None:
         """Labels by the known spellings of a published set, the deepest folder first."""

@@ -433,7 +433,8 @@ def _levels(kept: Sequence[Place]) -> list[Level]:
     found = []
     for number in range(max((len(place.levels) for place in kept), default=0)):
         here = [place for place in kept if len(place.levels) > number]
-        images = Counter(place.levels[number] for place in here)
+        spelt = settled(place.levels[number] for place in here)
+        images = Counter(spelt[same_name(place.levels[number])] for place in here)
         patients = _like_patients(images)
         found.append(
             Level(
@@ -458,7 +459,7 @@ def _against(here: list[Place], images: Counter, number: int, patients: bool, to
         return "too many names for so few images" if len(images) <= FEW else "too many names"
     by_split = defaultdict(set)
     for place in here:
-        by_split[place.levels[number]].add(place.split)
+        by_split[same_name(place.levels[number])].add(place.split)
     if len({place.split for place in here}) > 1:
         repeated = sum(len(splits) > 1 for splits in by_split.values())
         if repeated < len(images) / 2:

@@ -23,9 +23,9 @@ from torch import Tensor
 # Type hints are checked at every call, and an error names the parameter. NumPy numbers count as
 # numbers, arrays as sequences. Modules that define networks are skipped, because compilers and
 # exporters read their source; their public functions are decorated with ``typed`` by hand.
-# Declared parameters (study, images.source) check themselves. Nested functions carry no hints: beartype
-# would wrap them at every call and keep the last few thousand wrappers with all they refer to
-# (140 kB a pair of images in the search for duplicates).
+# Declared parameters (study, images.source) check themselves. Nested functions carry no hints:
+# beartype would wrap them at every call and keep the last few thousand wrappers with all they refer
+# to (140 kB a pair of images in the search for duplicates).
 TYPE_CHECKS = BeartypeConf(
     hint_overrides=BeartypeHintOverrides(
         {

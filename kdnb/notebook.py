@@ -9,15 +9,14 @@ from dataclasses import dataclass
 
 # the first line of every parameters cell, which tells it from other cells of a kernel's history
 MARK = "# Change a value and run all cells again. Every parameter: python -m kdnb.run --help"
-INJECTED = (
-    "# Parameters"  # papermill writes the values of -p into a cell that starts with this line
-)
+# papermill writes the values of -p into a cell that starts with this line
+INJECTED = "# Parameters"
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a notebook sets: ``values`` by name, the names in its parameters cell (``shown``), the
-    names that papermill passed (``passed``), and names in the cell that are no parameters (``own``).
+    """What a notebook sets: ``values`` by name, the names in its parameters cell (``shown``), those
+    that papermill passed (``passed``), and other variables of the cell (``own``).
     """
 
     values: dict[str, object]

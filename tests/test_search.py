@@ -1,4 +1,4 @@
-"""The search for a student: genes, fronts, budgets, determinism, resuming, and the latency table."""
+"""The search for a student: genes, fronts, budgets, determinism, resuming, the latency table."""
 
 import itertools
 import os

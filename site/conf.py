@@ -1,5 +1,7 @@
-"""Sphinx configuration of the report. `make site` adds the pages to a copy of this folder and builds
-it without a network."""
+"""Sphinx configuration of the report.
+
+`make site` adds the pages to a copy of this folder and builds it without a network.
+"""
 
 project = "kdnb"
 author = "the authors of kdnb"

@@ -134,14 +134,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(mine, home, monkeypatch, meth
 
 def test_the_best_epoch_of_fitnet_is_one_that_trained_the_classifier(mine, monkeypatch):
     """However well stage 1 may score, and however long it lasts."""
+    wanted = study(method="fitnet", teacher="kdfmv5", student_epochs=31)
+    trained = loop.train_teachers(wanted, mine)
     scores = iter([0.9] * 15 + [0.1, 0.2, 0.3] + [0.1] * 20)
     monkeypatch.setattr(
         loop,
         "validation_scores",
         lambda *_: {"val_loss": 1.0, "val_accuracy": 0.0, "val_balanced_accuracy": next(scores)},
     )
-    wanted = study(method="fitnet", teacher="kdfmv5", student_epochs=31)
-    run = loop.distil(wanted, mine, loop.train_teachers(study(teacher="kdfmv5"), mine)[:1])
+    run = loop.distil(wanted, mine, trained)
     assert run.record["best_epoch"] == 18
     assert run.record["epochs_run"] == 18 + loop.Settings(1, 1, 1, 0).patience
 

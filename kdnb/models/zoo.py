@@ -308,7 +308,13 @@ def _proposal(name: str) -> Entry:
 def measured(name: str, image_size: int) -> dict[str, maps.Layer]:
     """All layers of a network that can be read as maps, from fresh weights that are the same each
     time. Costs a few passes of one image; remembered."""
-    with torch.random.fork_rng(devices=[]):
+    # callers may be in inference mode, without gradients or under autocast
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+        torch.random.fork_rng(devices=[]),
+    ):
         torch.manual_seed(0)
         return maps.measure(resolve(name).build(2, image_size), image_size)
 

@@ -128,11 +128,11 @@ def test_groups_widen_the_interval():
         np.repeat(rng.normal(size=(60, 3)), 10, axis=0),
     )
     groups = np.repeat(np.arange(60), 10)
-    alone, together = (
+    single, together = (
         metrics.evaluate(labels, logits, CLASSES, groups=g)["intervals"]["accuracy"]
         for g in (None, groups)
     )
-    assert together[1] - together[0] > 2.5 * (alone[1] - alone[0])
+    assert together[1] - together[0] > 2.5 * (single[1] - single[0])
 
 
 def test_intervals_of_a_test_set_take_about_a_second():

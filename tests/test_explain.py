@@ -1,5 +1,5 @@
-"""Explanations against maps worked out by hand and against the reference implementations, on every
-network of the zoo."""
+"""Explanations against hand-computed maps and reference implementations, on every network of the
+zoo."""
 
 import contextlib
 import io
@@ -197,13 +197,17 @@ def test_channels_without_activation_cost_nothing(images):
     model = wrap(Pooled(32), "act")
     with torch.no_grad():
         model.network.conv.bias[4:] = -100
-    asked = []
-    model.network.register_forward_hook(lambda module, inputs, output: asked.append(len(inputs[0])))
+    computed = []
+    model.network.register_forward_hook(
+        lambda module, inputs, output: computed.append(len(inputs[0]))
+    )
     registry.explain(model, images, "score_cam", targets=0)
-    assert sum(asked) <= 3 * 4 + 3 + 1 + 3  # living masks, features, the empty image, predictions
+    assert (
+        sum(computed) <= 3 * 4 + 3 + 1 + 3
+    )  # usable masks, features, the empty image, predictions
 
 
-def test_clusters_ask_less_and_agree():
+def test_few_representative_channels_give_a_similar_map():
     torch.manual_seed(0)
     model = zoo.create("densenet121", 3, SIZE).eval()
     x = torch.rand(1, 3, SIZE, SIZE)
@@ -212,8 +216,8 @@ def test_clusters_ask_less_and_agree():
     assert spearmanr(every.maps.ravel(), some.maps.ravel()).statistic > 0.95
 
 
-def test_few_channels_are_spent_on_those_that_carry_the_map():
-    """Ninety masks lie apart, ten nearly on one another; only those ten are answered highly."""
+def test_the_channels_with_the_largest_weights_are_scored():
+    """Ninety masks lie apart, ten nearly on one another; only those ten get large logits."""
     torch.manual_seed(0)
     maps = torch.rand(1, 100, 6, 6)
     maps[:, 90:] = maps[:, 90:91] + 0.02 * torch.rand(1, 10, 6, 6)
@@ -239,7 +243,7 @@ def test_few_channels_are_spent_on_those_that_carry_the_map():
     assert sorted(heaviest.tolist()) == list(range(90, 100))
     assert torch.allclose(
         some.logits[0, heaviest], every.logits[0, heaviest], atol=1e-4
-    )  # asked, not predicted
+    )  # scored, not predicted
 
 
 def test_effective_channels():
@@ -315,7 +319,7 @@ def test_the_model_is_left_as_it_was(images, method):
 
 
 @pytest.mark.parametrize("method", ["grad_cam", "deep_lift", "score_cam", "guided_backprop"])
-def test_also_after_an_error(images, method, monkeypatch):
+def test_the_model_is_left_as_it_was_after_an_error(images, method, monkeypatch):
     model = zoo.create("resnet10t", 3, SIZE).train()
     calls, forward = iter(range(1)), type(model.network).forward
 
@@ -372,7 +376,7 @@ def test_a_constant_image_and_a_dead_layer_have_a_defined_map(method):
         assert (found.maps == 0).all()
 
 
-def test_any_image_file_of_the_reader(tmp_path):
+def test_read_image_takes_any_image_file(tmp_path):
     model = zoo.create("resnet10t", 3, SIZE)
     image = inputs.read_image(paint(tmp_path / "mine.png", 1, size=200, mode="RGB"), model)
     assert image.shape == (1, 3, SIZE, SIZE)
@@ -393,7 +397,7 @@ def test_any_image_file_of_the_reader(tmp_path):
         ("folder", "not a file"),
     ],
 )
-def test_a_file_of_the_reader_that_is_no_image_is_named_with_the_way_out(tmp_path, name, problem):
+def test_an_unreadable_file_is_named_with_a_remedy(tmp_path, name, problem):
     Image.fromarray(np.full((16, 16), np.nan, np.float32)).save(tmp_path / "nan.tif")
     (tmp_path / "text.png").write_text("patient,label")
     (tmp_path / "empty.png").touch()
@@ -407,7 +411,7 @@ def test_a_file_of_the_reader_that_is_no_image_is_named_with_the_way_out(tmp_pat
         inputs.read_image(tmp_path / name, zoo.create("resnet10t", 3, SIZE))
 
 
-def test_floors_know_nothing(images):
+def test_controls_ignore_the_network(images):
     model = zoo.create("resnet10t", 3, SIZE)
     centre = registry.explain(model, images, "centre").maps
     assert centre[0].argmax() in (31 * SIZE + 31, 31 * SIZE + 32, 32 * SIZE + 31, 32 * SIZE + 32)
@@ -418,7 +422,7 @@ def test_floors_know_nothing(images):
     ).all()
 
 
-def test_every_method_says_what_it_is():
+def test_every_method_has_a_title_a_source_and_a_definition():
     for name, method in registry.METHODS.items():
         assert method.title and method.source and method.definition, name
     assert {

@@ -1,4 +1,4 @@
-"""Measures of explanations on planted maps and masks whose answers are known."""
+"""Measures of explanations on maps and masks with known values."""
 
 import numpy as np
 import pytest

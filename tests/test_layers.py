@@ -1,5 +1,4 @@
-"""Layers: the right ones are shown, similarity and probes give known answers, figures and the audit
-hold together."""
+"""Layers, their similarity and linear probes have known values; the audit measures every pair."""
 
 import dataclasses
 
@@ -49,7 +48,7 @@ def test_cka_by_construction():
     turned, _ = np.linalg.qr(rng.standard_normal((8, 8)))
     assert layers.cka(features, 3 * features @ turned + 5) == pytest.approx(1, abs=1e-6)
     other = [layers.cka(features, rng.standard_normal((60, 500))) for _ in range(10)]
-    assert abs(np.mean(other)) < 0.1  # many channels and few images must not look alike
+    assert abs(np.mean(other)) < 0.1  # many channels and few images must not look similar
     assert np.isnan(layers.cka(features, np.ones((60, 3))))
     with pytest.raises(ValueError, match="4 images"):
         layers.cka(features[:3], features[:3])
@@ -73,12 +72,12 @@ def test_probes_tell_layers_that_separate_from_layers_that_do_not():
     labels = np.arange(120) % 3
     features = {
         "noise": rng.standard_normal((120, 5)),
-        "told": np.eye(3)[labels] + 0.1 * rng.standard_normal((120, 3)),
+        "classes": np.eye(3)[labels] + 0.1 * rng.standard_normal((120, 3)),
     }
     table = layers.linear_probes(
         features, labels, {k: v[::2] for k, v in features.items()}, labels[::2]
     )
-    assert table["layer"].tolist() == ["noise", "told"] and table["depth"].tolist() == [0, 1]
+    assert table["layer"].tolist() == ["noise", "classes"] and table["depth"].tolist() == [0, 1]
     assert table["balanced_accuracy"][1] == 1 and table["balanced_accuracy"][0] < 0.8
 
 
@@ -110,14 +109,14 @@ def test_the_audit_measures_every_pair(audited):
 
 
 def test_explanations_are_timed_by_turns(monkeypatch):
-    asked, networks = (
+    timed, networks = (
         [],
         {"teacher x": zoo.create("kdfmv5", 2, 32), "distilled y": zoo.create("kdfmv8", 2, 32)},
     )
     monkeypatch.setattr(
         auditing,
         "explain",
-        lambda model, images, method, *_, **__: asked.append((method, model.name, len(images))),
+        lambda model, images, method, *_, **__: timed.append((method, model.name, len(images))),
     )
     found = explanations.execution_times(
         networks,
@@ -131,13 +130,13 @@ def test_explanations_are_timed_by_turns(monkeypatch):
         for _ in range(1 + auditing.ROUNDS)
         for network in networks.values()
     ]
-    assert asked == turns  # floors cost nothing worth a time
+    assert timed == turns  # controls are not timed
     assert (
         found["method"].tolist() == ["grad_cam"] * 2 + ["shap"] * 2 and (found["seconds"] > 0).all()
     )
 
 
-def test_an_empty_map_is_counted_and_takes_no_part(monkeypatch):
+def test_an_empty_map_is_counted_and_left_out_of_the_means(monkeypatch):
     known = registry.METHODS["centre"]
     blank = dataclasses.replace(known, run=lambda job: torch.zeros(len(job.x), 64, 64))
     monkeypatch.setitem(registry.METHODS, "centre", blank)

@@ -1,4 +1,4 @@
-"""Awkward data to the end of the road: nothing that is no number reaches a table or a picture."""
+"""Degenerate data from training to figures: no NaN reaches a table or a figure."""
 
 import warnings
 

@@ -1,5 +1,4 @@
-"""The shortcut audit on images whose shortcut is known: a bright frame, a blanked organ, sizes that
-tell the class."""
+"""Shortcuts on images with a known shortcut: a bright frame, a blanked organ, sizes by class."""
 
 import dataclasses
 
@@ -15,7 +14,7 @@ from kdnb.evaluation import shortcuts
 from kdnb.models import zoo
 
 
-def test_views_keep_what_they_say():
+def test_a_view_keeps_its_part_of_the_image():
     images = torch.randint(0, 256, (2, 1, 50, 50), dtype=torch.uint8)
     organ = torch.zeros(2, 50, 50, dtype=torch.bool)
     organ[:, 20:30, 20:30] = True
@@ -48,7 +47,7 @@ def test_views_keep_what_they_say():
 
 @pytest.fixture
 def framed(home):
-    """Two classes of noise told apart by the grey of their frame alone."""
+    """Two classes of noise that differ only in the grey of their frame."""
     seed = 0
     for split, count in (("train", 40), ("test", 20)):
         for label, level in (("a", 60), ("b", 190)):
@@ -63,7 +62,7 @@ def framed(home):
     return data.load("folder", home / "data" / "framed")
 
 
-def test_a_frame_that_tells_the_class_is_found(framed):
+def test_a_shortcut_in_the_frame_is_found(framed):
     table = shortcuts.score_forests(framed, trees=40).set_index("view")
     assert table.loc["border only", "balanced_accuracy"] == 1
     assert table.loc["centre only", "balanced_accuracy"] < 0.8
@@ -71,12 +70,12 @@ def test_a_frame_that_tells_the_class_is_found(framed):
     assert (table["low"] <= table["balanced_accuracy"]).all() and (table["n"] == 40).all()
 
 
-def test_images_that_belong_together_make_an_interval_wider(framed):
+def test_groups_widen_the_interval(framed):
     test = framed.table["split"] == "test"
     labels = framed.labels[test]
     copies = (
         pd.Series(labels).groupby(labels).cumcount().to_numpy() // 4
-    )  # five groups of four, answered alike
+    )  # five groups of four with equal predictions
     logits = np.eye(2)[labels ^ (copies % 2)]
 
     def width(groups):
@@ -93,7 +92,7 @@ def test_images_that_belong_together_make_an_interval_wider(framed):
     assert width(labels * 5 + copies) > 1.5 * width(np.arange(len(labels)))
 
 
-def test_networks_are_asked_about_every_view(framed):
+def test_networks_are_scored_on_every_view(framed):
     class Frame(torch.nn.Module):
         """Answers by the grey of one corner."""
 
@@ -112,7 +111,7 @@ def test_networks_are_asked_about_every_view(framed):
     assert table.loc["centre only", "balanced_accuracy"] < 0.8
 
 
-def test_statistics_have_no_shape(framed):
+def test_image_statistics(framed):
     values = shortcuts.image_statistics(framed)
     assert values.shape == (120, 5 + len(shortcuts.PERCENTILES)) and np.isfinite(values).all()
     assert (values[:, 0] == 40).all() and (values[:, 2] == 1).all()

@@ -690,7 +690,7 @@ def _told_splits(table: pd.DataFrame) -> str:
     """The official split in words, the folders that name it, and what is missing in it."""
     counts = table["split"].value_counts()
     if not (table["split"] != "").any():
-        return "none given: images are split anew, patients and copies kept together"
+        return "none given: all images are split anew"
     text = ", ".join(f"{part} {counts[part]:,}" for part in PARTS if part in counts)
     if "" in counts:
         text += f"; {counts['']:,} images in none, which count as training images"

@@ -72,7 +72,10 @@ def paint_folder(root: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory) -> Path:
-    """What the search for copies finds in the tree of ``folder``, searched once for all tests."""
+    """The result of the search for duplicates in the tree of ``folder``.
+
+    It is shared by all tests that do not change the tree.
+    """
     root = tmp_path_factory.mktemp("searched")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDNB_CACHE", str(root / "cache"))

@@ -11,7 +11,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from kdnb import files
 
@@ -52,7 +52,13 @@ def parameter(
 
 @dataclass(frozen=True)
 class Parameters:
-    """Base of every group of declared parameters: a wrong value is refused at once."""
+    """Base of every group of declared parameters: a wrong value is refused at once.
+
+    ``needs`` names what the networks of a study must be able to do where this group is asked for
+    (``kdnb.models.check``).
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         check(self)

@@ -16,7 +16,7 @@ from kdnb import data, distillation, files, notebook, parameters, typed
 from kdnb.distillation.base import SHARED, Method
 from kdnb.images import splits
 from kdnb.images.source import Source
-from kdnb.models import zoo
+from kdnb.models import capabilities, zoo
 from kdnb.parameters import BadParameter, Parameters, parameter
 
 # a profile sets sizes and lengths, and nothing else: the code path is the same in all of them
@@ -57,6 +57,8 @@ class Data(Source):
 @dataclass(frozen=True)
 class Training(Parameters):
     """The networks that teach, and how any network is trained."""
+
+    needs: ClassVar[tuple[str, ...]] = ("train",)
 
     teacher: str = parameter(
         "densenet121",
@@ -267,7 +269,22 @@ class Study(Budget, Recipe, Training, Data):
                 f"{loaded.title} has one class, {loaded.classes[0]!r}; a classifier needs two or "
                 "more: is data_root the folder above the classes?"
             )
+        if self.shown is not None:
+            self._try_networks(len(loaded.classes))
         return loaded
+
+    def _try_networks(self, num_classes: int) -> None:
+        """Try in seconds what a notebook will need of its networks, before anything is trained.
+
+        All must be trainable; what is explained or exported is the student and its first teacher.
+        """
+        teachers = self.teachers if Training in self.parts else ()
+        students = (self.student,) if Recipe in self.parts else ()
+        needs = [need for part in self.parts for need in part.needs]
+        for name in dict.fromkeys((*teachers, *students)):
+            every = name in (*teachers[:1], *students)
+            wanted = needs if every else Training.needs
+            capabilities.check(name, num_classes, self.image_size, wanted)
 
     @property
     def source(self) -> Source:

@@ -155,13 +155,18 @@ def kernel_trace(kernel):
     )
 
 
-def test_an_image_that_is_not_there_is_refused_before_anything_is_trained(lab, monkeypatch):
+def test_what_cannot_work_is_refused_before_anything_is_trained(lab, monkeypatch):
     monkeypatch.setenv("KDNB_PROFILE", "smoke")
     kernel = Kernel(NOTEBOOKS["04"])
     with kernel.client.setup_kernel():
         kernel.run(cells.cell(kernel.notebook))
         kernel.run(injected(kernel, image="nowhere.png"))
         with pytest.raises(CellExecutionError, match="there is no file .*nowhere.png"):
+            kernel.run(kernel.study_cell())
+
+        kernel.run(cells.cell(kernel.notebook))
+        kernel.run(injected(kernel, teacher="visformer_small", image_size=50))
+        with pytest.raises(CellExecutionError, match="visformer_small cannot take images of 50 px"):
             kernel.run(kernel.study_cell())
     runs = files.cache_dir() / "runs"
     assert not any(path.name.startswith("densenet121") for path in runs.rglob("*"))

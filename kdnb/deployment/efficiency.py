@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,8 @@ class NotHere(files.UserError, RuntimeError):
 @dataclass(frozen=True)
 class RuntimeParameters(Parameters):
     """Settings of notebook 06."""
+
+    needs: ClassVar[tuple[str, ...]] = ("export",)
 
     compiled: bool | None = parameter(
         None,

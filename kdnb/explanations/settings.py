@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from kdnb.images import read
 from kdnb.parameters import BadParameter, Parameters, parameter
@@ -37,6 +38,8 @@ class SampleParameters(Parameters):
 @dataclass(frozen=True)
 class MapParameters(Parameters):
     """How maps are computed, and for which image beside the test images."""
+
+    needs: ClassVar[tuple[str, ...]] = ("explain",)
 
     channels: int | None = parameter(
         None,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 
 from kdnb.data import Dataset
@@ -94,7 +93,7 @@ def difference(model: Classifier, other: Classifier, dataset: Dataset) -> dict:
 
 
 def check_predictor(
-    probes: list[Choice], predicted: np.ndarray, measured: np.ndarray
+    probes: Sequence[Choice], predicted: Sequence[float], measured: Sequence[float]
 ) -> list[dict[str, object]]:
     """The subnets that checked the latency predictor, as a result file holds them."""
     return [

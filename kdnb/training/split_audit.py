@@ -56,7 +56,9 @@ def under_both_splits(
         where = dataclasses.replace(study, dataset="folder", data_root=str(root))
         name = f"planted-{study.dataset}"
     modes = [splits.published(dataset.spec, dataset.index), "group"]
-    under = {mode: data.load(where.dataset, where.data_root, mode) for mode in modes}
+    under = {
+        mode: data.load(where.dataset, where.data_root, mode, source=where.source) for mode in modes
+    }
     return where, under, detector.find(under["group"].index, name)
 
 

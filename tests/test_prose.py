@@ -2,8 +2,11 @@
 
 import ast
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -59,6 +62,33 @@ def test_a_notebook_ends_with_two_exercises_that_can_be_run(path):
     for words in commands(last.source):
         assert words[2] == "out.ipynb" and options(words)
         refuse_unknown(words)
+
+
+EXERCISES = sorted(
+    {shlex.join(words) for path in cells.notebooks() for words in commands(markdown(path)[-1])}
+)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> dict[str, str]:
+    """Folders that all exercises share, so that networks are trained once."""
+    folder = tmp_path_factory.mktemp("exercises")
+    names = ("KDNB_DATA", "KDNB_CACHE", "KDNB_OUTPUTS", "KDNB_WEIGHTS")
+    return {name: str(folder / name) for name in names} | {"KDNB_PROFILE": "smoke"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", EXERCISES)
+def test_an_exercise_runs_as_printed(command, shared, tmp_path):
+    words = shlex.split(command.replace("out.ipynb", str(tmp_path / "out.ipynb")))
+    done = subprocess.run(
+        [sys.executable, "-m", *words, "--no-progress-bar"],
+        cwd=files.ROOT / "notebooks",
+        env=os.environ | shared,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_a_command_with_an_unknown_parameter_is_refused():

@@ -74,6 +74,7 @@ def allowed(kind: str, value: object) -> bool:
         "tuple[float, ...]": (list, tuple),
         "tuple[str, ...]": (list, tuple),
         "dict[str, str]": dict,
+        "dict": dict,
         "None": type(None),
     }
     found = [types[part.strip()] for part in kind.split("|")]
@@ -336,7 +337,7 @@ WRONG = {
         "2 class names for a network of 3",
     ),
     "onnx: no file": (lambda m: onnx_export.open("nowhere.onnx"), "nowhere.onnx is not there"),
-    "view: name": (lambda m: shortcuts.shown("bordr", IMAGES), "Did you mean"),
+    "view: name": (lambda m: shortcuts.keep_view("bordr", IMAGES), "Did you mean"),
     "study: profile": (lambda m: study.Study(profile="quik"), "Did you mean 'quick'"),
     "split: publish": (lambda m: splits.publish(pd.DataFrame(), "x.csv"), "path"),
     "shapes: axes": (
@@ -409,7 +410,7 @@ def _typed(function):
     return [
         p
         for p in inspect.signature(function).parameters.values()
-        if p.annotation not in (p.empty, object, "object")
+        if p.annotation not in (p.empty, object, "object", typing.Any, "Any")
         and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
 
@@ -426,6 +427,9 @@ MADE = {
     np.dtype: np.dtype("u1"),
     torch.Tensor: torch.zeros(1),
     object: None,
+    type: study.Study,
+    torch.device: torch.device("cpu"),
+    collections.abc.Sequence: [],
 }
 
 
@@ -448,13 +452,11 @@ def _fitting(hint):
         return (
             {} if issubclass(origin, collections.abc.Mapping) else [_fitting(one) for one in inside]
         )
-    return (
-        MADE[hint]
-        if hint in MADE
-        else object.__new__(hint)
-        if hint.__new__ is object.__new__
-        else hint.__new__(hint)
-    )
+    if hint in MADE:
+        return MADE[hint]
+    if hasattr(hint, "_fields"):  # a named tuple
+        return hint(*(_fitting(hint.__annotations__[name]) for name in hint._fields))
+    return object.__new__(hint) if hint.__new__ is object.__new__ else hint.__new__(hint)
 
 
 @pytest.mark.parametrize("name", PUBLIC)

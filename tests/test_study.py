@@ -33,7 +33,7 @@ from kdnb.study import Study
             {"teacher": "vgg19+densenet121", "teacher_weights": [1]},
             "1 teacher_weights for 2 teachers",
         ),
-        ({"teacher_weights": [0.0]}, "not all zero"),
+        ({"teacher_weights": [0.0]}, "must not be all zero"),
         ({"datset": "x"}, "Did you mean 'dataset'?"),
     ],
 )

@@ -319,6 +319,7 @@ def measured(name: str, image_size: int) -> dict[str, maps.Layer]:
         return maps.measure(resolve(name).build(2, image_size), image_size)
 
 
+@typed
 def check_size(name: str, image_size: int) -> None:
     """Raise :class:`BadSize` if a network cannot take images of this size; nothing is computed."""
     if (reason := _size_problem(name, image_size)) is None:

@@ -75,7 +75,7 @@ def nearest(found: Sequence[Pool], claim: Claim) -> Pool:
     """The pool closest to the paper: by its choices in the order given, then by training loop,
     image size, pretrained weights, seeds and epochs. Results play no part in the choice."""
 
-    def closeness(pool: Pool) -> tuple:
+    def closeness(pool):
         c, loop = pool.first.config, pool.first.training
         size = (loop, c["image_size"], c["pretrained"], len(pool.members), c["student_epochs"])
         return (*(c[name] == value for name, value in claim.wanted.items()), *size)

@@ -176,7 +176,7 @@ def describe(html: str, about: str = "") -> str:
     before = f"{escape(about)}: " if about else ""
     caption = f'<small class="caption">{escape(about)}</small>' if about else ""
 
-    def visit(match: re.Match) -> str:
+    def visit(match):
         nonlocal heading, paragraph, number
         if match["heading"] is not None:
             heading, paragraph, number = _plain(match["heading"]), "", 0

@@ -27,7 +27,7 @@ def refresh(text: str, root: Path, summary: Sequence[str], drawn: bool) -> str:
     and ``<!-- / -->`` goes that value of that file in that format.
     """
 
-    def value(match: re.Match) -> str:
+    def value(match):
         node = files.read_json(root / match[2])
         for key in match[3].split("."):
             node = node[int(key)] if isinstance(node, list) else node[key]

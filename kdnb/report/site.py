@@ -88,7 +88,7 @@ def write(source: Path, outputs: Path) -> None:
     found, notebooks = results.load(outputs), _rendered(outputs)
     rows, cards = ledger.measure(found), _cards(found, notebooks)
 
-    def add(name: str, html: str, toctree: str = "") -> None:
+    def add(name, html, toctree=""):
         page = convert(html, name, source / "_static") + "\n" + toctree
         files.write_text(source / f"{name}.md", page)
 
@@ -106,7 +106,7 @@ def write(source: Path, outputs: Path) -> None:
 def _rendered(outputs: Path) -> list[Page]:
     """Every rendered notebook, by folder and number."""
 
-    def place(path: Path) -> str:
+    def place(path):
         above = path.parent.relative_to(outputs).as_posix()
         return "overview" if path.parent == outputs else above
 

@@ -75,10 +75,21 @@ def test_networks_stay_on_their_device(other_devices):
     assert device.of(model).type == "cpu"
 
 
-def test_the_second_epoch_finds_the_network_where_the_first_left_it(folder, other_devices):
+def test_the_second_epoch_finds_the_network_where_the_first_left_it(folder, monkeypatch):
+    """Training on one device and validation on another would move the network between epochs."""
+    moved, real = [], torch.nn.Module.to
+
+    def to(module, *arguments, **options):
+        moved.extend(
+            torch.device(one).type for one in arguments if isinstance(one, str | torch.device)
+        )
+        return real(module, *arguments, **options)
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
     study = Study(
         dataset="folder", data_root=str(folder), teacher="resnet10t", student="resnet10t",
         image_size=32, teacher_epochs=2, batch_size=16, split="official",
     )  # fmt: skip
-    (run,) = training.train_teachers(study, data.load("folder", folder))
+    (run,) = training.train_teachers(study, data.load("folder", folder, "official"))
     assert len(run.history) == 2 and device.of(run.model) == device.default()
+    assert set(moved) == {device.default().type}

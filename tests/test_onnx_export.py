@@ -14,7 +14,7 @@ from torch import nn
 
 from kdnb import files
 from kdnb.deployment import onnx_export
-from kdnb.images import pixels
+from kdnb.images import pixels, read
 from kdnb.models import ofa, zoo
 
 CLASSES = ("a", "b", "<c>")
@@ -163,7 +163,6 @@ def images_of_every_mode(folder):
 @pytest.mark.parametrize("color", ["L", "RGB"])
 @pytest.mark.parametrize("limits", [(None, None), (200, 3800)])
 def test_the_recipe_in_the_file_reads_an_image_as_training_did(tmp_path, color, limits):
-    read = pytest.importorskip("kdnb.images.read", reason="images are read by kdnb.images.read")
     about = onnx_export.Reading(color, *limits).metadata(32)
     namespace = {}
     exec(about["recipe"], namespace)  # what a developer does with the file's text

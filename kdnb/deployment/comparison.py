@@ -28,8 +28,7 @@ def costs(tested: Comparison) -> pd.DataFrame:
 
 def reading(dataset: Dataset) -> Reading:
     """How the image files of a dataset are read, for the metadata of an exported network."""
-    rule = getattr(dataset.index, "rule", None)
-    return Reading(dataset.color, *((rule.low, rule.high) if rule else ()))
+    return Reading(dataset.color, dataset.index.rule.low, dataset.index.rule.high)
 
 
 def pictures(dataset: Dataset, count: int) -> tuple[list[int], list[str]]:

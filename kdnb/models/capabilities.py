@@ -66,7 +66,7 @@ def check(name: str, num_classes: int, image_size: int, needs: Sequence[str] = (
     problems |= {need: _problem(name, num_classes, image_size, need) for need in others}
     failed = [f"cannot be {CAPABILITIES[n].done} ({why})" for n, why in problems.items() if why]
     works = [CAPABILITIES[n].done for n, why in problems.items() if not why]
-    rest = f"It can be {' and '.join(works)}. " if works else ""
+    rest = f"It can be {', '.join(works)}. " if works else ""
     raise Unsuitable(
         f"{name} at {image_size} px {' and '.join(failed)}. {rest}"
         "Choose another network or another -p image_size"

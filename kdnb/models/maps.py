@@ -21,7 +21,7 @@ from kdnb import files
 # are left, and 3 x 3 point at nothing. On the chest phantom at 96 px DenseNet121's Score-CAM does
 # not beat a centre prior there; one stage earlier it does.
 FEWEST_CELLS = 6
-LEAST_REACHED, LEAST_CONTRAST = 0.5, 1.05
+LEAST_REACHED, LEAST_CONTRAST = 0.5, 1.1
 # parts of a block, not the signal that runs through the network
 _PARTS = (
     nn.Linear, nn.Conv1d, nn.Dropout, nn.Identity, nn.Softmax, nn.ReLU, nn.GELU, nn.SiLU,
@@ -97,11 +97,12 @@ def readings(network: nn.Module, name: str, shape: Sequence[int]) -> list[Readin
     return [Reading("NTC", p) for p, n in cells.items() if n > 1 and math.isqrt(n) ** 2 == n]
 
 
-def measure(network: nn.Module, image_size: int) -> dict[str, Layer]:
+def measure(network: nn.Module, image_size: int, preferred: Sequence[str] = ()) -> dict[str, Layer]:
     """All layers of a bare network that can be read as maps, in order of computation.
 
-    Two forward passes and one backward pass on noise. The network should have fresh weights: they
-    are changed where they start at zero, since a zero lets nothing through.
+    Activations and the like, which are parts of a block, are left out unless they are
+    ``preferred``. Two forward passes and one backward pass on noise. The network should have fresh
+    weights: they are changed where they start at zero, since a zero lets nothing through.
     """
     for parameter in network.eval().requires_grad_(False).parameters():
         if not parameter.any():
@@ -111,8 +112,8 @@ def measure(network: nn.Module, image_size: int) -> dict[str, Layer]:
             module.inplace = False
     images = _probes(image_size)
     with torch.no_grad():
-        outputs, _ = _outputs(network, images)
-    first, logits = _outputs(network, images[:1].clone().requires_grad_())
+        outputs, _ = _outputs(network, images, preferred)
+    first, logits = _outputs(network, images[:1].clone().requires_grad_(), preferred)
     names = [name for name in outputs if name in first and first[name].requires_grad]
     score = (logits * torch.linspace(1, -0.7, logits.shape[1])).sum()
     gradients = torch.autograd.grad(score, [first[n] for n in names], allow_unused=True)
@@ -166,7 +167,9 @@ def _probes(image_size: int) -> Tensor:
     return images
 
 
-def _outputs(network: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def _outputs(
+    network: nn.Module, images: Tensor, preferred: Sequence[str]
+) -> tuple[dict[str, Tensor], Tensor]:
     """Outputs of the layers that may be maps, in order of computation, and the logits."""
     kept: dict[str, Tensor] = {}
     hooks = []
@@ -177,7 +180,7 @@ def _outputs(network: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], Ten
                 kept.pop(name, None)  # of a module that is called twice, the last call counts
                 kept[name] = output
 
-        if name and not isinstance(module, _PARTS):
+        if name and (name in preferred or not isinstance(module, _PARTS)):
             hooks.append(module.register_forward_hook(keep))
     try:
         logits = network(images)

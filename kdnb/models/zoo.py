@@ -316,7 +316,8 @@ def measured(name: str, image_size: int) -> dict[str, maps.Layer]:
         torch.random.fork_rng(devices=[]),
     ):
         torch.manual_seed(0)
-        return maps.measure(resolve(name).build(2, image_size), image_size)
+        entry = resolve(name)
+        return maps.measure(entry.build(2, image_size), image_size, entry.cam_layers)
 
 
 @typed

@@ -88,6 +88,7 @@ class Canvas:
 def draw_cxr(canvas: Canvas, label: str) -> Phantom:
     """A chest: patchy bilateral opacities (COVID-like), one dense lobe (Non-COVID-like), or clear
     lungs."""
+    # long: one picture, drawn from the background to the lesion
     c, rng = canvas, canvas.rng
     body = c.soft(0.92 + 0.06 * np.cos(3 * c.v) - np.abs(c.u)) * c.soft(
         c.v + 0.92 - 0.5 * np.clip(np.abs(c.u) - 0.2, 0, 1)
@@ -165,6 +166,7 @@ def draw_cxr(canvas: Canvas, label: str) -> Phantom:
 def draw_brain(canvas: Canvas, label: str) -> Phantom:
     """A head: a ragged lesion inside (infiltrating), a round one on the surface (extra-axial), at
     the base (sellar), or none."""
+    # long: one picture, drawn from the background to the lesion
     c, rng = canvas, canvas.rng
     wide = rng.uniform(0.66, 0.74)
     skull, brain = c.ellipse(0, 0, wide + 0.13, 0.93), c.ellipse(0, -0.02, wide, 0.80)
@@ -218,6 +220,7 @@ def draw_brain(canvas: Canvas, label: str) -> Phantom:
 def draw_histology(canvas: Canvas, label: str) -> Phantom:
     """Stained tissue: rings of nuclei around a lumen (gland-forming), packed islands (solid nests),
     or loose septa (benign)."""
+    # long: one picture, drawn from the background to the lesion
     c, rng = canvas, canvas.rng
     air = (
         c.soft((np.abs(c.noise(9)) - rng.uniform(0.8, 1.4)) * 0.1)
@@ -266,6 +269,7 @@ def draw_histology(canvas: Canvas, label: str) -> Phantom:
 def draw_fundus(canvas: Canvas, label: str) -> Phantom:
     """A retina: veiled (hazy), with blots and exudates (haemorrhages), with a wide cup (large cup),
     or plain."""
+    # long: one picture, drawn from the background to the lesion
     c, rng = canvas, canvas.rng
     side = rng.choice([-1, 1])
     retina = c.ellipse(0, 0, 0.92, 0.92)

@@ -24,9 +24,18 @@ FEWEST_CELLS = 6
 LEAST_REACHED, LEAST_CONTRAST = 0.5, 1.1
 # parts of a block, not the signal that runs through the network
 _PARTS = (
-    nn.Linear, nn.Conv1d, nn.Dropout, nn.Identity, nn.Softmax, nn.ReLU, nn.GELU, nn.SiLU,
-    nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid,
-)  # fmt: skip
+    nn.Linear,
+    nn.Conv1d,
+    nn.Dropout,
+    nn.Identity,
+    nn.Softmax,
+    nn.ReLU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Hardswish,
+    nn.Hardsigmoid,
+)
 
 
 class NoMap(files.UserError, ValueError):

@@ -264,7 +264,7 @@ def create(
 @typed
 def resolve(name: str) -> Entry:
     """The zoo's entry of a name; for other timm networks the ends of the feature stages serve as
-    CAM layers."""
+    CAM layers. Raises ``UnknownName`` for a name that neither the zoo nor timm has."""
     if name in ZOO:
         return ZOO[name]
     if name.startswith("ofa-"):

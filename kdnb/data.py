@@ -304,7 +304,7 @@ def _stated_by(spec: DatasetSpec, source: Source) -> str:
     if source.labels:
         return f"from {Path(source.labels).name}"
     if spec.own:
-        return "from folders, a table or file headers; see the reading of the files"
+        return "as folders or file headers state them"
     return f"by {_quoted([pattern for pattern, _ in spec.groups])}" if spec.groups else ""
 
 

@@ -113,14 +113,14 @@ def main() -> None:
         with TemporaryDirectory(
             dir=files.cache_dir()
         ) as fresh:  # so that nothing is read from a cache
-            told = subprocess.run(
+            output = subprocess.run(
                 command,
                 check=True,
                 text=True,
                 stdout=subprocess.PIPE,
                 env=os.environ | {"KDNB_CACHE": fresh},
             )
-        rows.append(json.loads(told.stdout.splitlines()[-1]))
+        rows.append(json.loads(output.stdout.splitlines()[-1]))
         print({name: round(value, 1) for name, value in rows[-1].items()}, flush=True)
     rows = compared(rows)
     folder = files.outputs_dir() / "benchmarks"

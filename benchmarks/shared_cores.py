@@ -61,14 +61,14 @@ def timings(rounds: int = ROUNDS) -> pd.DataFrame:
     ]
     for turn, beside, setting in tqdm(turns, desc="training"):
         with busy(beside):
-            told = subprocess.run(
+            output = subprocess.run(
                 [sys.executable, "-m", "benchmarks.shared_cores", *NETWORKS],
                 capture_output=True,
                 text=True,
                 check=True,
                 env=os.environ | {"GOMP_SPINCOUNT": SPINS[setting]},
             )
-        rows.append([turn, beside, setting, *map(float, told.stdout.split())])
+        rows.append([turn, beside, setting, *map(float, output.stdout.split())])
     return pd.DataFrame(rows, columns=["round", "beside", "setting", *NETWORKS])
 
 

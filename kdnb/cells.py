@@ -45,8 +45,8 @@ def line(field: dataclasses.Field) -> str:
 def comment(field: dataclasses.Field) -> str:
     """A parameter's help with the values that its profiles stand for."""
     by_profile = field.metadata["profiles"].values()
-    told = f"; None: {', '.join(map(str, by_profile))} by profile" if by_profile else ""
-    return field.metadata["help"] + told
+    by_profile_text = f"; None: {', '.join(map(str, by_profile))} by profile" if by_profile else ""
+    return field.metadata["help"] + by_profile_text
 
 
 def written(names: list[str]) -> str:

@@ -127,10 +127,10 @@ def told_when_full(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        told = re.search(
+        hidden = re.search(
             r"os error (\d+)", str(error)
         )  # safetensors hides the system's number in its text
-        number = int(told[1]) if told else getattr(error, "errno", None)
+        number = int(hidden[1]) if hidden else getattr(error, "errno", None)
         if number not in (
             errno.ENOSPC,
             errno.EDQUOT,

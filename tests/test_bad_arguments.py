@@ -365,12 +365,12 @@ def test_functions_within_functions_carry_no_annotations():
         ]
         for inner in (node for outer in functions for node in ast.walk(outer) if node is not outer):
             if isinstance(inner, ast.FunctionDef) and path.stem not in ("zoo", "ofa", "study"):
-                told = [
+                output = [
                     argument.annotation
                     for argument in ast.walk(inner.args)
                     if isinstance(argument, ast.arg)
                 ]
-                assert not any([*told, inner.returns]), f"{path.name}:{inner.lineno} {inner.name}"
+                assert not any([*output, inner.returns]), f"{path.name}:{inner.lineno} {inner.name}"
 
 
 class _Wrong:

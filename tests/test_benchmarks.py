@@ -100,7 +100,7 @@ def test_torch_is_imported_with_the_short_spin():
     bare = {key: value for key, value in os.environ.items() if key not in chosen} | {
         "OMP_DISPLAY_ENV": "VERBOSE"
     }
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", "import kdnb"], env=bare, capture_output=True, text=True, check=True
     ).stderr
-    assert f"GOMP_SPINCOUNT = '{shared_cores.SPINS['kdnb']}'" in told
+    assert f"GOMP_SPINCOUNT = '{shared_cores.SPINS['kdnb']}'" in output

@@ -74,10 +74,10 @@ def test_every_runtime_answers_alike(model, home):
         "onnx",
         "onnx_int8",
     }
-    told = table[table["note"] == ""]
-    assert (told[["latency_ms", "images_per_second", "megabytes", "threads"]] > 0).all(axis=None)
-    assert (told["latency_low"] <= told["latency_ms"]).all() and (
-        told["latency_ms"] <= told["latency_high"]
+    output = table[table["note"] == ""]
+    assert (output[["latency_ms", "images_per_second", "megabytes", "threads"]] > 0).all(axis=None)
+    assert (output["latency_low"] <= output["latency_ms"]).all() and (
+        output["latency_ms"] <= output["latency_high"]
     ).all()
     subset = pixels.Pixels((images * 255).round().to(torch.uint8).numpy(), np.zeros(9, int))
     answers = {name: efficiency.answers(run, subset, 4) for name, run in runs.items()}

@@ -372,7 +372,7 @@ def test_a_constant_image_and_a_dead_layer_have_a_defined_map(method):
         model.network.conv.bias.fill_(-100)  # every activation is zero
     found = registry.explain(model, torch.full((2, 3, SIZE, SIZE), 0.5), method, **options(method))
     assert np.isfinite(found.maps).all()
-    if registry.METHODS[method].layered:
+    if registry.METHODS[method].reads_layer:
         assert (found.maps == 0).all()
 
 

@@ -592,9 +592,9 @@ def test_nifti_volumes_are_slices_of_one_patient(home):
 
 def test_what_tells_the_class_without_a_look_is_told():
     base = {"path": [f"{k}.png" for k in range(40)], "width": 8, "height": 8}
-    told = pd.DataFrame(base | {"label": ["a", "b"] * 20, "mode": ["L", "RGBA"] * 20})
-    assert "colour mode" in index.giveaways(told)[0] and len(index.giveaways(told)) == 1
-    silent = told.assign(mode=["L"] * 20 + ["RGBA"] * 20, width=range(40))
+    output = pd.DataFrame(base | {"label": ["a", "b"] * 20, "mode": ["L", "RGBA"] * 20})
+    assert "colour mode" in index.giveaways(output)[0] and len(index.giveaways(output)) == 1
+    silent = output.assign(mode=["L"] * 20 + ["RGBA"] * 20, width=range(40))
     assert index.giveaways(silent) == []
 
 

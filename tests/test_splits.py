@@ -93,9 +93,12 @@ def test_the_published_table_is_sorted_and_does_not_hang_on_numbering(tmp_path):
         tmp_path / "again.csv",
     )
     assert first.read_bytes() == again.read_bytes()
-    told = pd.read_csv(first)
-    assert list(told) == ["path", "label", "group", "part"] and told["path"].is_monotonic_increasing
-    assert set(told["part"]) == set(splits.PARTS)
+    output = pd.read_csv(first)
+    assert (
+        list(output) == ["path", "label", "group", "part"]
+        and output["path"].is_monotonic_increasing
+    )
+    assert set(output["part"]) == set(splits.PARTS)
 
 
 @pytest.mark.parametrize(

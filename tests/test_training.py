@@ -576,7 +576,7 @@ def test_a_full_disk_while_weights_are_saved_loses_one_epoch(mine, monkeypatch):
             loop.fit(study(), mine, "kdfmv5", create("hard"), 3)
 
     @contextmanager
-    def told():
+    def output():
         def save_file(*_):
             raise SafetensorError(
                 "Error while serializing: I/O error: No space left on device (os error 28)"
@@ -597,7 +597,7 @@ def test_a_full_disk_while_weights_are_saved_loses_one_epoch(mine, monkeypatch):
 
     whole = loop.fit(study(), mine, "kdfmv5", create("hard"), 3)
     shutil.rmtree(whole.folder)
-    for full in (told, met):
+    for full in (output, met):
         second_epoch(full)
         assert {path.suffix for path in whole.folder.iterdir()} == {".safetensors", ".csv"}
         assert pd.read_csv(whole.folder / "history.csv")["epoch"].tolist() == [1]

@@ -116,36 +116,38 @@ def test_profiles_are_commented_and_name_their_executor():
 
 def test_dry_run_lists_teachers_before_students(home):
     done = snakemake(home, "--cores", "1", "--dry-run")
-    told = done.stdout + done.stderr
-    assert done.returncode == 0, told[-3000:]
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-3000:]
     assert (
-        "distil" in told
-        and "teacher" in told
-        and told.count("rule distil:") == 2
-        and told.count("rule teacher:") == 2
+        "distil" in output
+        and "teacher" in output
+        and output.count("rule distil:") == 2
+        and output.count("rule teacher:") == 2
     )
-    assert told.count("rule look:") == 2
-    assert "phantom_cxr_auto_resnet10t_kdfmv5_hybrid_s0_" in told
+    assert output.count("rule look:") == 2
+    assert "phantom_cxr_auto_resnet10t_kdfmv5_hybrid_s0_" in output
     assert not list(home.rglob("*.ipynb"))
 
 
 @pytest.mark.parametrize("name", ["cpu", "paper"])
 def test_each_cell_of_a_large_set_is_scheduled_once(home, name):
     done = snakemake(home, "--cores", "1", "--dry-run", set=name)
-    told = done.stdout + done.stderr
+    output = done.stdout + done.stderr
     cells = {
-        Path(path).parent.name for path in re.findall(r"outputs/runs/[^\s,]+/distill\.json", told)
+        Path(path).parent.name for path in re.findall(r"outputs/runs/[^\s,]+/distill\.json", output)
     }
     wanted = {
         tuple(sorted(zip(row, choice, strict=True)))
         for row, values in rows(name)
         for choice in itertools.product(*values)
     }
-    assert done.returncode == 0 and len(cells) == len(wanted), told[-3000:]  # rows may share a cell
+    assert done.returncode == 0 and len(cells) == len(wanted), output[
+        -3000:
+    ]  # rows may share a cell
     if name == "cpu":  # the committed runs come from this set
         teachers = {
             Path(path).parent.name
-            for path in re.findall(r"outputs/runs/[^\s,]+/teacher\.json", told)
+            for path in re.findall(r"outputs/runs/[^\s,]+/teacher\.json", output)
         }
         assert {
             path.name for path in (files.ROOT / "outputs" / "runs").iterdir()
@@ -154,9 +156,10 @@ def test_each_cell_of_a_large_set_is_scheduled_once(home, name):
 
 def test_finished_cells_of_a_fresh_clone_are_not_run_again(home):
     """Git writes files in order of their names, so a teacher may be younger than its student."""
-    told = snakemake(home, "--cores", "1", "--dry-run")
+    output = snakemake(home, "--cores", "1", "--dry-run")
     made = sorted(
-        set(re.findall(r"\S+\.(?:json|csv)", told.stdout + told.stderr)) - {str(home / "mine.yaml")}
+        set(re.findall(r"\S+\.(?:json|csv)", output.stdout + output.stderr))
+        - {str(home / "mine.yaml")}
     )
     assert len(made) == 10
     youngest = (
@@ -197,8 +200,8 @@ def test_an_unknown_notebook_in_also_is_refused_with_the_allowed_ones(home):
 
 def test_an_unknown_set_is_refused_with_the_nearest(home):
     done = snakemake(home, "--cores", "1", "--dry-run", set="smok")
-    told = done.stdout + done.stderr
-    assert done.returncode != 0 and "Did you mean 'smoke'?" in told and "cpu" in told
+    output = done.stdout + done.stderr
+    assert done.returncode != 0 and "Did you mean 'smoke'?" in output and "cpu" in output
 
 
 @pytest.mark.slow

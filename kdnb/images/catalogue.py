@@ -19,7 +19,7 @@ class DatasetSpec:
     ``counts`` are the published images a class. ``groups`` are (pattern, name) pairs that read a
     patient from a file name; ``group_key`` says it in words. ``trees`` are top folders that hold
     the same images twice. ``flips`` are the mirrorings that keep an image plausible. ``distrust``
-    says what was measured against the official split; where it is told, the default is a split by
+    says what was measured against the official split; where it is stated, the default is a split by
     groups. ``pooled``: papers put the published parts together and split anew, whatever the
     official split.
     """
@@ -175,7 +175,7 @@ _ENTRIES = (
         kaggle="andrewmvd/lung-and-colon-cancer-histopathological-images",
         size_gb=1.8,
         layout="lung_colon_image_set/{colon_image_sets,lung_image_sets}/{colon_aca,colon_n,lung_aca,lung_n,lung_scc}/*.jpeg",
-        group_key="source tile, not told by the file names",
+        group_key="source tile, not in the file names",
         notes="1,250 tiles stand in about 20 rotated and flipped copies each: a random split "
         "leaks nearly every test image.",
     ),
@@ -202,7 +202,7 @@ _ENTRIES = (
         official_split="Training / Testing",
         distrust="189 sets of byte-identical files and neighbouring slices of the same patients "
         "stand on both sides",
-        group_key="patients are not told by the file names (figshare, SARTAJ and Br35H mixed)",
+        group_key="patients are not in the file names (figshare, SARTAJ and Br35H mixed)",
         notes="A later release on the same page holds 7,200 images; paper B's counts are those of "
         "the older one (7,023).",
     ),
@@ -258,7 +258,7 @@ _ENTRIES = (
         official_split="train / test",
         distrust="slices of one subject stand on both sides",
         pooled=True,
-        group_key="subjects are not told reliably by the file names",
+        group_key="subjects are not reliably in the file names",
         notes="Slices of one subject stand in both official splits. Paper B used an augmented "
         "copy of about 34,000 images.",
     ),

@@ -344,7 +344,7 @@ class _Reader:
         else:
             self._by_tree(images)
         self.found += [] if self.spec.classes else self.patients.found
-        self.told = {} if self.spec.classes else dict(self.patients.patients)
+        self.patient_of = {} if self.spec.classes else dict(self.patients.patients)
         if stated:
             self._take(stated, pairing)
 
@@ -356,10 +356,16 @@ class _Reader:
         tables = labels.beside(self.root, paths, names, drawn)
         if not tables:
             return None
-        asked = self.how.classes_level or self.how.classes or self.how.classes_from == "masks"
+        stated_by_reader = (
+            self.how.classes_level or self.how.classes or self.how.classes_from == "masks"
+        )
         stating = [path for path, stated in tables.items() if stated.label]
         folders = scan.without_outer(images)[1]
-        if not asked and len(stating) == 1 and len({place.levels for place in folders}) < 2:
+        if (
+            not stated_by_reader
+            and len(stating) == 1
+            and len({place.levels for place in folders}) < 2
+        ):
             self.table_of_labels = self.root / stating[0]
             self.problems = [
                 (name, "table of labels", "read") if name == stating[0] else (name, problem, detail)
@@ -385,10 +391,10 @@ class _Reader:
         name = self.table_of_labels.name if self.table_of_labels else "the table"
         self.problems += [(path, "file without a row", f"not in {name}") for path in missing]
         kinds = Counter(problem for _, problem, _ in stated.problems)
-        told = "".join(f", {count:,} {problem}" for problem, count in kinds.items())
-        told += f", {len(missing):,} file without a row" if missing else ""
+        counted = "".join(f", {count:,} {problem}" for problem, count in kinds.items())
+        counted += f", {len(missing):,} file without a row" if missing else ""
         columns = ", ".join(f"{key} in {name!r}" for key, name in stated.columns.items())
-        self.found.append(("labels", f"{name}, {stated.rows:,} rows ({columns}){told}"))
+        self.found.append(("labels", f"{name}, {stated.rows:,} rows ({columns}){counted}"))
 
     def _take(self, stated: labels.Stated, pairing: masks.Pairing) -> None:
         """Split, patient and masks where a table states them."""
@@ -399,7 +405,7 @@ class _Reader:
         if stated.split is not None:
             self.splits |= stated.split
         if stated.patient is not None:
-            self.told |= {path: name for path, name in stated.patient.items() if name}
+            self.patient_of |= {path: name for path, name in stated.patient.items() if name}
         if stated.masks is not None:
             for kind, by in stated.masks.items():
                 pairing.masks[kind].clear()
@@ -497,7 +503,7 @@ class _Reader:
     def _rows(self, places: dict[str, Place], drawn: dict) -> pd.DataFrame:
         """One row an image, or a frame of one."""
         refused = {name for name, _, _ in self.walk.refused}
-        told = self._patients(places)
+        patient_of = self._patients(places)
         rows = []
         for name in places:
             fact = self.facts.get(name)
@@ -516,14 +522,14 @@ class _Reader:
             frames = [None] if fact["frames"] is None else range(fact["frames"])
             for frame in frames:
                 if frame is None or frame not in fact["blank"]:
-                    rows.append(self._row(name, frame, fact, drawn, told))
+                    rows.append(self._row(name, frame, fact, drawn, patient_of))
         table = pd.DataFrame([row for row in rows if row], columns=COLUMNS)
         if table.empty:
             raise FileNotFoundError(_nothing_found(self.spec, self.root, self.problems))
         return table
 
     def _row(
-        self, name: str, frame: int | None, fact: dict, drawn: dict, told: dict[str, str]
+        self, name: str, frame: int | None, fact: dict, drawn: dict, patient_of: dict[str, str]
     ) -> dict | None:
         end = "" if frame is None else f"#{frame}"
         label = self.labels[name]
@@ -536,7 +542,7 @@ class _Reader:
             "path": name + end,
             "label": label,
             "split": self.splits.get(name + end, self.splits.get(name, "")),
-            "patient": told.get(name + end) or told.get(name, ""),
+            "patient": patient_of.get(name + end) or patient_of.get(name, ""),
             **{
                 kind: read.SEVERAL.join(part + end for part in some) for kind, some in parts.items()
             },
@@ -553,29 +559,29 @@ class _Reader:
 
     def _patients(self, places: dict[str, Place]) -> dict[str, str]:
         """Patients by path: of a table, a pattern or a folder; else what the file itself tells."""
-        told = dict(self.told)
+        patient_of = dict(self.patient_of)
         for name in places if self.spec.groups else ():
             last = PurePosixPath(name).name
             for pattern, text in self.spec.groups:
                 if match := re.search(pattern, last, flags=re.IGNORECASE):
-                    told.setdefault(name, text.format(*match.groups()))
+                    patient_of.setdefault(name, text.format(*match.groups()))
                     break
         if self.spec.classes and self.how.pattern:
-            told |= scan.by_pattern(places, self.how.pattern)
+            patient_of |= scan.by_pattern(places, self.how.pattern)
         good = {name: fact for name, fact in self.facts.items() if isinstance(fact, dict)}
         known = {name: good[name]["patient"] for name in places if name in good}
         if len({*known.values()} - {""}) > 1:
             more = {name: f"dicom-{number}" for name, number in known.items() if number}
-            if more := {name: patient for name, patient in more.items() if name not in told}:
+            if more := {name: patient for name, patient in more.items() if name not in patient_of}:
                 self.found.append(
                     ("patients", f"{len({*more.values()}):,} by the number in DICOM's PatientID")
                 )
-            told = more | told
-        volumes = [name for name in known if good[name]["frames"] and name not in told]
+            patient_of = more | patient_of
+        volumes = [name for name in known if good[name]["frames"] and name not in patient_of]
         if volumes:
             text = f"{len(volumes):,} volumes or films; all slices of one are one patient"
             self.found.append(("volumes", text))
-        return {name: name for name in volumes} | told
+        return {name: name for name in volumes} | patient_of
 
     def _share(self, names: str) -> float:
         """The share of the foreground in the masks of one row."""
@@ -633,9 +639,9 @@ class _Reader:
                 continue
             if had[name]:
                 why = Counter(row[1] for row in self.problems if self.labels.get(row[0]) == name)
-                told = ", ".join(f"{problem} {count:,}" for problem, count in why.most_common(4))
+                counted = ", ".join(f"{problem} {count:,}" for problem, count in why.most_common(4))
                 raise ReadingError(
-                    f"class {name!r}: none of its {had[name]:,} images can be used ({told}); "
+                    f"class {name!r}: none of its {had[name]:,} images can be used ({counted}); "
                     "mend or remove them"
                 )
             self.problems.append((name, "class without images", "it is left out of the label set"))
@@ -666,14 +672,14 @@ class _Reader:
         if unnamed := sorted(left - reasons.keys()):
             raise RuntimeError(f"{len(unnamed)} files would vanish, {unnamed[0]} for example")
         counts = Counter(reasons[name] for name in left)
-        told = ", ".join(f"{problem} {count:,}" for problem, count in counts.most_common())
+        counted = ", ".join(f"{problem} {count:,}" for problem, count in counts.most_common())
         numbers = f"{len(everything):,} = {len(used['path']):,} images"
         numbers += "".join(
             f" + {len(used[kind]):,} {text}"
             for kind, text in (("mask", "lesion masks"), ("organ_mask", "organ masks"))
             if used[kind]
         )
-        numbers += f" + {len(left):,} left out" + (f" ({told})" if told else "")
+        numbers += f" + {len(left):,} left out" + (f" ({counted})" if counted else "")
         by_class = table["label"].value_counts()
         sizes = ", ".join(f"{name} {by_class[name]:,}" for name in classes)
         rows = [("files", numbers), ("images", f"{len(table):,}: {sizes}"), *self.found]
@@ -709,9 +715,9 @@ def giveaways(table: pd.DataFrame) -> list[str]:
     """Sentences on what tells the class of an image without a look at it: mode, size or suffix.
 
     The class is guessed as that of most other images with the same mode (size, suffix). A balanced
-    accuracy of such guesses half way from chance to 1 or above is told.
+    accuracy of such guesses half way from chance to 1 or above is reported.
     """
-    chance, told = 1 / table["label"].nunique(), []
+    chance, sentences = 1 / table["label"].nunique(), []
     facts = {
         "colour mode": table["mode"],
         "size": table["width"].astype(str) + "×" + table["height"].astype(str),
@@ -732,11 +738,11 @@ def giveaways(table: pd.DataFrame) -> list[str]:
                 f"{value}: {', '.join(f'{name} {n:,}' for name, n in row.items() if n)}"
                 for value, row in best.iterrows()
             )
-            told.append(
+            sentences.append(
                 f"the {what} alone tells the class in {score:.0%} of the cases (chance "
                 f"{chance:.0%}): {shown}"
             )
-    return told
+    return sentences
 
 
 def _join_trees(

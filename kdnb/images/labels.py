@@ -50,10 +50,10 @@ class Stated:
 def find(path: str, root: Path) -> Path:
     """The file that ``-p labels`` names, from the working directory, the project or the dataset's
     root on; raises :class:`ReadingError`."""
-    asked = Path(path.replace("\\", "/")).expanduser() if "\\" in path else Path(path).expanduser()
+    wanted = Path(path.replace("\\", "/")).expanduser() if "\\" in path else Path(path).expanduser()
     for base in (Path.cwd(), files.ROOT, root):
-        if (base / asked).is_file():
-            return base / asked
+        if (base / wanted).is_file():
+            return base / wanted
     raise ReadingError(f"labels: no file {path} here, in the project or in {root}")
 
 

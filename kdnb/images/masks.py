@@ -146,10 +146,10 @@ def _misfit(image: dict, mask: dict) -> tuple[str, str] | None:
         )
     if size == other:
         return None
-    told = f"{other[0]}×{other[1]}, its image {size[0]}×{size[1]}"
+    sizes = f"{other[0]}×{other[1]}, its image {size[0]}×{size[1]}"
     if abs(size[0] * other[1] - size[1] * other[0]) > 0.02 * size[0] * other[1]:
-        return "mask of another shape", f"{told}: the image is used without it"
-    return "mask of another size", f"{told}: stretched to the image"
+        return "mask of another shape", f"{sizes}: the image is used without it"
+    return "mask of another size", f"{sizes}: stretched to the image"
 
 
 def odd(

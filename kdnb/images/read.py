@@ -312,7 +312,7 @@ class Dicom:
 
         header = pydicom.dcmread(path, force=suffix(path.name) in DICOM, stop_before_pixels=False)
         if "PixelData" not in header:
-            what = header.get("Modality", "") or "no modality told"
+            what = header.get("Modality", "") or "no modality stated"
             return "no pixels", f"a DICOM file without an image ({what})"
         frames = int(header.get("NumberOfFrames", 1) or 1)
         width, height = int(header.Columns), int(header.Rows)

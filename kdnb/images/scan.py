@@ -399,8 +399,8 @@ def propose(images: Sequence[Place], source: Source) -> Reading:
     names = settled(labels.values())
     labels = {path: names[same_name(label)] for path, label in labels.items()}
     where = f"at level {depth} below the root" if source.classes is None else "with the given names"
-    patients, told = patients_of(kept, levels, depth, source)
-    found = [("classes", f"the folders {where}"), *told]
+    patients, statements = patients_of(kept, levels, depth, source)
+    found = [("classes", f"the folders {where}"), *statements]
     if outer:
         found.append(("outer folders", f"{'/'.join(outer)}, shared by all images"))
     if source.classes_level is None and source.classes is None:
@@ -411,8 +411,8 @@ def propose(images: Sequence[Place], source: Source) -> Reading:
 def patients_only(images: Sequence[Place], source: Source) -> Reading:
     """Patients as the folders suggest them, where something else states the labels."""
     outer, kept = without_outer(images)
-    patients, told = patients_of(kept, _levels(kept), None, source)
-    return Reading({}, patients, tuple(told), None, outer)
+    patients, statements = patients_of(kept, _levels(kept), None, source)
+    return Reading({}, patients, tuple(statements), None, outer)
 
 
 def without_outer(images: Sequence[Place]) -> tuple[tuple[str, ...], list[Place]]:

@@ -1,4 +1,4 @@
-"""Where class activation maps can be read in any network of timm: measured, not told by names.
+"""Where class activation maps can be read in any timm network: measured, not inferred from names.
 
 A layer serves when three things hold for it. Its output is a grid of cells, as a map or as tokens.
 The class logits depend on most of those cells: after a class token's last block no patch reaches

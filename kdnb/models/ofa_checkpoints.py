@@ -23,9 +23,9 @@ def from_state_dict(
 
     Accepts tensors at the top or under ``state_dict``, a ``module.`` prefix, both naming schemes
     (``blocks.N.mobile_inverted_conv.*`` and ``blocks.N.conv.*``), and the ImageNet-21k variant,
-    which is told by its 4-D classifier and gets its smooth activations (``smooth`` overrides). With
-    another ``num_classes`` the classifier is new. Raises :class:`CheckpointMismatch` with the names
-    and shapes that differ.
+    which is recognised by its 4-D classifier and gets its smooth activations (``smooth``
+    overrides). With another ``num_classes`` the classifier is new. Raises
+    :class:`CheckpointMismatch` with the names and shapes that differ.
     """
     named, published, is_21k = _published(state)
     network = ofa.OFA(published, is_21k if smooth is None else smooth)

@@ -197,7 +197,8 @@ def test_an_archive_writes_and_links_nothing_outside_its_folder(home, sent, case
     OUTSIDE[case](sent, outside)
     if case == "tar: past the filter" and sys.version_info < (3, 11, 13):
         pytest.skip("CVE-2025-4517 is open in the tarfile of this Python")
-    match = "no usable image|is a link" if case.startswith("zip") else "could not be downloaded"
+    # Python strips the leading slash of a tar entry, and what is unpacked holds no image
+    match = "no usable image|is a link|could not be downloaded"
     with pytest.raises(FileNotFoundError, match=match) as caught:
         data.fetch("alzheimer")
     assert (

@@ -65,6 +65,7 @@ def test_blank_and_single_images_are_no_trouble(home):
             paint(home / "flat" / "a" / f"{number}.png", number)
         )
     Image.new("L", (40, 40), 0).save(home / "flat" / "a" / "again.bmp")
+    paint(home / "flat" / "b" / "other.png", 4)
     found = index.build(DATASETS["folder"], home / "flat")
     links, facts = detector.detect(found.root, found.table)
     assert links[["kind", "correlation"]].to_numpy().tolist() == [["same pixels", 1.0]]

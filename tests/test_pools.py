@@ -18,7 +18,7 @@ def stored(home, name, remove=(), study=None, **config):
 
 
 def seeds():
-    return sorted(pool.seeds for pool in results.pools(results.load()))
+    return sorted(" ".join(map(str, pool.seeds)) for pool in results.pools(results.load()))
 
 
 def test_an_option_that_nobody_has_heard_of_makes_two_pools(home):

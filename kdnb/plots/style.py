@@ -86,6 +86,8 @@ def _style(role: str, number: int) -> Style:
     if not role:
         return WITHOUT_ROLE[number % len(WITHOUT_ROLE)]
     style = ROLES[files.lookup(role, ROLES, "role")]
+    if number == 0:
+        return style
     share = 0.65**number  # of the colour; the rest is white
     return Style(tuple(1 - share * (1 - value) for value in style.color), style.dash)
 

@@ -22,7 +22,7 @@ def test_add_a_method_is_followed_literally(tmp_path):
     assert steps == [str(number) for number in range(1, 11)]
     (path,) = re.findall(r"Create `(kdnb/distillation/\w+\.py)`", text)
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    (command,) = re.findall(r"Run it: `python (-m kdnb\.run .*?)`", text)
+    (command,) = re.findall(r"Run it:\s+`python (-m kdnb\.run .*?)`", text)
     for name in ("kdnb", "notebooks"):
         ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
         shutil.copytree(files.ROOT / name, tmp_path / name, ignore=ignored)
@@ -37,7 +37,7 @@ def test_add_a_method_is_followed_literally(tmp_path):
         env=os.environ | folders | {"PYTHONPATH": str(tmp_path), "KDNB_DATA": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1800,  # a cap for a machine that does much else
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (stored,) = (tmp_path / "cache").rglob("distill-*logit_matching.json")

@@ -521,7 +521,7 @@ def launched(folder, cache, *launcher):
         cwd=files.ROOT,
         capture_output=True,
         text=True,
-        timeout=560,
+        timeout=1800,  # a cap for a machine that does much else
         env=os.environ
         | {
             "KDNB_CACHE": str(cache),

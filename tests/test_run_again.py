@@ -88,6 +88,8 @@ def with_values(source, values):
 
 def injected(kernel, **values):
     """The cell that papermill would add for ``-p``."""
+    for cell in kernel.client.nb.cells:
+        cell.metadata.setdefault("tags", [])  # as papermill does for every cell it reads
     notebook = parameterize_notebook(kernel.client.nb, values)
     return next(c for c in notebook.cells if "injected-parameters" in c.metadata.get("tags", []))
 

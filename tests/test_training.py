@@ -495,6 +495,7 @@ def study(method):
 
 
 mine = study("hybrid").load_data()
+steps.clear()  # the search for duplicates optimises too
 (teacher,) = training.train_teachers(study("hybrid"), mine)
 learnt = set(mine.pixels(32, "train").rows.tolist())
 trained = [row for row in fetched if row in learnt]

@@ -194,7 +194,7 @@ def judge(folder, monkeypatch):
         return np.random.default_rng(zlib.crc32(choice.name.encode())).random((len(pixels), 3))
 
     monkeypatch.setattr(search, "extract", lambda model, choice, calibration: choice)
-    monkeypatch.setattr(loop, "predict", predict)
+    monkeypatch.setattr(search, "predict", predict)
     return lambda: search.SubnetEvaluator(model, mine), asked
 
 

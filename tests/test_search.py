@@ -215,7 +215,7 @@ def test_a_search_that_is_killed_goes_on(judge, monkeypatch, tmp_path):
     whole = search.evolve(make(), size, population=8, generations=4)
     wanted = set(asked)
     monkeypatch.setenv("KDNB_CACHE", str(tmp_path / "killed"))
-    doomed, predict = make(), loop.predict
+    doomed, predict = make(), search.predict
 
     def dies(choice, pixels):
         if len(asked) == 20:
@@ -224,7 +224,7 @@ def test_a_search_that_is_killed_goes_on(judge, monkeypatch, tmp_path):
 
     def search_and_die():
         asked.clear()
-        loop.predict = dies
+        search.predict = dies
         search.evolve(doomed, size, population=8, generations=4)
 
     assert os.waitstatus_to_exitcode(os.waitpid(_child(search_and_die), 0)[1]) == -signal.SIGKILL

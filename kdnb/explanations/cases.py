@@ -93,10 +93,14 @@ class Cases:
         classes = range(model.num_classes)
         return [registry.explain(model, images, "shap", k, **options).maps for k in classes]
 
-    def own_image(self, path: str) -> tuple[np.ndarray, dict[tuple[str, str], Explanation]]:
-        """A file of the reader's own as a picture ``(1, S, S, 3)``, and its maps by method and
-        network, for the class that the network predicts."""
-        own = read_image(path, self.trio.distilled.model)
+    def own_image(
+        self, path: str, dataset: Dataset
+    ) -> tuple[np.ndarray, dict[tuple[str, str], Explanation]]:
+        """A file of the reader's own, read as the images of ``dataset`` are, as a picture
+        ``(1, S, S, 3)``, and its maps by method and network, for the class that the network
+        predicts."""
+        model, rule = self.trio.distilled.model, dataset.index.rule
+        own = read_image(path, model, dataset.color, rule)
         maps = {
             (method, name): registry.explain(model, own, method, **self.methods[method])
             for method in COMPARED

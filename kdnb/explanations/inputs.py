@@ -9,13 +9,18 @@ import torch
 from torch import Tensor
 
 from kdnb.images import pixels, read
+from kdnb.images.read import PER_IMAGE, Rule
 from kdnb.models.zoo import Classifier
 
 
-def read_image(path: str | Path, model: Classifier) -> Tensor:
+def read_image(
+    path: str | Path, model: Classifier, color: str = "RGB", rule: Rule = PER_IMAGE
+) -> Tensor:
     """An image file as the model sees it: ``(1, 3, S, S)`` in [0, 1], resized to the model.
 
-    Raises ``ValueError`` for a file that is no whole image of a supported format.
+    ``color`` (``L`` or ``RGB``) and the ``rule`` for 16-bit and float images are those of the
+    dataset that the model was trained on. Raises ``ValueError`` for a file that is no whole image
+    of a supported format.
     """
     fact = read.inspect(Path(path))
     if isinstance(fact, tuple):  # a file that no dataset would use is not explained either
@@ -24,8 +29,8 @@ def read_image(path: str | Path, model: Classifier) -> Tensor:
             f"of a format that 01_data_prep reads (PNG, JPEG, TIFF, DICOM, …), with at most "
             f"{read.LARGEST:,} pixels"
         )
-    array = pixels.read_image(Path(path), model.image_size, "RGB")
-    return torch.from_numpy(array.copy())[None].float() / 255
+    array = pixels.read_image(Path(path), model.image_size, color, rule=rule)
+    return (torch.from_numpy(array.copy())[None].float() / 255).expand(-1, 3, -1, -1).contiguous()
 
 
 def check_images(images: Tensor, model: Classifier) -> Tensor:

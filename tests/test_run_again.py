@@ -88,6 +88,7 @@ def with_values(source, values):
 
 def injected(kernel, **values):
     """The cell that papermill would add for ``-p``."""
+    kernel.client.nb.metadata.setdefault("papermill", nbformat.NotebookNode())
     for cell in kernel.client.nb.cells:
         cell.metadata.setdefault("tags", [])  # as papermill does for every cell it reads
     notebook = parameterize_notebook(kernel.client.nb, values)

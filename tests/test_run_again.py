@@ -168,8 +168,8 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(lab, monkeypatch
             kernel.run(kernel.study_cell())
 
         kernel.run(cells.cell(kernel.notebook))
-        kernel.run(injected(kernel, teacher="visformer_small", image_size=50))
-        with pytest.raises(CellExecutionError, match="visformer_small cannot take images of 50 px"):
+        kernel.run(injected(kernel, teacher="visformer_small", image_size=65))
+        with pytest.raises(CellExecutionError, match="visformer_small cannot take images of 65 px"):
             kernel.run(kernel.study_cell())
     runs = files.cache_dir() / "runs"
     assert not any(path.name.startswith("densenet121") for path in runs.rglob("*"))

@@ -2,7 +2,7 @@
 
 from kdnb.report import ledger
 from kdnb.report.claims import CLAIMS, PAPERS
-from kdnb.report.pages import records, save, save_figure, save_table, written
+from kdnb.report.pages import points, records, save, save_figure, save_table, written
 from kdnb.report.results import distillations
 from kdnb.report.results import load as load_results
 from kdnb.report.verdicts import RULES, VERDICTS
@@ -15,6 +15,7 @@ __all__ = [
     "distillations",
     "ledger",
     "load_results",
+    "points",
     "records",
     "save",
     "save_figure",

@@ -168,7 +168,7 @@ def test_a_method_may_mix_labels_and_leave_images_out(mine, home):
     wanted = study(augment=False)
     run = loop.fit(wanted, mine, "kdfmv5", Mixed(), 1, loop.train_teachers(wanted, mine))
     assert run.history["loss"].notna().all()
-    assert not (home / "cache" / "soft-targets").exists(), "the teacher saw other images"
+    assert not (home / "cache" / "answers").exists(), "the teacher saw other images"
 
 
 def test_what_cannot_be_trained_is_refused_before_it_begins(mine, home):
@@ -240,11 +240,11 @@ def test_teacher_and_student_see_the_same_view(mine, monkeypatch):
     wanted = study(student_epochs=1)
     trained = loop.train_teachers(wanted, mine)
     taught, shown = [], []
-    answers, forward = teachers.answers, zoo.KDFMV.forward
+    answer, forward = teachers.answer, zoo.KDFMV.forward
     monkeypatch.setattr(
         teachers,
-        "answers",
-        lambda t, images, taps: taught.append(images) or answers(t, images, taps),
+        "answer",
+        lambda teacher, images, *reads: taught.append(images) or answer(teacher, images, *reads),
     )
 
     def look(network, x):
@@ -263,14 +263,14 @@ def test_teacher_and_student_see_the_same_view(mine, monkeypatch):
 def test_fixed_views_ask_the_teacher_once(mine, home, monkeypatch):
     wanted = study(augment=False, student_epochs=3)
     trained = loop.train_teachers(wanted, mine)
-    monkeypatch.setattr(teachers, "answers", lambda *_: pytest.fail("asked batch by batch"))
+    monkeypatch.setattr(teachers, "answer", lambda *_: pytest.fail("asked batch by batch"))
     calls, predict = [], teachers.predict
     monkeypatch.setattr(
         teachers, "predict", lambda model, *a: calls.append(model.name) or predict(model, *a)
     )
     loop.distil(wanted, mine, trained)
     assert calls == ["resnet10t"]
-    assert len(list((home / "cache" / "soft-targets").glob("*.safetensors"))) == 1
+    assert len(list((home / "cache" / "answers").glob("*/fixed.safetensors"))) == 1
 
 
 @pytest.mark.parametrize("augment", [True, False])
@@ -278,31 +278,30 @@ def test_features_of_a_teacher_are_read_batch_by_batch(mine, home, augment):
     """Only logits are kept on disk, and fixed views do not change that."""
     wanted = study(method="fitnet", augment=augment)
     run = loop.distil(wanted, mine, loop.train_teachers(wanted, mine))
-    assert not (home / "cache" / "soft-targets").exists()
+    assert not (home / "cache" / "answers").exists()
     assert {"hint_loss", "hard_loss", "soft_loss"} <= set(run.history.columns)
 
 
 def test_cached_soft_targets_are_the_teachers_answers_row_by_row(mine):
     trained = [run.model for run in loop.train_teachers(study(), mine)]
-    table = teachers.soft_target_table(trained, mine, 32)
-    assert table.shape == (1, len(mine.table), 3)
+    table = teachers.fixed_logits(trained[0], mine, 32)
+    assert table.shape == (len(mine.table), 3)
     images = mine.pixels(32)[[0, 5, 99]][0]
-    (found,) = teachers.answers(trained, images, 0)
-    assert torch.allclose(table[0, [0, 5, 99]], found.logits, atol=0.05)
+    found = teachers.answer(trained[0], images)
+    assert torch.allclose(table[[0, 5, 99]], found.logits, atol=0.05)
 
 
 def test_soft_targets_of_another_teacher_size_or_split_are_another_file(mine, folder, home):
     first, second = (zoo.create("resnet10t", 3, 32) for _ in range(2))
-    for networks, dataset, size in (
-        ([first], mine, 32),
-        ([second], mine, 32),
-        ([first, second], mine, 32),
-        ([first], mine, 48),
-        ([first], data.load("folder", folder, split="group"), 32),
-        ([first], mine, 32),
+    for network, dataset, size in (
+        (first, mine, 32),
+        (second, mine, 32),
+        (first, mine, 48),
+        (first, data.load("folder", folder, split="group"), 32),
+        (first, mine, 32),
     ):
-        teachers.soft_target_table(networks, dataset, size)
-    assert len(list((home / "cache" / "soft-targets").glob("*.safetensors"))) == 5
+        teachers.fixed_logits(network, dataset, size)
+    assert len(list((home / "cache" / "answers").glob("*/fixed.safetensors"))) == 4
 
 
 def test_distilled_student_and_baseline_start_from_the_same_weights_and_order(mine, monkeypatch):

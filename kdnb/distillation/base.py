@@ -65,8 +65,9 @@ class Course(NamedTuple):
 class Method(nn.Module):
     """What a student learns from. A subclass states facts, declares options and writes ``loss``.
 
-    Facts: ``title`` and ``paper`` for tables, ``needs_teacher``, and ``taps``, the number of layers
-    it reads (the deepest of each network's CAM layers; a property where an option decides).
+    Facts: ``title`` and ``paper`` for tables, ``needs_teacher``, ``taps``, the number of layers it
+    reads (the deepest of each network's CAM layers; a property where an option decides), and
+    ``pooled``, whether it reads only their means over all cells, ``(N, C, 1, 1)``.
     ``version`` is part of a run's key: raise it when the method computes something else or a
     default changes, so that older runs are not taken for new ones.
 
@@ -80,6 +81,7 @@ class Method(nn.Module):
     paper: ClassVar[str]
     needs_teacher: ClassVar[bool] = True
     taps: ClassVar[int] = 0
+    pooled: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class Method(nn.Module):
         """Mix images, add views, or keep some of the images; before teachers and student see them.
 
         ``generator`` (CPU) differs between processes and is all the randomness to use. Each process
-        must keep equally many images. Teachers' logits are not kept on disk for such a method.
+        must keep equally many images. Teachers' answers are not kept on disk for such a method.
         """
         return batch
 
@@ -183,8 +185,8 @@ class Method(nn.Module):
 
     @property
     def cacheable(self) -> bool:
-        """Whether the teachers' logits for fixed views can be kept on disk and stand for them."""
-        return not self.taps and not self.overrides("change_batch")
+        """Whether the teachers' answers can be kept on disk: no maps, and no images of its own."""
+        return (not self.taps or self.pooled) and not self.overrides("change_batch")
 
     @classmethod
     def reads_logits_only(cls) -> bool:
@@ -308,15 +310,16 @@ class Lesson(nn.Module):
 
     def forward(self, images: Tensor, teachers: Sequence[Seen]) -> tuple[Seen, Sequence[Seen]]:
         """Answers of student and teachers for ``(N, 3, S, S)`` images in [0, 1], embedded."""
-        return self.method.embed(images, see(self.student, images, self.method.taps), teachers)
+        answer = see(self.student, images, self.method.taps, self.method.pooled)
+        return self.method.embed(images, answer, teachers)
 
 
-def see(model: Classifier, images: Tensor, taps: int = 0) -> Seen:
+def see(model: Classifier, images: Tensor, taps: int = 0, pooled: bool = False) -> Seen:
     """A network's logits for ``(N, 3, S, S)`` images, with the maps of its ``taps`` deepest CAM
     layers.
 
-    Maps are ``(N, C, h, w)`` whatever the network's layout. Raises ``ValueError`` where the network
-    has fewer such layers.
+    Maps are ``(N, C, h, w)`` whatever the network's layout, or their means ``(N, C, 1, 1)`` where
+    ``pooled``. Raises ``ValueError`` where the network has fewer such layers.
     """
     if not taps:
         return Seen(model(images))
@@ -346,4 +349,7 @@ def see(model: Classifier, images: Tensor, taps: int = 0) -> Seen:
                 f"{layer} of {model.name} gives {tuple(maps[layer].shape)}, which is no map "
                 "(N, C, h, w): choose a method that reads logits only"
             )
-    return Seen(logits, tuple(maps[layer] for layer in layers))
+    features = tuple(maps[layer] for layer in layers)
+    return Seen(
+        logits, tuple(each.mean((2, 3), keepdim=True) for each in features) if pooled else features
+    )

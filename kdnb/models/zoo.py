@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import timm
@@ -420,8 +420,14 @@ def count_macs(name: str, num_classes: int = 1000, image_size: int = 224) -> int
 @typed
 def checksum(network: nn.Module) -> str:
     """Names a network's weights and buffers (12 hexadecimal digits)."""
+    return tensors_checksum(network.state_dict())
+
+
+@typed
+def tensors_checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Names tensors by their names and values (12 hexadecimal digits)."""
     hasher = hashlib.sha256()
-    for key, value in sorted(network.state_dict().items()):
+    for key, value in sorted(tensors.items()):
         hasher.update(
             key.encode()
             + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

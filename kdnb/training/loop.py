@@ -4,6 +4,7 @@ every epoch."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -153,45 +154,58 @@ class Training:
         model, method = lesson.student, lesson.method
         self.launch = processes.accelerator(elastic=model.name == zoo.SUPERNET)
         self.device = self.launch.device
-        train, self.val = (dataset.pixels(model.image_size, part) for part in ("train", "val"))
+        self.train, self.val = (dataset.pixels(model.image_size, part) for part in ("train", "val"))
         place = self.launch.process_index, self.launch.num_processes
-        self.batches = schedule.Batches(len(train), settings, *place)
-        self.loader = DataLoader(train, batch_sampler=self.batches, collate_fn=lambda batch: batch)
+        self.batches = schedule.Batches(len(self.train), settings, *place)
+        self.loader = DataLoader(
+            self.train, batch_sampler=self.batches, collate_fn=lambda batch: batch
+        )
         self.augment = dataset.augment() if settings.augment else None
         self.calibration = batch_norm.calibration_images(dataset, model.image_size)
-        self._prepare_teachers(teachers, dataset)
+        self.teachers = self._teachers(teachers, dataset)
         lesson.to(self.device, memory_format=torch.channels_last)
         if settings.class_weights:
-            weights = schedule.class_weights(train.labels[train.rows], model.num_classes)
+            weights = schedule.class_weights(self.train.labels[self.train.rows], model.num_classes)
             method.class_weights = weights.to(self.device)
         if method.overrides("build"):
-            self._build(train, teachers)
+            self._build(teachers)
         groups = param_groups_weight_decay(lesson, settings.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
         # each process normalises its part of a batch by itself; the statistics that stay are
         # recalibrated after every epoch
         self.prepared, self.optimizer = self.launch.prepare(lesson, optimizer)
 
-    def _prepare_teachers(self, teachers: list[Classifier], dataset: Dataset) -> None:
-        """With fixed views a teacher's logits never change: computed once, kept on disk."""
-        self.table, self.teachers = None, []
-        if teachers and self.augment is None and self.lesson.method.cacheable:
-            size = self.lesson.student.image_size
-            self.table = teaching.soft_target_table(teachers, dataset, size)
-        else:
-            self.teachers = [teaching.frozen(each).to(self.device) for each in teachers]
+    def _teachers(self, teachers: list[Classifier], dataset: Dataset) -> list[teaching.Asked]:
+        """Teachers that are asked for each batch, or whose answers are kept on disk."""
+        method, size = self.lesson.method, self.lesson.student.image_size
+        reads = self.device, method.taps, method.pooled
+        if not method.cacheable:
+            return [teaching.Asked(each, *reads) for each in teachers]
+        if self.augment is None and not method.taps:
+            return [teaching.FixedViews(each, self.device, dataset, size) for each in teachers]
+        views = {
+            "data": dataset.checksum,
+            "image_size": size,
+            "augment": repr(self.augment),
+            "seed": self.settings.seed,
+            "batch_size": self.settings.batch_size,
+            "process": self.launch.process_index,
+            "processes": self.launch.num_processes,
+        }
+        return [teaching.Kept(each, *reads, views) for each in teachers]
 
-    def _build(self, train: Pixels, teachers: list[Classifier]) -> None:
+    def _build(self, teachers: list[Classifier]) -> None:
         """Let the method make its parts, from the answers for two training images."""
-        images, _, rows = train[[0, len(train) - 1]]
+        train = self.train
+        images = train[[0, len(train) - 1]][0]
         images = images.to(self.device).contiguous(memory_format=torch.channels_last)
         labels = torch.full_like(train.labels, -1)
         labels[train.rows] = train.labels[train.rows]
         method, model = self.lesson.method, self.lesson.student.eval()
         with torch.no_grad(), self.launch.autocast():
-            answer = see(model, images, method.taps)
+            answer = see(model, images, method.taps, method.pooled)
         course = Course(labels.to(self.device), self.settings.epochs, model, teachers)
-        method.build(answer, self._answers(images, rows), course)
+        method.build(answer, [each.ask(images) for each in self.teachers], course)
         method.to(self.device, memory_format=torch.channels_last)
 
     def run(self, key: dict) -> None:
@@ -242,12 +256,17 @@ class Training:
         views, self.batches.epoch = torch.Generator().manual_seed(own), epoch
         self.lesson.method.start_epoch(epoch, self.lesson.student)
         self.prepared.train()
+        rows = self.train.rows[torch.tensor([*itertools.chain(*self.batches)])]
+        for teacher in self.teachers:
+            teacher.start_epoch(epoch, rows)
         for step, batch in enumerate(self.loader, epoch * len(self.loader)):
             losses, count = self._step(step, Batch(*batch), views)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() * count
             seen += count
             bar.update()
+        for teacher in self.teachers:
+            teacher.end_epoch()
         scores = self._validate()
         means = {name: float(value) / seen for name, value in sums.items()}
         if not math.isfinite(means["loss"]):
@@ -274,7 +293,8 @@ class Training:
         batch = method.change_batch(self._on_device(batch, views), student, views)
         images = batch.images.contiguous(memory_format=torch.channels_last)
         with self.launch.autocast():
-            answer, teachers = self.prepared(images, self._answers(images, batch.rows))
+            seen = [teacher(images, batch.rows) for teacher in self.teachers]
+            answer, teachers = self.prepared(images, seen)
         losses, count = self._losses(answer, teachers, batch)
         # the gradients of the processes are averaged, not added
         self.launch.backward(losses["loss"] * self.launch.num_processes)
@@ -288,12 +308,6 @@ class Training:
         images = batch.images.to(self.device)
         images = self.augment(images, views) if self.augment else images
         return Batch(images, batch.labels.to(self.device), batch.rows.to(self.device))
-
-    def _answers(self, images: Tensor, rows: Tensor) -> list[Seen]:
-        """What the teachers say to the very views that the student sees."""
-        if self.table is not None:
-            return [Seen(logits[rows.cpu()].to(self.device)) for logits in self.table]
-        return teaching.answers(self.teachers, images, self.lesson.method.taps)
 
     def _losses(
         self, answer: Seen, teachers: list[Seen], batch: Batch

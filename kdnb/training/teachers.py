@@ -1,14 +1,20 @@
-"""The teachers' answers: for each batch, or once for all images and kept on disk."""
+"""The teachers' answers: asked for each batch, and kept on disk for the next run with these views.
+
+All randomness of an epoch follows from (seed, epoch), so runs that share seed, data and batch size
+show the same views in the same order, whatever their method, student, alpha or temperature: a
+teacher answers each view once.
+"""
 
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Sequence
+import functools
+import hashlib
+import os
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from kdnb import device, files
 from kdnb.data import Dataset
@@ -16,7 +22,7 @@ from kdnb.distillation.base import Seen, see
 from kdnb.models import zoo
 from kdnb.models.predict import predict
 from kdnb.models.zoo import Classifier
-from kdnb.training import processes
+from kdnb.training import answers, processes
 
 
 def frozen(teacher: Classifier) -> Classifier:
@@ -35,39 +41,138 @@ def frozen(teacher: Classifier) -> Classifier:
     return teacher
 
 
-def answers(teachers: Sequence[Classifier], images: Tensor, taps: int) -> list[Seen]:
-    """Each teacher's logits and ``taps`` maps for images ``(N, 3, S, S)`` in [0, 1], in float32.
+def answer(teacher: Classifier, images: Tensor, taps: int = 0, pooled: bool = False) -> Seen:
+    """Logits and ``taps`` maps of a teacher for images ``(N, 3, S, S)`` in [0, 1], in float32.
 
-    The teachers must be in eval mode; they stay as they are.
+    ``pooled`` averages each map over its cells, to ``(N, C, 1, 1)``. The teacher must be in eval
+    mode; it stays as it is.
     """
     with torch.inference_mode(), device.autocast(images.device):
-        found = [see(teacher, images, taps) for teacher in teachers]
+        found = see(teacher, images, taps, pooled)
     # copied outside: a tensor of the inference mode may not enter the student's graph
-    return [
-        Seen(each.logits.float().clone(), tuple(maps.float().clone() for maps in each.features))
-        for each in found
-    ]
+    return Seen(
+        found.logits.float().clone(), tuple(maps.float().clone() for maps in found.features)
+    )
 
 
-def soft_target_table(teachers: list[Classifier], dataset: Dataset, image_size: int) -> Tensor:
-    """Logits ``(M, N, K)`` of M teachers for all N images, not augmented, kept on disk.
+class Asked:
+    """A teacher that is asked for every batch.
 
-    The file is keyed by the teachers' weights, the data's checksum, the size and the transform: a
-    change of any of them makes another file.
+    ``start_epoch``, then one call a batch in the order of ``rows``, then ``end_epoch``.
     """
+
+    def __init__(
+        self, teacher: Classifier, where: torch.device, taps: int = 0, pooled: bool = False
+    ):
+        self.teacher, self.where, self.taps, self.pooled = teacher, where, taps, pooled
+
+    @functools.cached_property
+    def network(self) -> Classifier:
+        """The teacher as it answers; made when it is asked for the first time."""
+        return frozen(self.teacher).to(self.where)
+
+    def ask(self, images: Tensor) -> Seen:
+        """The answer for ``(N, 3, S, S)`` images, computed now."""
+        return answer(self.network, images, self.taps, self.pooled)
+
+    def start_epoch(self, epoch: int, rows: Tensor) -> None:
+        """Prepare for an epoch whose batches hold these rows ``(R,)`` of the table, in order."""
+
+    def __call__(self, images: Tensor, rows: Tensor) -> Seen:
+        """The answer for the next batch."""
+        return self.ask(images)
+
+    def end_epoch(self) -> None:
+        """Keep what is worth keeping."""
+
+
+class FixedViews(Asked):
+    """A teacher whose logits for all images, not augmented, are computed once and kept on disk."""
+
+    def __init__(self, teacher: Classifier, where: torch.device, dataset: Dataset, image_size: int):
+        super().__init__(teacher, where)
+        self.logits = fixed_logits(teacher, dataset, image_size)
+
+    def __call__(self, images: Tensor, rows: Tensor) -> Seen:
+        """The logits of these rows."""
+        return Seen(self.logits[rows.cpu()].to(self.where))
+
+
+class Kept(Asked):
+    """A teacher whose answers for an epoch's views are read where a run kept them, else asked for
+    and kept.
+
+    ``views`` names all that the views follow from, but the epoch and the rows.
+    """
+
+    def __init__(
+        self, teacher: Classifier, where: torch.device, taps: int, pooled: bool, views: dict
+    ):
+        super().__init__(teacher, where, taps, pooled)
+        self.key = views | {
+            "teacher": zoo.checksum(teacher.network),
+            "taps": taps,
+            "precision": device.precision(),
+            "device": where.type,
+        }
+        self.folder = answers.folder() / f"{teacher.name}-{files.digest(self.key)}"
+        self.told = False
+
+    def start_epoch(self, epoch: int, rows: Tensor) -> None:
+        """Read the epoch's answers where they are whole, else begin to keep them."""
+        named = hashlib.sha256(rows.numpy().tobytes()).hexdigest()
+        self.about = {"key": self.key, "epoch": epoch, "rows": named}
+        self.path = self.folder / f"epoch-{epoch:04}-{named[:12]}.safetensors"
+        self.place, self.new = 0, []
+        self.stored = answers.read(self.path, self.about)
+        if self.stored is not None:
+            os.utime(self.path)  # the oldest are removed first
+            self._tell("read from")
+
+    def __call__(self, images: Tensor, rows: Tensor) -> Seen:
+        """The stored answer of the next batch, or the teacher's, which is remembered."""
+        begin, self.place = self.place, self.place + len(rows)
+        if self.stored is not None:
+            logits, *features = (each[begin : self.place].to(self.where) for each in self.stored)
+            return Seen(logits, tuple(features))
+        found = self.ask(images)
+        self.new.append([each.cpu() for each in (found.logits, *found.features)])
+        return found
+
+    def end_epoch(self) -> None:
+        """Write the epoch's answers, if they were new and there is room for them."""
+        if self.stored is None and self.new:
+            whole = [torch.cat(parts) for parts in zip(*self.new, strict=True)]
+            if answers.make_room(sum(each.nbytes for each in whole), self.folder):
+                answers.write(self.path, self.about, whole)
+                self._tell("kept in")
+        self.new, self.stored = [], None
+
+    def _tell(self, done: str) -> None:
+        if not self.told and self.key["process"] == 0:
+            used = sum(path.stat().st_size for path in self.folder.glob("*.safetensors")) / 1e6
+            tqdm.write(
+                f"answers of {self.teacher.name}: {done} {files.shown(self.folder)} "
+                f"({used:.3g} MB so far; {answers.LIMIT} bounds all answers, now to "
+                f"{answers.limit() / 1e9:g} GB)"
+            )
+        self.told = True
+
+
+def fixed_logits(teacher: Classifier, dataset: Dataset, image_size: int) -> Tensor:
+    """Logits ``(R, K)`` of a teacher for all images of the table, not augmented, kept on disk."""
     key = {
-        "teachers": [zoo.checksum(teacher.network) for teacher in teachers],
+        "teacher": zoo.checksum(teacher.network),
         "data": dataset.checksum,
         "image_size": image_size,
-        "transform": "none",
         "precision": device.precision(),
     }
-    name = f"{dataset.spec.slug}-{files.digest(key)}.safetensors"
-    path = files.cache_dir() / "soft-targets" / name
+    path = answers.folder() / f"{teacher.name}-{files.digest(key)}" / "fixed.safetensors"
     with processes.accelerator().main_process_first(), files.lock(path):
-        if not path.exists():
+        stored = answers.read(path, key)
+        if stored is None:
             pixels = dataset.pixels(image_size)
-            logits = torch.stack([torch.from_numpy(predict(each, pixels)) for each in teachers])
-            with files.atomic(path) as temporary:
-                save_file({"logits": logits}, temporary, {"key": json.dumps(key)})
-    return load_file(path)["logits"]
+            stored = [torch.from_numpy(predict(teacher, pixels))]
+            answers.make_room(stored[0].nbytes, path.parent)
+            answers.write(path, key, stored)
+    return stored[0]

@@ -49,6 +49,11 @@ def autocast(device: torch.device | str) -> contextlib.AbstractContextManager:
     return torch.autocast(torch.device(device).type, dtype)
 
 
+def without_autocast(device: torch.device | str) -> contextlib.AbstractContextManager:
+    """Tensors keep their precision, for products that overflow or lose too much in half of it."""
+    return torch.autocast(torch.device(device).type, enabled=False)
+
+
 def gpu() -> str | None:
     """Number and name of the GPUs, or None."""
     if torch.cuda.is_available():

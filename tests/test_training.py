@@ -105,7 +105,7 @@ def killed_after(epochs, monkeypatch):
     monkeypatch.setattr(loop.checkpoints, "keep", keep_then_die)
 
 
-@pytest.mark.parametrize("method", ["hard", "hybrid", "fitnet", "sample"])
+@pytest.mark.parametrize("method", ["hard", "hybrid", "fitnet", "dkd", "crd", "sample"])
 def test_a_resumed_run_equals_an_uninterrupted_one(mine, home, monkeypatch, method, capsys):
     """Same schedule, sampler, augmentation and moments, projectors and banks: the weights agree to
     the last bit. Dropout included (kdfmv8)."""
@@ -121,13 +121,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(mine, home, monkeypatch, meth
     kept = load_file(whole.folder / "last.safetensors")
     own = {name for name in kept if name.startswith("method.")}
     expected = {"fitnet": {"method.regressors.0.weight", "method.regressors.0.bias"}}
-    assert own == expected.get(method, own) and bool(own) == (method in ("fitnet", "sample"))
+    expected["crd"] = {f"method.{role}_banks" for role in ("student", "teacher")} | {
+        f"method.{role}_heads.0.{part}"
+        for role in ("student", "teacher")
+        for part in ("weight", "bias")
+    }
+    expected["crd"].add("method.levels")
+    assert own == expected.get(method, own) and bool(own) == (method in ("fitnet", "crd", "sample"))
     resumed = loop.distil(wanted, mine, trained)
     assert "resumes after epoch 2" in capsys.readouterr().out
     assert resumed.record["resumed_after_epoch"] == 2
     assert resumed.checksum == whole.checksum
     same = ["epoch", "lr", "loss", "val_loss", "val_balanced_accuracy"]
     pd.testing.assert_frame_equal(resumed.history[same], whole.history[same])
+    if method == "crd":
+        assert kept["method.levels"].isfinite().all()
     if method == "sample":
         assert kept["method.steps"] == 10 and kept["method.bank"].any(1).sum() == 72
 
@@ -323,7 +331,7 @@ def test_distilled_student_and_baseline_start_from_the_same_weights_and_order(mi
     assert starts[0] == starts[1] == starts[2]
 
 
-@pytest.mark.parametrize("method", ["hybrid", "fitnet"])
+@pytest.mark.parametrize("method", ["hybrid", "fitnet", "attention_transfer", "crd"])
 def test_several_teachers(mine, method):
     wanted = study(
         teacher="resnet10t+kdfmv8",
@@ -339,7 +347,7 @@ def test_several_teachers(mine, method):
     assert run.record["key"]["objective"]["teacher_weights"] == [3.0, 1.0]
 
 
-@pytest.mark.parametrize("method", ["hybrid", "kd_fmv_as_released", "fitnet"])
+@pytest.mark.parametrize("method", ["hybrid", "kd_fmv_as_released", "fitnet", "dkd", "rkd", "crd"])
 def test_two_classes_and_a_last_batch_of_one(home, method):
     for split, count in (("train", 33), ("val", 4), ("test", 4)):
         for number in range(count):
@@ -499,7 +507,7 @@ steps.clear()  # the search for duplicates optimises too
 learnt = set(mine.pixels(32, "train").rows.tolist())
 trained = [row for row in fetched if row in learnt]
 test, found = mine.pixels(32, "test"), {"key": teacher.folder.name, "logits": {}, "history": {}}
-for method in ("hybrid", "fitnet", "sample"):
+for method in ("hybrid", "fitnet", "crd", "sample"):
     run = training.distil(study(method), mine, [teacher])
     fetched.clear()
     found["logits"][method] = models.predict(run.model, test, batch_size=4).tolist()
@@ -549,7 +557,7 @@ def test_two_processes_train_the_network_that_one_trains(folder, home):
     (first_rows, first), (second_rows, second) = several
     assert first == second and (single["processes"], first["processes"]) == (1, 2)
     assert (first["key"], first["steps"]) == (single["key"], single["steps"])
-    assert single["steps"] == (2 + 3 * 3) * 4  # epochs, batches
+    assert single["steps"] == (2 + 4 * 3) * 4  # epochs, batches
     assert sorted(first_rows + second_rows) == sorted(rows)
     assert len(rows) == 2 * len(set(rows)) == 2 * 60  # epochs, images
     test = data.load("folder", folder).pixels(32, "test").rows.tolist()

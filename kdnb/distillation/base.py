@@ -326,7 +326,8 @@ def see(model: Classifier, images: Tensor, taps: int = 0, pooled: bool = False) 
     if taps > len(model.cam_layers):
         raise ValueError(
             f"{model.name} has {len(model.cam_layers)} layers to learn from "
-            f"({', '.join(model.cam_layers)}), and {taps} are asked for"
+            f"({', '.join(model.cam_layers)}), and {taps} are asked for: lower the method's number "
+            "of layers, or choose a method that reads fewer"
         )
     layers, maps = model.cam_layers[:taps], {}
 

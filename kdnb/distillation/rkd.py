@@ -1,0 +1,88 @@
+"""Relational knowledge distillation: distances and angles between the images of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdnb import checks, device
+from kdnb.distillation.base import Method, Seen, register
+from kdnb.distillation.soft_targets import hard_loss
+from kdnb.parameters import parameter
+
+FEWEST = 3  # images; two have one distance, which is its own mean, and no angle
+
+
+def relations(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances ``(N, N)`` of embeddings ``(N, D)`` in units of their mean, and cosines of the
+    angles ``(N, N, N)``, the first index at the vertex.
+
+    Park et al. 2019, equations 4 to 9, in float32. Coinciding points have distance and cosines
+    zero, with gradient zero.
+    """
+    checks.shapes(points=(points, "N D"))
+    points = points.float()
+    with device.without_autocast(points.device):
+        # differences, because ‖a‖² + ‖b‖² − 2ab loses the small distances
+        offsets = points[None] - points[:, None]
+        lengths = offsets.norm(dim=2)
+        mean = lengths.sum() / (len(points) * (len(points) - 1))
+        directions = F.normalize(offsets, dim=2)
+        return lengths / mean.clamp(min=1e-12), directions @ directions.mT
+
+
+@register("rkd")
+class RKD(Method):
+    """Cross-entropy + λ_D · distances + λ_A · angles, each with the Huber loss: section 3.2 of Park
+    et al. 2019.
+
+    The Huber losses are means over all pairs and triples, as in the authors' code. Ours: the
+    embedding is the mean of the last map over its cells. A last batch of fewer than three images
+    has no relations: only its labels count.
+    """
+
+    # torchdistill's RKDLoss is NaN for one image and computes in the precision it is given
+    title, paper = "distances and angles", "Park et al. 2019, arXiv:1904.05068"
+    taps = 1
+
+    @dataclass(frozen=True)
+    class Options(Method.Options):
+        """The paper's weights for classification."""
+
+        distance_weight: float = parameter(25.0, "weight of the distances", low=0)
+        angle_weight: float = parameter(50.0, "weight of the angles", low=0)
+
+    def embed(
+        self, images: Tensor, student: Seen, teachers: Sequence[Seen]
+    ) -> tuple[Seen, Sequence[Seen]]:
+        """Embeddings ``(N, C)`` in place of maps."""
+        own, *others = (
+            Seen(each.logits, (each.features[0].float().mean((2, 3)),))
+            for each in (student, *teachers)
+        )
+        return own, others
+
+    def loss(
+        self, student: Seen, teachers: Sequence[Seen], labels: Tensor, rows: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """``{"loss", "hard_loss", "distance_loss", "angle_loss"}``."""
+        hard = hard_loss(student.logits, labels, self.class_weights)
+        if len(labels) < FEWEST:
+            distance = angle = torch.zeros_like(hard)
+        else:
+            own = relations(student.features[0])
+            terms = [
+                [
+                    F.smooth_l1_loss(s, t)
+                    for s, t in zip(own, relations(each.features[0]), strict=True)
+                ]
+                for each in teachers
+            ]
+            distance, angle = (self.averaged(kind) for kind in zip(*terms, strict=True))
+        options = self.options
+        loss = hard + options.distance_weight * distance + options.angle_weight * angle
+        return {"loss": loss, "hard_loss": hard, "distance_loss": distance, "angle_loss": angle}

@@ -14,6 +14,7 @@ from kdnb.distillation import Course, Seen, create
 from kdnb.distillation.attention_transfer import attention, attention_loss
 from kdnb.distillation.base import see
 from kdnb.distillation.crd import noise_contrast
+from kdnb.distillation.dist import dissimilarity
 from kdnb.distillation.dkd import decoupled
 from kdnb.distillation.rkd import relations
 from kdnb.distillation.similarity_preserving import similarities
@@ -21,7 +22,7 @@ from kdnb.distillation.soft_targets import hard_loss, soft_loss, soft_targets
 from kdnb.models import zoo
 from kdnb.study import Study
 
-LOGITS = ("dkd",)
+LOGITS = ("dkd", "dist")
 FEATURES = ("attention_transfer", "similarity_preserving", "rkd", "crd")
 GENERIC = LOGITS + FEATURES
 STUDENT = zoo.create("kdfmv5", 3, 32)
@@ -152,6 +153,51 @@ def test_the_weight_of_dkd_rises_in_the_papers_share_of_the_epochs():
 def test_dkd_refuses_mixed_labels():
     with pytest.raises(ValueError, match="dkd needs one class an image.*hybrid"):
         losses(create("dkd"), answers(), [answers()], torch.full((4, 3), 1 / 3))
+
+
+# DIST
+
+
+@pytest.mark.parametrize(
+    ("temperature", "inter", "intra", "of_inter", "of_intra"),
+    [
+        (1.0, 0.951757789, 1.04269648, 0.09431241, 0.06455829),
+        (4.0, 14.7261372, 12.8801651, 0.6002967, 0.1232459),
+    ],
+)
+def test_dist_gives_the_numbers_of_the_public_code(temperature, inter, intra, of_inter, of_intra):
+    student, teacher = (3 * waves(5, 4, step=1.0)).requires_grad_(), 3 * waves(5, 4, step=0.7)
+    method = create("dist", temperature=temperature)
+    labels = torch.tensor([0, 1, 2, 3, 1])
+    for name, value, first in (("inter_loss", inter, of_inter), ("intra_loss", intra, of_intra)):
+        found = method.loss(Seen(student), [Seen(teacher)], labels)[name]
+        assert close(found, value) and starts(found, student, first)
+
+
+def test_dist_by_hand():
+    """(1, 2, 3) correlates by 1 with (2, 4, 6), by −1 with (3, 2, 1) and by √¾ with (1, 1, 2)."""
+    row = torch.tensor([[1.0, 2.0, 3.0]])
+    assert close(dissimilarity(row, 2 * row), 0) and close(dissimilarity(row, row.flip(1)), 2)
+    assert close(dissimilarity(row, torch.tensor([[1.0, 1.0, 2.0]])), 1 - math.sqrt(0.75))
+
+
+def test_two_classes_leave_dist_the_correlation_over_images():
+    student, labels = torch.randn(6, 2, requires_grad=True), torch.tensor([0, 1, 0, 0, 1, 1])
+    parts = create("dist").loss(Seen(student), [Seen(torch.randn(6, 2))], labels)
+    pulls = [
+        torch.autograd.grad(parts[f"{name}_loss"], student, retain_graph=True)[0]
+        for name in ("inter", "intra")
+    ]
+    assert torch.allclose(pulls[0], torch.zeros(6, 2), atol=1e-6) and pulls[1].any()
+
+
+def test_dist_of_a_student_that_knows_nothing_is_finite():
+    student = torch.zeros(4, 3, requires_grad=True)
+    parts = create("dist").loss(
+        Seen(student), [Seen(torch.randn(4, 3))], torch.tensor([0, 1, 2, 0])
+    )
+    (pull,) = torch.autograd.grad(parts["loss"], student)
+    assert close(parts["inter_loss"], 1) and close(parts["intra_loss"], 1) and pull.isfinite().all()
 
 
 # attention transfer
@@ -391,7 +437,7 @@ def test_a_class_weight_reaches_the_labels_loss_only(name):
     assert (weighted["loss"] - plain["loss"]).item() == pytest.approx(difference, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("name", [*FEATURES, "dist"])
 def test_labels_that_mix_classes_are_taken(name):
     student, teachers, labels = answers(), [answers()], torch.tensor([0, 1, 2, 0])
     method = built(name, student, teachers)
@@ -425,10 +471,10 @@ def test_the_terms_of_teachers_are_averaged_by_their_weights(name):
         losses(create(name, teacher_weights=[1, 2]), student, teachers, labels)
 
 
-def test_a_teacher_of_weight_zero_has_no_say_in_dkd_and_crd():
+def test_a_teacher_of_weight_zero_has_no_say():
     labels, student = torch.tensor([0, 1, 2, 0]), answers()
     teachers = [answers(width=5), answers(side=3), answers(width=2, side=7)]
-    for name in ("dkd", "crd"):
+    for name in ("dkd", "dist", "crd"):
         method = built(name, student, teachers, teacher_weights=[1, 0, 0])
         alone = built(name, student, teachers[:1])
         if name == "crd":

@@ -54,12 +54,15 @@ class Course(NamedTuple):
     ``labels`` ``(R,)`` holds the class of every row of the dataset's table that is a training
     image, and −1 for all other rows. ``epochs`` is the largest number of epochs. ``student`` and
     ``teachers`` are the networks: a method that keeps one, or a layer of it, keeps a copy.
+    ``images`` gives the training images of rows ``(n,)``, not augmented: ``(n, 3, S, S)`` in [0, 1]
+    on the CPU.
     """
 
     labels: Tensor
     epochs: int
     student: Classifier
     teachers: Sequence[Classifier] = ()
+    images: Callable[[Tensor], Tensor] | None = None
 
 
 class Method(nn.Module):

@@ -9,30 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb import checks, device
 from kdnb.distillation.base import Method, Seen, register
+from kdnb.distillation.relations import angles, distances
 from kdnb.distillation.soft_targets import hard_loss
 from kdnb.parameters import parameter
 
 FEWEST = 3  # images; two have one distance, which is its own mean, and no angle
-
-
-def relations(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances ``(N, N)`` of embeddings ``(N, D)`` in units of their mean, and cosines of the
-    angles ``(N, N, N)``, the first index at the vertex.
-
-    Park et al. 2019, equations 4 to 9, in float32. Coinciding points have distance and cosines
-    zero, with gradient zero.
-    """
-    checks.shapes(points=(points, "N D"))
-    points = points.float()
-    with device.without_autocast(points.device):
-        # differences, because ‖a‖² + ‖b‖² − 2ab loses the small distances
-        offsets = points[None] - points[:, None]
-        lengths = offsets.norm(dim=2)
-        mean = lengths.sum() / (len(points) * (len(points) - 1))
-        directions = F.normalize(offsets, dim=2)
-        return lengths / mean.clamp(min=1e-12), directions @ directions.mT
 
 
 @register("rkd")
@@ -48,6 +30,7 @@ class RKD(Method):
     # torchdistill's RKDLoss is NaN for one image and computes in the precision it is given
     title, paper = "distances and angles", "Park et al. 2019, arXiv:1904.05068"
     taps = 1
+    pooled = True
 
     @dataclass(frozen=True)
     class Options(Method.Options):
@@ -74,15 +57,15 @@ class RKD(Method):
         if len(labels) < FEWEST:
             distance = angle = torch.zeros_like(hard)
         else:
-            own = relations(student.features[0])
-            terms = [
-                [
-                    F.smooth_l1_loss(s, t)
-                    for s, t in zip(own, relations(each.features[0]), strict=True)
-                ]
-                for each in teachers
-            ]
-            distance, angle = (self.averaged(kind) for kind in zip(*terms, strict=True))
+            distance, angle = (
+                self.averaged(
+                    [
+                        F.smooth_l1_loss(relate(student.features[0]), relate(each.features[0]))
+                        for each in teachers
+                    ]
+                )
+                for relate in (distances, angles)
+            )
         options = self.options
         loss = hard + options.distance_weight * distance + options.angle_weight * angle
         return {"loss": loss, "hard_loss": hard, "distance_loss": distance, "angle_loss": angle}

@@ -204,7 +204,7 @@ class Training:
         method, model = self.lesson.method, self.lesson.student.eval()
         with torch.no_grad(), self.launch.autocast():
             answer = see(model, images, method.taps, method.pooled)
-        course = Course(labels.to(self.device), self.settings.epochs, model, teachers)
+        course = Course(labels.to(self.device), self.settings.epochs, model, teachers, train.floats)
         method.build(answer, [each.ask(images) for each in self.teachers], course)
         method.to(self.device, memory_format=torch.channels_last)
 

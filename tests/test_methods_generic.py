@@ -13,10 +13,10 @@ from torch import nn
 from kdnb.distillation import Course, Seen, create
 from kdnb.distillation.attention_transfer import attention, attention_loss
 from kdnb.distillation.base import see
-from kdnb.distillation.crd import noise_contrast
 from kdnb.distillation.dist import dissimilarity
 from kdnb.distillation.dkd import decoupled
-from kdnb.distillation.rkd import relations
+from kdnb.distillation.memory import noise_contrast
+from kdnb.distillation.relations import angles, distances
 from kdnb.distillation.similarity_preserving import similarities
 from kdnb.distillation.soft_targets import hard_loss, soft_loss, soft_targets
 from kdnb.models import zoo
@@ -259,13 +259,12 @@ def test_similarities_by_hand():
 
 def test_relations_give_the_numbers_of_the_public_code():
     student = waves(5, 6, step=1.0).requires_grad_()
-    teacher = relations(waves(5, 8, step=0.7))
+    teacher = waves(5, 8, step=0.7)
     distance, angle = (
-        F.smooth_l1_loss(*pair) for pair in zip(relations(student), teacher, strict=True)
+        F.smooth_l1_loss(relate(student), relate(teacher)) for relate in (distances, angles)
     )
     assert close(distance, 0.0032537973) and close(angle, 0.0141223948)
     assert starts(distance, student, 0.007050003, 0.002479407, -0.004370745)
-    _, angle = (F.smooth_l1_loss(*pair) for pair in zip(relations(student), teacher, strict=True))
     assert starts(angle, student, 0.01505814, 0.01986077, 0.006403499)
 
 
@@ -293,11 +292,9 @@ def test_a_short_last_batch_has_no_relations(count):
 def test_equal_embeddings_have_finite_relations():
     points = torch.cat([torch.ones(3, 4), torch.randn(2, 4)]).requires_grad_()
     for given in (points, torch.ones(3, 4, requires_grad=True)):
-        pull = torch.autograd.grad(sum(each.square().sum() for each in relations(given)), given)[0]
-        assert (
-            pull.isfinite().all()
-            and not torch.stack([r.isnan().any() for r in relations(given)]).any()
-        )
+        found = distances(given), angles(given)
+        pull = torch.autograd.grad(sum(each.square().sum() for each in found), given)[0]
+        assert pull.isfinite().all() and not any(each.isnan().any() for each in found)
 
 
 # contrastive representation distillation
@@ -313,11 +310,11 @@ def small_crd(labels=CLASSES, **options):
 
 
 def test_crd_gives_the_numbers_of_the_public_code():
-    """Two steps: loss, gradient and banks; images 4 and 0 with the three images of the other class
+    """Two steps: loss, gradient and memories; images 4 and 0 with three images of the other class
     as negatives."""
     method, rows = small_crd(), torch.tensor([4, 0])
-    method.student_banks.copy_(0.8 * waves(1, 6, 4, step=1.0))
-    method.teacher_banks.copy_(0.8 * waves(1, 6, 4, step=0.7))
+    method.student_memories[0].bank.copy_(0.8 * waves(6, 4, step=1.0))
+    method.teacher_memories[0].bank.copy_(0.8 * waves(6, 4, step=0.7))
     student, teacher = waves(2, 4, step=1.3).requires_grad_(), waves(2, 4, step=0.4)
     expected = [(18.730751, -0.4985216, -1.603192, -0.4883032)]
     expected += [(19.1555557, 2.450369, 4.618159, 1.713892)]
@@ -326,7 +323,7 @@ def test_crd_gives_the_numbers_of_the_public_code():
         contrast = method.loss(own, [other], CLASSES[rows], rows)["contrast_loss"]
         assert close(contrast, value) and starts(contrast, student, *gradient)
         student = (0.2 - 0.5 * student.detach()).requires_grad_()
-    found = torch.stack([method.student_banks[0, 4], method.teacher_banks[0, 0]])
+    found = torch.stack([method.student_memories[0].bank[4], method.teacher_memories[0].bank[0]])
     assert torch.allclose(
         found,
         torch.tensor(
@@ -338,14 +335,16 @@ def test_crd_gives_the_numbers_of_the_public_code():
         atol=1e-6,
     )
     untouched = [1, 2, 3, 5]
-    assert torch.equal(method.student_banks[0, untouched], 0.8 * waves(6, 4, step=1.0)[untouched])
+    assert torch.equal(
+        method.student_memories[0].bank[untouched], 0.8 * waves(6, 4, step=1.0)[untouched]
+    )
 
 
 def test_noise_contrast_by_hand():
     """h = e^s / (e^s + K·c) with K = 2 and c = 1/2: 3/4 for s = ln 3, 1/2 for 0, 1/4 for −ln 3."""
     positive = torch.tensor([math.log(3)], requires_grad=True)
     negative = torch.tensor([[0.0, -math.log(3)]], requires_grad=True)
-    found = noise_contrast(positive, negative, torch.tensor(math.log(0.5)))
+    found = noise_contrast(positive[:, None], negative, torch.tensor(math.log(0.5)))[0]
     assert close(found, -math.log(3 / 4) - math.log(1 / 2) - math.log(3 / 4))
     pulls = torch.autograd.grad(found, (positive, negative))
     assert torch.allclose(
@@ -353,19 +352,20 @@ def test_noise_contrast_by_hand():
     )
 
 
-def test_a_bank_is_indexed_by_row_whatever_the_place_in_a_batch():
+def test_a_memory_is_indexed_by_row_whatever_the_place_in_a_batch():
     student, teacher = answers(3, side=2, layers=1), answers(3, width=4, side=2, layers=1)
     rows, labels, banks = torch.tensor([7, 2, 5]), torch.tensor([1, 2, 2]), []
     order = torch.tensor([2, 0, 1])
     for place in (torch.arange(3), order):
         method = built("crd", student, [teacher])
         shuffled = [Seen(x.logits[place], (x.features[0][place],)) for x in (student, teacher)]
-        before = method.student_banks.clone()
+        memory = method.student_memories[0].bank
+        before = memory.clone()
         losses(method, shuffled[0], shuffled[1:], labels[place], rows[place])
-        changed = (method.student_banks != before).any(-1)[0]
+        changed = (memory != before).any(-1)
         assert changed.nonzero().flatten().tolist() == [2, 5, 7]
-        assert torch.allclose(method.student_banks[0, rows].norm(dim=1), torch.ones(3))
-        banks.append(method.student_banks)
+        assert torch.allclose(memory[rows].norm(dim=1), torch.ones(3))
+        banks.append(memory)
     assert torch.allclose(*banks, atol=1e-6)
 
 
@@ -402,7 +402,7 @@ def test_crd_refuses_what_it_cannot_contrast():
         small_crd(torch.tensor([0, 1, -1])),
         Seen(torch.zeros(2, 2), (torch.zeros(2, 4),)),
     )
-    with pytest.raises(ValueError, match="crd keeps a bank by row.*give the rows"):
+    with pytest.raises(ValueError, match="crd has a memory by row.*give the rows"):
         method.loss(seen, [seen], torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="row 2 is no training image"):
         method.loss(seen, [seen], torch.tensor([0, 1]), torch.tensor([0, 2]))
@@ -478,11 +478,7 @@ def test_a_teacher_of_weight_zero_has_no_say():
         method = built(name, student, teachers, teacher_weights=[1, 0, 0])
         alone = built(name, student, teachers[:1])
         if name == "crd":
-            own = {
-                key: value[:1] for key, value in method.state_dict().items() if "head" not in key
-            }
-            heads = {key: method.state_dict()[key] for key in alone.state_dict() if "head" in key}
-            alone.load_state_dict(own | heads)
+            alone.load_state_dict({key: method.state_dict()[key] for key in alone.state_dict()})
         found = losses(method, student, teachers, labels)["loss"]
         assert found.item() == pytest.approx(
             losses(alone, student, teachers[:1], labels)["loss"].item(), rel=1e-5
@@ -549,8 +545,8 @@ def test_two_processes_compute_the_loss_and_the_gradient_of_one(name):
 
 
 @pytest.mark.parametrize("name", GENERIC)
-def test_logits_methods_use_kept_answers_and_feature_methods_do_not(name):
-    assert create(name).cacheable == (name in LOGITS)
+def test_kept_answers_serve_methods_that_read_logits_or_pooled_features(name):
+    assert create(name).cacheable == (name in (*LOGITS, "rkd", "crd"))
 
 
 PAIRS = [("densenet121", "kdfmv5"), ("autoformerv2_tiny", "ofa595"), ("visformer_small", "kdfmv8")]

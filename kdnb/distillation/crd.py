@@ -3,7 +3,6 @@ an image among those of other images."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,22 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb import device
 from kdnb.distillation.base import Course, Method, Seen, register
+from kdnb.distillation.memory import Memory, noise_contrast
 from kdnb.distillation.soft_targets import hard_loss
 from kdnb.models.zoo import Classifier
 from kdnb.parameters import parameter
-
-
-def noise_contrast(positive: Tensor, negative: Tensor, level: Tensor) -> Tensor:
-    """Sum of −log h of each positive and −log(1 − h) of its negatives, with h = e^s / (e^s + K·c).
-
-    ``positive`` ``(N,)`` and ``negative`` ``(N, K)`` are scores s, ``level`` is log c. Tian et al.
-    2020, equations 18 and 19; in logarithms, since e^s overflows half precision.
-    """
-    noise = level + math.log(negative.shape[1])
-    found, rejected = F.logsigmoid(positive - noise), F.logsigmoid(noise - negative)
-    return -found.sum() - rejected.sum()
 
 
 @register("crd")
@@ -34,20 +22,21 @@ class CRD(Method):
     """Cross-entropy + β · noise-contrastive estimation of student against teacher and of teacher
     against student: Tian et al. 2020, section 3.2 and equations 17 to 19.
 
-    Linear heads embed both networks on the unit sphere, and both learn. A bank for each holds the
+    Linear heads embed both networks on the unit sphere, and both learn. A memory for each holds the
     embedding of every row of the dataset as a moving average. An image's positive is its own row,
     its negatives are images of other classes. Equation 19 compares e^s with N/M; here, as in the
     authors' code, with its mean in the first batch.
 
     Ours: the features are the mean of the last map over its cells; each teacher has a head, a head
-    of the student and two banks; images of one class in a batch share their negatives, which are
+    of the student and two memories; images of one class in a batch share their negatives, which are
     all images of other classes where there are fewer than ``negatives``.
     """
 
     # pytorch-metric-learning keeps queues of recent embeddings of one network and torchdistill
-    # exponentials that overflow; neither has banks by row that survive an interruption
+    # exponentials that overflow; neither has memories by row that survive an interruption
     title, paper = "contrast of images", "Tian et al. 2020, arXiv:1910.10699"
     taps = 1
+    pooled = True
 
     @dataclass(frozen=True)
     class Options(Method.Options):
@@ -57,10 +46,10 @@ class CRD(Method):
         contrast_temperature: float = parameter(0.07, "divides the scores, above 0", low=0.001)
         negatives: int = parameter(16384, "most negatives of an image", low=1)
         embedding_size: int = parameter(128, "dimensions of an embedding", low=1)
-        bank_momentum: float = parameter(0.5, "share of a bank's row that stays", low=0, high=1)
+        memory_momentum: float = parameter(0.5, "share of a memory's row that stays", low=0, high=1)
 
     def build(self, student: Seen, teachers: Sequence[Seen], course: Course) -> None:
-        """Heads and banks. Raises ``ValueError`` where all training images are of one class."""
+        """Heads and memories. Raises ``ValueError`` where all training images are of one class."""
         self.classes = course.labels.cpu()
         known = self.classes[self.classes >= 0]
         if len(known.unique()) < 2:
@@ -73,11 +62,12 @@ class CRD(Method):
         self.teacher_heads = nn.ModuleList(
             nn.Linear(each.features[0].shape[1], size) for each in teachers
         )
-        bound = math.sqrt(3 / size)  # rows have norm 1 on average
-        for name in ("student_banks", "teacher_banks"):
-            rows = torch.empty(len(teachers), len(self.classes), size)
-            self.register_buffer(name, rows.uniform_(-bound, bound))
-        self.register_buffer("levels", torch.full((len(teachers), 2), math.nan))
+        self.student_memories, self.teacher_memories = (
+            nn.ModuleList(
+                Memory(len(self.classes), size, self.options.memory_momentum) for _ in teachers
+            )
+            for _ in range(2)
+        )
         self.start_epoch(0, course.student)
 
     def start_epoch(self, epoch: int, student: Classifier) -> None:
@@ -98,22 +88,23 @@ class CRD(Method):
     def loss(
         self, student: Seen, teachers: Sequence[Seen], labels: Tensor, rows: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """``{"loss", "hard_loss", "contrast_loss"}``; the banks move on by one batch.
+        """``{"loss", "hard_loss", "contrast_loss"}``; the memories move on by one batch.
 
         Raises ``ValueError`` for missing rows and for rows that are no training images.
         """
         hard = hard_loss(student.logits, labels, self.class_weights)
         groups, terms = self._negatives(rows), []
-        for number, (own, teacher) in enumerate(zip(student.features, teachers, strict=True)):
-            banks = self.student_banks[number], self.teacher_banks[number]
+        memories = zip(self.student_memories, self.teacher_memories, strict=True)
+        for own, teacher, pair in zip(student.features, teachers, memories, strict=True):
             answers = own, teacher.features[0]
             terms.append(
-                self._contrast(answers[1], banks[0], rows, groups, self.levels[number, 0])
-                + self._contrast(answers[0], banks[1], rows, groups, self.levels[number, 1])
+                sum(
+                    self._contrast(anchors, memory, rows, groups)
+                    for anchors, memory in zip(answers, reversed(pair), strict=True)
+                )
             )
-            for bank, answer in zip(banks, answers, strict=True):
-                moved = bank[rows].lerp(answer.detach(), 1 - self.options.bank_momentum)
-                bank[rows] = F.normalize(moved, dim=1)
+            for memory, answer in zip(pair, answers, strict=True):
+                memory.update(rows, answer)
         contrast = self.averaged(terms)
         loss = hard + self.options.contrast_weight * contrast
         return {"loss": loss, "hard_loss": hard, "contrast_loss": contrast}
@@ -121,7 +112,7 @@ class CRD(Method):
     def _negatives(self, rows: Tensor | None) -> list[tuple[Tensor, Tensor]]:
         """For each class of a batch, the places of its images and the rows of their negatives."""
         if rows is None:
-            raise ValueError("crd keeps a bank by row of the dataset: give the rows of the batch")
+            raise ValueError("crd has a memory by row of the dataset: give the rows of the batch")
         classes = self.classes[rows.cpu()]
         if (classes < 0).any():
             wrong = int(rows[(classes < 0).to(rows.device)][0])
@@ -137,24 +128,16 @@ class CRD(Method):
         return groups
 
     def _contrast(
-        self,
-        anchors: Tensor,
-        bank: Tensor,
-        rows: Tensor,
-        groups: list[tuple[Tensor, Tensor]],
-        level: Tensor,
+        self, anchors: Tensor, memory: Memory, rows: Tensor, groups: list[tuple[Tensor, Tensor]]
     ) -> Tensor:
-        """Mean over the anchors ``(N, D)``; sets ``level`` in the first batch."""
-        with device.without_autocast(anchors.device):
-            scaled = anchors / self.options.contrast_temperature
-            positive = (scaled * bank[rows]).sum(1)
-            negative = [scaled[places] @ bank[others].T for places, others in groups]
-        if level.isnan():
-            scores = torch.cat([positive, *(each.flatten() for each in negative)]).detach()
-            level.copy_(scores.logsumexp(0) - math.log(len(scores)))
-        pairs = zip(groups, negative, strict=True)
-        total = sum(noise_contrast(positive[places], s, level) for (places, _), s in pairs)
-        return total / len(rows)
+        """Mean over the anchors ``(N, D)``."""
+        temperature = self.options.contrast_temperature
+        scores = [
+            memory.scores(anchors[places], rows[places, None], others, temperature)
+            for places, others in groups
+        ]
+        memory.measure_level([each for both in scores for each in both])
+        return torch.cat([noise_contrast(*both, memory.level) for both in scores]).mean()
 
 
 def _embedded(head: nn.Linear, answer: Seen) -> Tensor:

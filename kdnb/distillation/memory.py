@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from kdnb import device
+
 
 class Memory(nn.Module):
     """The embeddings of all rows of a dataset, each a moving average of norm 1.
@@ -38,8 +40,9 @@ class Memory(nn.Module):
         ``positives`` ``(N, P)`` are rows for each anchor, ``negatives`` ``(Q,)`` rows for all.
         """
         scaled = anchors.float() / temperature
-        found = (self.bank[positives] @ scaled[:, :, None])[:, :, 0]
-        return found, scaled @ self.bank[negatives].T
+        with device.without_autocast(anchors.device):
+            found = (self.bank[positives] @ scaled[:, :, None])[:, :, 0]
+            return found, scaled @ self.bank[negatives].T
 
     def measure_level(self, scores: Sequence[Tensor]) -> None:
         """Set ``level`` from the scores of the first batch, tensors of any shape such as
@@ -53,7 +56,8 @@ class Memory(nn.Module):
 
         ``shares`` ``(K, R)`` holds the share of each row in the mean of each class.
         """
-        return F.normalize(shares @ self.bank.relu(), dim=1)
+        with device.without_autocast(shares.device):
+            return F.normalize(shares @ self.bank.relu(), dim=1)
 
 
 def noise_contrast(positive: Tensor, negative: Tensor, level: Tensor) -> Tensor:

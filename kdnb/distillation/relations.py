@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb import checks
+from kdnb import checks, device
 
 
 def distances(points: Tensor) -> Tensor:
@@ -32,14 +32,16 @@ def angles(points: Tensor) -> Tensor:
     """
     checks.shapes(points=(points, "N D"))
     directions = F.normalize(_offsets(points), dim=2)
-    return directions @ directions.mT
+    with device.without_autocast(points.device):
+        return directions @ directions.mT
 
 
 def gram(maps: Tensor) -> Tensor:
     """Products of channels ``(N, C, C)`` of maps ``(N, C, h, w)``, divided by C·h·w, in float32."""
     checks.shapes(maps=(maps, "N C h w"))
     cells = maps.float().flatten(2)
-    return cells @ cells.mT / cells[0].numel()
+    with device.without_autocast(maps.device):
+        return cells @ cells.mT / cells[0].numel()
 
 
 def root_mean_square(difference: Tensor) -> Tensor:

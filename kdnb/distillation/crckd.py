@@ -88,7 +88,7 @@ class CRCKD(Method):
         # a decay of 1 − 1/(step + 1) at first, as in Tarvainen & Valpola 2017, arXiv:1703.01780
         self.mean_teacher = ModelEmaV3(
             course.student, options.ema_decay, use_warmup=True, warmup_gamma=1, warmup_power=1
-        )
+        ).requires_grad_(False)
         width = student.features[0].shape[1]
         self.heads = nn.ModuleList(nn.Linear(width, size) for _ in range(2))
         self.memories = nn.ModuleList(
@@ -191,13 +191,10 @@ class CRCKD(Method):
 
     def _relation(self, own: Tensor, other: Tensor) -> Tensor:
         """KL of the mean teacher's similarities to its class means and the student's to its own."""
-        logs = [
-            F.log_softmax(
-                points @ memory.class_directions(self.shares).T / self.options.relation_temperature,
-                dim=1,
-            )
-            for points, memory in zip((own, other), self.memories, strict=True)
-        ]
+        logs = []
+        for points, memory in zip((own, other), self.memories, strict=True):
+            scores = points.float() @ memory.class_directions(self.shares).T
+            logs.append(F.log_softmax(scores / self.options.relation_temperature, dim=1))
         return F.kl_div(logs[0], logs[1].detach(), reduction="batchmean", log_target=True)
 
 

@@ -7,7 +7,7 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -36,6 +36,11 @@ def teacher_names(teacher: str) -> tuple[str, ...]:
     for name in names:
         zoo.resolve(name)
     return names
+
+
+def _recipe(role: str) -> Callable[[str], object]:
+    """Look up a recipe of a role, by name and only now: recipes stand above this module."""
+    return lambda name: getattr(importlib.import_module("kdnb.training.recipes"), role)(name)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,11 @@ class Training(Parameters):
         **EPOCHS,
         profiles={"smoke": 1, "quick": 8, "paper": 100},
     )
+    teacher_recipe: str | None = parameter(
+        None,
+        "kd_oct (focal loss, mixed images, averaged weights); None: the settings here",
+        valid=_recipe("of_teacher"),
+    )
     # paper B's code trains for 100 epochs at batch 16 from ImageNet weights; paper A's settings
     # could not be read
     batch_size: int | None = parameter(
@@ -103,6 +113,11 @@ class Recipe(Parameters):
         "epochs of a student",
         **EPOCHS,
         profiles={"smoke": 1, "quick": 15, "paper": 100},
+    )
+    recipe: str | None = parameter(
+        None,
+        "how a student is trained: kd_oct; None: the settings here",
+        valid=_recipe("of_student"),
     )
     method: str = parameter(
         "hybrid",

@@ -154,6 +154,9 @@ class Method(nn.Module):
         an uninterrupted one would.
         """
 
+    def end_epoch(self, epoch: int, student: Classifier) -> None:
+        """Finish an epoch after its last step, before the student is validated and kept."""
+
     def selectable(self, epoch: int) -> bool:
         """Whether this epoch's weights may be kept as the best (not while only a part learns)."""
         return True

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list
-from timm.optim import param_groups_weight_decay
 from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -27,19 +26,23 @@ from kdnb.models import zoo
 from kdnb.models.predict import predict
 from kdnb.models.zoo import Classifier
 from kdnb.study import Study
-from kdnb.training import batch_norm, checkpoints, processes, schedule
+from kdnb.training import batch_norm, checkpoints, processes, recipes, schedule
 from kdnb.training import teachers as teaching
 from kdnb.training.checkpoints import Run
+from kdnb.training.recipes import TrainingRecipe
 from kdnb.training.schedule import Settings
 
 VERSION = 2  # part of every run's key: raise it when the loop changes what it learns
 
 
 def train_teachers(study: Study, dataset: Dataset) -> list[Run]:
-    """Train every teacher of the study on the labels, or load it if it was trained with the same
-    configuration."""
-    labels = distillation.create("hard")
-    return [fit(study, dataset, name, labels, study.teacher_epochs) for name in study.teachers]
+    """Train every teacher of the study on the labels by its recipe, or load it if it was trained
+    with the same configuration."""
+    recipe = recipes.of_teacher(study.teacher_recipe)
+    return [
+        fit(study, dataset, name, recipe.method(), study.teacher_epochs, recipe=recipe)
+        for name in study.teachers
+    ]
 
 
 def distil(study: Study, dataset: Dataset, teachers: list[Run]) -> Run:
@@ -69,6 +72,7 @@ def fit(
     epochs: int,
     teachers: Sequence[Run] = (),
     start: nn.Module | None = None,
+    recipe: TrainingRecipe | None = None,
 ) -> Run:
     """Train network ``name``; a finished run with the same key is loaded, an interrupted one goes
     on where it stood.
@@ -76,11 +80,12 @@ def fit(
     The key holds the data's checksum, the sizes, the settings, the method with its options and the
     teachers' weights. ``method`` itself is not changed: each run builds one of its own. ``start``
     is a network of the same shape whose weights the training begins with, at a tenth of the peak
-    learning rate. Raises ``ValueError`` where method, network and teachers do not fit.
+    learning rate. ``recipe`` is that of the study's student by default. Raises ``ValueError`` where method, network and teachers do not fit.
     """
     _check(name, method, teachers)
     teachers = list(teachers) if method.needs_teacher else []
-    settings = _settings(study, name, epochs, start)
+    recipe = recipe or recipes.of_student(study.recipe)
+    settings = _settings(study, name, epochs, start, recipe)
     key = {
         "version": VERSION,
         "model": name,
@@ -91,6 +96,7 @@ def fit(
         "objective": method.key,
         "teachers": [run.checksum for run in teachers],
     } | ({} if start is None else {"start": zoo.checksum(start)})
+    key |= recipe.key
     runs = files.cache_dir() / "runs" / dataset.spec.slug
     folder = runs / f"{name}-{method.name}-{files.digest(key)}"
     with processes.exclusive(folder):
@@ -99,20 +105,25 @@ def fit(
             print(f"{name} ({method.name}): {found}")
         else:
             lesson = Lesson(_initial(key, settings, start), type(method)(method.options))
-            Training(lesson, dataset, settings, [run.model for run in teachers], folder).run(key)
+            models = [run.model for run in teachers]
+            Training(lesson, dataset, settings, models, folder, recipe).run(key)
     return checkpoints.load(folder)
 
 
-def _settings(study: Study, name: str, epochs: int, start: nn.Module | None) -> Settings:
-    peak = study.peak_lr(name)
-    return Settings(
+def _settings(
+    study: Study, name: str, epochs: int, start: nn.Module | None, recipe: TrainingRecipe
+) -> Settings:
+    pretrained = study.pretrained and not name.startswith("kdfmv")
+    peak = (study.lr or recipe.lr if pretrained else None) or study.peak_lr(name)
+    settings = Settings(
         epochs,
         study.batch_size,
         peak if start is None else peak / 10,  # it knows its task
         study.seed,
         study.augment,
-        study.pretrained and not name.startswith("kdfmv"),
+        pretrained,
     )
+    return recipe.adapted(settings)
 
 
 def _check(name: str, method: Method, teachers: Sequence[Run]) -> None:
@@ -149,8 +160,9 @@ class Training:
         settings: Settings,
         teachers: list[Classifier],
         folder: Path,
+        recipe: TrainingRecipe,
     ):
-        self.lesson, self.settings, self.folder = lesson, settings, folder
+        self.lesson, self.settings, self.folder, self.recipe = lesson, settings, folder, recipe
         model, method = lesson.student, lesson.method
         self.launch = processes.accelerator(elastic=model.name == zoo.SUPERNET)
         self.device = self.launch.device
@@ -160,7 +172,7 @@ class Training:
         self.loader = DataLoader(
             self.train, batch_sampler=self.batches, collate_fn=lambda batch: batch
         )
-        self.augment = dataset.augment() if settings.augment else None
+        self.augment = recipe.views(dataset) if settings.augment else None
         self.calibration = batch_norm.calibration_images(dataset, model.image_size)
         self.teachers = self._teachers(teachers, dataset)
         lesson.to(self.device, memory_format=torch.channels_last)
@@ -169,7 +181,7 @@ class Training:
             method.class_weights = weights.to(self.device)
         if method.overrides("build"):
             self._build(teachers)
-        groups = param_groups_weight_decay(lesson, settings.weight_decay)
+        groups = recipe.groups(lesson, settings)
         optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
         # each process normalises its part of a batch by itself; the statistics that stay are
         # recalibrated after every epoch
@@ -267,6 +279,7 @@ class Training:
             bar.update()
         for teacher in self.teachers:
             teacher.end_epoch()
+        self.lesson.method.end_epoch(epoch, self.lesson.student)
         scores = self._validate()
         means = {name: float(value) / seen for name, value in sums.items()}
         if not math.isfinite(means["loss"]):
@@ -281,14 +294,14 @@ class Training:
         rate, seconds = self._rate(step), round(time.monotonic() - begun, 2)
         return {"epoch": epoch + 1, "lr": rate, **means, **scores, "seconds": seconds}
 
-    def _rate(self, step: int) -> float:
+    def _rate(self, step: int, share: float = 1.0) -> float:
         steps = self.settings.epochs * len(self.loader)
-        return schedule.learning_rate(step, steps, self.settings)
+        return self.recipe.rate(step, steps, self.settings, share)
 
     def _step(self, step: int, batch: Batch, views: Generator) -> tuple[dict[str, Tensor], int]:
         """One step of the optimiser; named losses and the number of images of all processes."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(step)
+            group["lr"] = self._rate(step, group.get("rate", 1.0))
         method, student = self.lesson.method, self.lesson.student
         batch = method.change_batch(self._on_device(batch, views), student, views)
         images = batch.images.contiguous(memory_format=torch.channels_last)

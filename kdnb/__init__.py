@@ -46,6 +46,7 @@ TYPE_CHECKS = BeartypeConf(
         "kdnb.models.kdfmv",
         "kdnb.models.ofa",
         "kdnb.models.depthwise",
+        "kdnb.models.dual_stream",
         "kdnb.study",
         "kdnb.images.source",
     ),

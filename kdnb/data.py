@@ -187,6 +187,19 @@ class Dataset:
             return None
         return self.pixels(image_size, column=column).pictures(rows) > 127
 
+    def shard(self, number: int, count: int) -> Dataset:
+        """The same images, but only part ``number`` of ``count`` of the training images, with whole
+        groups and about the same share of each class in every part.
+
+        Validation and test images stay; training images of the other parts belong to no split.
+        Raises :class:`~kdnb.images.splits.SplitError` where a class would be missing in a part.
+        """
+        checks.within(1, math.inf, count=count)
+        checks.within(0, count - 1, number=number)
+        table = splits.shard(self.table, number, count)
+        used = f"{self.split}; part {number + 1} of {count} of the training groups"
+        return self if count == 1 else dataclasses.replace(self, table=table, split=used)
+
     def shuffled(self, seed: int = 0) -> Dataset:
         """The same images and splits with labels permuted within each split: a control."""
         checks.within(0, SEEDS, seed=seed)

@@ -76,6 +76,12 @@ class Training(Parameters):
         **EPOCHS,
         profiles={"smoke": 1, "quick": 8, "paper": 100},
     )
+    teacher_shards: int | None = parameter(
+        None,
+        "train so many of each teacher, on disjoint patients; 1: on all; None: the method's",
+        low=1,
+        high=100,
+    )
     teacher_recipe: str | None = parameter(
         None,
         "kd_oct (focal loss, mixed images, averaged weights); None: the settings here",
@@ -176,12 +182,14 @@ class Study(Budget, Recipe, Training, Data):
             if getattr(self, name) is None and field.metadata["profiles"]:
                 object.__setattr__(self, name, field.metadata["profiles"][self.profile])
         super().__post_init__()
-        if self.teacher_weights and len(self.teacher_weights) != len(self.teachers):
-            raise BadParameter(
-                f"{len(self.teacher_weights)} teacher_weights for {len(self.teachers)} teachers: "
-                f"{self.teacher}"
-            )
         self._resolve_options()
+        count = len(self.teachers) * self.shards
+        if self.teacher_weights and len(self.teacher_weights) != count:
+            parts = f", each on {self.shards} parts of the patients" if self.shards > 1 else ""
+            raise BadParameter(
+                f"{len(self.teacher_weights)} teacher_weights for {count} teachers: "
+                f"{self.teacher}{parts}"
+            )
 
     def _resolve_options(self) -> None:
         """Complete the method's options. Those that are parameters as well may come either way."""
@@ -254,6 +262,11 @@ class Study(Budget, Recipe, Training, Data):
     def teachers(self) -> tuple[str, ...]:
         """Names of all teachers."""
         return teacher_names(self.teacher)
+
+    @property
+    def shards(self) -> int:
+        """Parts of the training patients for each of which a teacher is trained."""
+        return self.teacher_shards or distillation.METHODS[self.method].teacher_shards
 
     @typed
     def peak_lr(self, name: str) -> float:

@@ -584,7 +584,7 @@ def test_a_network_with_fewer_layers_or_no_grid_is_refused_with_a_way_out():
     ("given", "hint"),
     [
         ({"method": "rkd", "other_weight": 1.0}, "other_weight is an option of dkd, not of rkd"),
-        ({"method": "crd", "angle_weight": 1.0}, "angle_weight is an option of rkd, not of crd"),
+        ({"method": "crd", "angle_weight": 1.0}, "is an option of rkd, ssd_kd, not of crd"),
         ({"method": "dkd", "alpha": 0.5}, "unknown option of dkd 'alpha'"),
         ({"method": "dkd", "temperature": 0.0}, "temperature must be at least 0.01"),
         ({"method": "crd", "negatives": 0}, "negatives must be at least 1"),

@@ -68,7 +68,8 @@ class Course(NamedTuple):
 class Method(nn.Module):
     """What a student learns from. A subclass states facts, declares options and writes ``loss``.
 
-    Facts: ``title`` and ``paper`` for tables, ``needs_teacher``, ``taps``, the number of layers it
+    Facts: ``title`` and ``paper`` for tables, ``needs_teacher``, ``teacher_shards``, the number of
+    parts of the patients for each of which a teacher is trained, ``taps``, the number of layers it
     reads (the deepest of each network's CAM layers; a property where an option decides), and
     ``pooled``, whether it reads only their means over all cells, ``(N, C, 1, 1)``.
     ``version`` is part of a run's key: raise it when the method computes something else or a
@@ -83,6 +84,7 @@ class Method(nn.Module):
     title: ClassVar[str]
     paper: ClassVar[str]
     needs_teacher: ClassVar[bool] = True
+    teacher_shards: ClassVar[int] = 1
     taps: ClassVar[int] = 0
     pooled: ClassVar[bool] = False
     version: ClassVar[int] = 1

@@ -1,4 +1,4 @@
-"""Labels as KD-OCT's teacher learns them: focal loss, mixed and smoothed labels, averaged weights."""
+"""Labels as KD-OCT's teacher learns them: focal loss, mixed images, averaged weights."""
 
 from __future__ import annotations
 

@@ -23,8 +23,9 @@ def soft_targets(
 ) -> Tensor:
     """Log of the teachers' averaged probabilities at a temperature.
 
-    ``teacher_logits`` ``(M, N, K)`` of M teachers to ``(N, K)``. ``weights`` ``(M,)`` are
-    normalised to sum 1 (equal by default). Hinton et al. 2015, arXiv:1503.02531, section 2.
+    ``teacher_logits`` ``(M, N, K)`` of M teachers to ``(N, K)``. ``weights``, ``(M,)`` or one for
+    each image ``(M, N)``, are normalised to sum 1 over the teachers (equal by default). Hinton et
+    al. 2015, arXiv:1503.02531, section 2.
     """
     if teacher_logits.ndim != 3:
         raise ValueError(
@@ -34,7 +35,7 @@ def soft_targets(
     log_p = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
     if weights is None:
         weights = torch.ones(len(log_p))
-    log_w = torch.log(weights.to(log_p) / weights.sum().to(log_p)).view(-1, 1, 1)
+    log_w = torch.log(weights.to(log_p) / weights.sum(0).to(log_p)).view(len(log_p), -1, 1)
     return torch.logsumexp(log_p + log_w, dim=0)
 
 

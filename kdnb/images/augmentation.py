@@ -23,14 +23,14 @@ def drawn_from(generator: Generator | None) -> Iterator[None]:
     timm's augmentations use both. Their states are the old ones again afterwards.
     """
     seed = int(torch.randint(2**31, (), generator=generator))
-    plain, arrays = random.getstate(), np.random.get_state()
+    plain, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002 - timm draws from it
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
     try:
         yield
     finally:
         random.setstate(plain)
-        np.random.set_state(arrays)
+        np.random.set_state(arrays)  # noqa: NPY002
 
 
 @dataclass(frozen=True)

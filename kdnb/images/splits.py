@@ -145,6 +145,36 @@ def leaking(table: pd.DataFrame, group: np.ndarray) -> pd.DataFrame:
     return table[(table["split"] == "test") & group.isin(group[table["split"] != "test"])]
 
 
+def shard(table: pd.DataFrame, number: int, count: int) -> pd.DataFrame:
+    """A table (columns label, group, split) whose training rows outside part ``number`` of
+    ``count`` belong to no split (``""``).
+
+    Parts are disjoint, hold whole groups, and have about the same share of every class. Raises
+    :class:`SplitError` where a part would lack a class.
+    """
+    if count == 1:
+        return table
+    train = table[table["split"] == "train"]
+    groups = train.groupby("label")["group"].nunique()
+    way_out = "Use fewer -p teacher_shards, or add images of other patients."
+    if groups.min() < count:
+        raise SplitError(
+            f"{count} parts of the training images, each with other patients, cannot all have "
+            f"class {groups.idxmin()!r}, which has {groups.min()} groups of related images there. "
+            f"{way_out}"
+        )
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=SEED)
+    folds = [own for _, own in splitter.split(train, train["label"], train["group"])]
+    for part, own in enumerate(folds):
+        if missing := set(train["label"]) - set(train["label"].iloc[own]):
+            raise SplitError(
+                f"part {part + 1} of {count} of the training images, each with other patients, "
+                f"has no image of class {', '.join(map(repr, sorted(missing)))}. {way_out}"
+            )
+    others = train.index.difference(train.index[folds[number]])
+    return table.assign(split=table["split"].where(~table.index.isin(others), ""))
+
+
 def _by_image(spec: DatasetSpec, table: pd.DataFrame) -> pd.DataFrame:
     counts = table["label"].value_counts()
     if counts.min() < 3:

@@ -12,6 +12,7 @@ from importlib import metadata
 
 import timm
 import torch
+from torch import nn
 
 from kdnb import files
 from kdnb.models import weights, zoo
@@ -110,17 +111,21 @@ def _train(model: Classifier) -> None:
 def _start_from_published(model: Classifier) -> None:
     """Compare shapes, without weights; raises :class:`kdnb.models.weights.FixedSize`."""
     entry = model.entry
-    if entry.timm_name is None and entry.load is None:
+    if not (entry.timm_name or entry.load or entry.parts):
         raise ValueError("no weights are published")
-    if entry.timm_name is None:
-        return
-    config = timm.get_pretrained_cfg(entry.timm_name)
+    for part, name in entry.parts or (("", entry.timm_name),) * bool(entry.timm_name):
+        network = model.network.get_submodule(part)
+        _fits_published(name, network, 0 if part else model.num_classes, model.image_size)
+
+
+def _fits_published(name: str, network: nn.Module, num_classes: int, image_size: int) -> None:
+    config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise ValueError("no weights are published")
     with torch.device("meta"):
-        native = timm.create_model(entry.timm_name, num_classes=model.num_classes)
+        native = timm.create_model(name, num_classes=num_classes)
     if hasattr(native, "set_input_size"):
         return
-    target = model.network.state_dict()
+    target = network.state_dict()
     resized = weights.resize_positions(native.state_dict(), target)
-    weights.fits(entry.timm_name, resized, target, model.image_size)
+    weights.fits(name, resized, target, image_size)

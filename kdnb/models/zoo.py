@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdnb import files, typed
-from kdnb.models import maps, ofa, ofa_checkpoints, weights
+from kdnb.models import dual_stream, maps, ofa, ofa_checkpoints, weights
 from kdnb.models.kdfmv import KDFMV
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -35,7 +35,8 @@ class Entry:
     output, ``NCHW`` or ``NHWC``, or ``measured``: then ``cam_layers`` are a proposal, and
     :mod:`kdnb.models.maps` decides. ``lr`` is a peak learning rate of AdamW that works from
     random weights; networks without batch norm, or with attention, need a smaller one. ``load``
-    builds the network from the tensors at ``weights_url``.
+    builds the network from the tensors at ``weights_url``; ``parts`` are the modules of a network
+    that start from published weights, with timm's name of each.
     """
 
     build: Callable[[int, int], nn.Module]
@@ -47,6 +48,7 @@ class Entry:
     load: Callable[[dict, int], nn.Module] | None = None
     lr: float = 1e-3
     cam_stride: int = 32
+    parts: tuple[tuple[str, str], ...] = ()
 
     def cam_layer(self, image_size: int) -> str:
         """The last layer whose map of an image has ``maps.FEWEST_CELLS`` a side or more, else the
@@ -81,6 +83,18 @@ def _zoo_timm(
 ) -> Entry:
     return Entry(
         _timm(name, sized), cam_layers, source, name, cam_layout, lr=lr, cam_stride=cam_stride
+    )
+
+
+def _dual_stream(graph: bool = True, attention: bool = True) -> Entry:
+    return Entry(
+        lambda classes, size: dual_stream.DualStream(classes, size, graph, attention),
+        ("regions", "swin.layers.1"),
+        "arXiv:2512.21372; sizes and wiring ours",
+        cam_layout="NHWC",
+        lr=3e-4,
+        cam_stride=16,
+        parts=(("swin", dual_stream.SWIN), ("vit", dual_stream.VIT)),
     )
 
 
@@ -146,6 +160,12 @@ ZOO: dict[str, Entry] = {
         "Jiang et al. 2025, arXiv:2502.15959 (code)",
         lr=3e-4,
     ),
+    "dual_stream": _dual_stream(),
+}
+# networks of the zoo without one of their parts
+ABLATIONS: dict[str, Entry] = {
+    "dual_stream_no_graph": _dual_stream(graph=False),
+    "dual_stream_no_attention": _dual_stream(attention=False),
 }
 
 
@@ -245,9 +265,9 @@ def create(
     if image_size < 32:
         raise ValueError(f"image_size must be at least 32 px, got {image_size}")
     entry = resolve(name)
-    if entry.timm_name is not None:
+    if entry.timm_name or entry.parts:
         check_size(name, image_size)
-    if pretrained and entry.timm_name is None and entry.load is None:
+    if pretrained and not (entry.timm_name or entry.load or entry.parts):
         raise weights.PretrainedMissing(
             f"{name} has no published weights: train it (pretrained=False)"
         )
@@ -265,12 +285,12 @@ def create(
 def resolve(name: str) -> Entry:
     """The zoo's entry of a name; for other timm networks the ends of the feature stages serve as
     CAM layers. Raises ``UnknownName`` for a name that neither the zoo nor timm has."""
-    if name in ZOO:
-        return ZOO[name]
+    if name in ZOO or name in ABLATIONS:
+        return ZOO.get(name) or ABLATIONS[name]
     if name.startswith("ofa-"):
         return _ofa(name)
     if not timm.is_model(name):
-        known = [*ZOO, *timm.list_models()]
+        known = [*ZOO, *ABLATIONS, *timm.list_models()]
         try:
             files.lookup(name, known, "model")
         except files.UnknownName as error:
@@ -381,6 +401,13 @@ def _ofa(name: str) -> Entry:
 def _pretrained(
     name: str, entry: Entry, num_classes: int, image_size: int, sha256: str | None
 ) -> nn.Module:
+    if entry.parts:
+        network = entry.build(num_classes, image_size)
+        for part, timm_name in entry.parts:
+            build = _timm(timm_name, sized=True)
+            stream = weights.timm_network(timm_name, timm_name, 0, image_size, build)
+            network.get_submodule(part).load_state_dict(stream.state_dict(), strict=True)
+        return network
     if entry.timm_name is None:
         return entry.load(weights.read(name, entry.weights_url, sha256), num_classes)
     return weights.timm_network(name, entry.timm_name, num_classes, image_size, entry.build, sha256)

@@ -37,11 +37,14 @@ VERSION = 2  # part of every run's key: raise it when the loop changes what it l
 
 def train_teachers(study: Study, dataset: Dataset) -> list[Run]:
     """Train every teacher of the study on the labels by its recipe, or load it if it was trained
-    with the same configuration."""
+    with the same configuration. With several ``study.shards``, each teacher is trained once on each
+    part of the patients."""
     recipe = recipes.of_teacher(study.teacher_recipe)
+    parts = [dataset.shard(number, study.shards) for number in range(study.shards)]
     return [
-        fit(study, dataset, name, recipe.method(), study.teacher_epochs, recipe=recipe)
+        fit(study, part, name, recipe.method(), study.teacher_epochs, recipe=recipe)
         for name in study.teachers
+        for part in parts
     ]
 
 
@@ -80,7 +83,8 @@ def fit(
     The key holds the data's checksum, the sizes, the settings, the method with its options and the
     teachers' weights. ``method`` itself is not changed: each run builds one of its own. ``start``
     is a network of the same shape whose weights the training begins with, at a tenth of the peak
-    learning rate. ``recipe`` is that of the study's student by default. Raises ``ValueError`` where method, network and teachers do not fit.
+    learning rate. ``recipe`` is that of the study's student by default. Raises ``ValueError`` where
+    method, network and teachers do not fit.
     """
     _check(name, method, teachers)
     teachers = list(teachers) if method.needs_teacher else []

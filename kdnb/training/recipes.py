@@ -86,7 +86,8 @@ class TrainingRecipe:
         head = {id(weights) for weights in classifier(lesson.student).parameters()}
         backbone = {id(weights) for weights in lesson.student.parameters()} - head
         parts = [
-            group | {"params": [p for p in group["params"] if (id(p) in backbone) == slow]}
+            group
+            | {"params": [p for p in group["params"] if (id(p) in backbone) == slow]}
             | {"rate": self.backbone_rate if slow else 1.0}
             for group in groups
             for slow in (True, False)
@@ -112,9 +113,9 @@ def classifier(model: Classifier) -> nn.Module:
 
 PLAIN = TrainingRecipe()
 
-# Not part of the recipe: 384 px (-p image_size), five folds, test-time augmentation. Ours: averaging
-# after two thirds of the epochs (the paper: from epoch 100; the number of its epochs is not given),
-# no early stopping before it, the learning rates only where there are published weights.
+# Not part of the recipe: 384 px (-p image_size), five folds, test-time augmentation. Ours: weights
+# are averaged after two thirds of the epochs (the paper: from epoch 100, of how many is not given),
+# and training does not stop before.
 TEACHERS = {
     "kd_oct": TrainingRecipe(
         "kd_oct of the teacher",

@@ -86,7 +86,7 @@ class Trio:
     @property
     def teacher_names(self) -> tuple[str, ...]:
         """The name of each teacher."""
-        return tuple(f"teacher {run.model.name}" for run in self.teachers)
+        return tuple(f"teacher {name}" for name in _distinct([r.model.name for r in self.teachers]))
 
     @property
     def teacher_name(self) -> str:
@@ -152,6 +152,14 @@ class Trio:
     def with_role(self, table: pd.DataFrame, column: str = "model") -> pd.DataFrame:
         """A table with the role of each network beside its name."""
         return table.assign(role=table[column].map(self.roles))
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Names of which equal ones are numbered: ``resnet18 1``, ``resnet18 2``."""
+    return [
+        name if names.count(name) == 1 else f"{name} {names[: place + 1].count(name)}"
+        for place, name in enumerate(names)
+    ]
 
 
 @dataclass(frozen=True)
@@ -242,7 +250,8 @@ class Comparison:
             "baseline": trio.baseline_name,
         }
         keys = {
-            name: f"{ROLES[trio.roles[name]]} {run.model.name}" for name, run in trio.runs.items()
+            name: f"{ROLES[role]} {name.removeprefix(role + ' ')}"
+            for name, role in trio.roles.items()
         }
         return {
             **{ROLES[role]: self.scores[name] for role, name in roles.items()},

@@ -82,7 +82,9 @@ class DualStream(nn.Module):
             raise ValueError(
                 f"the two streams share a grid at multiples of 32 px, not {image_size}"
             )
-        self.swin = timm.create_model(SWIN, num_classes=0, img_size=image_size)
+        # windows of 7 cells at 224 px, fewer at smaller sizes, as timm fits published weights
+        window = image_size // 32
+        self.swin = timm.create_model(SWIN, num_classes=0, img_size=image_size, window_size=window)
         self.vit = timm.create_model(VIT, num_classes=0, img_size=image_size)
         self.side = image_size // 16
         wide = self.swin.feature_info[2]["num_chs"] + self.vit.embed_dim

@@ -13,7 +13,7 @@ import pytest
 from conftest import number_of, paint
 
 from kdnb import data
-from kdnb.images import index, splits
+from kdnb.images import index, splits, tables
 from kdnb.images.catalogue import DATASETS
 
 
@@ -75,7 +75,7 @@ def test_patients_and_copies_stay_on_one_side(home):
             paint(root / label / f"{number}_{side}.jpg", 2 * number + (side == "left"), size=64)
         shutil.copy(root / label / f"{number}_left.jpg", root / label / f"copy{number}.jpg")
     dataset = data.load("eye_disease")
-    table = dataset.table.assign(group=index.groups(dataset.table))
+    table = dataset.table.assign(group=tables.groups(dataset.table))
     assert table["group"].nunique() == 40
     assert table.groupby("group")["split"].nunique().max() == 1
     assert table["split"].nunique() == 3

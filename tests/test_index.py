@@ -9,7 +9,7 @@ from conftest import number_of, paint
 from PIL import Image
 
 from kdnb import data, files
-from kdnb.images import index, read
+from kdnb.images import index, read, tables
 from kdnb.images.catalogue import DATASETS
 
 
@@ -45,7 +45,7 @@ def covid_tree(root):
 def test_covid_qu_ex_joins_both_trees_with_both_masks(home):
     found = index.build(DATASETS["covid_qu_ex"], covid_tree(home / "data" / "covid_qu_ex"))
     table = found.table
-    assert list(table.columns) == index.COLUMNS
+    assert list(table.columns) == tables.COLUMNS
     assert len(table) == 54 and table["path"].is_unique
     assert table.groupby(["split", "label"]).size().eq(6).all()
     assert table["organ_mask"].ne("").all()
@@ -185,6 +185,6 @@ def test_groups_hold_patients_and_copies_together():
     import pandas as pd
 
     table = pd.DataFrame({"patient": ["a", "a", "", "", ""], "sha256": ["1", "2", "2", "3", "4"]})
-    group = index.groups(table)
+    group = tables.groups(table)
     assert group[0] == group[1] == group[2]
     assert len(np.unique(group)) == 3

@@ -11,7 +11,7 @@ from conftest import number_of, paint
 from PIL import Image
 
 from kdnb import data
-from kdnb.images import index, labels, masks, pixels, read, scan
+from kdnb.images import index, labels, masks, pixels, read, scan, tables
 from kdnb.images.scan import ReadingError
 from kdnb.images.source import Source
 from kdnb.parameters import BadParameter
@@ -593,9 +593,9 @@ def test_nifti_volumes_are_slices_of_one_patient(home):
 def test_what_tells_the_class_without_a_look_is_told():
     base = {"path": [f"{k}.png" for k in range(40)], "width": 8, "height": 8}
     output = pd.DataFrame(base | {"label": ["a", "b"] * 20, "mode": ["L", "RGBA"] * 20})
-    assert "colour mode" in index.giveaways(output)[0] and len(index.giveaways(output)) == 1
+    assert "colour mode" in tables.giveaways(output)[0] and len(tables.giveaways(output)) == 1
     silent = output.assign(mode=["L"] * 20 + ["RGBA"] * 20, width=range(40))
-    assert index.giveaways(silent) == []
+    assert tables.giveaways(silent) == []
 
 
 @pytest.mark.parametrize(

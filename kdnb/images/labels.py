@@ -14,7 +14,7 @@ import pandas as pd
 
 from kdnb import files
 from kdnb.images import read, scan
-from kdnb.images.scan import ReadingError
+from kdnb.images.scan import Problem, ReadingError
 
 SUFFIXES = (".csv", ".tsv", ".xlsx", ".xls")
 USUAL = {
@@ -36,15 +36,14 @@ class Stated:
     """What a table states of the images, each as a dictionary by path (of a file, or ``file#3`` for
     a frame); a column that the table lacks is None. ``columns`` are the names that were used."""
 
-    label: dict[str, str] | None
-    split: dict[str, str] | None
-    patient: dict[str, str] | None
-    masks: dict[str, dict[str, str]] | None
-    columns: dict[str, str]
-    rows: int
-    problems: list[tuple[str, str, str]] = field(default_factory=list)
+    label: dict[str, str] | None = None
+    split: dict[str, str] | None = None
+    patient: dict[str, str] | None = None
+    masks: dict[str, dict[str, str]] | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    rows: int = 0
+    problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    all_masks: tuple[str, ...] = ()  # files that look like masks
 
 
 def find(path: str, root: Path) -> Path:
@@ -196,8 +195,7 @@ def state(
         masks = {kind: _masks(stated[kind] or {}, others) for kind in ("mask", "organ_mask")}
     if hot is not None:
         used |= {"label": "one column a class: " + ", ".join(sorted(set(hot) - {""}))}
-    patient = stated["patient"]
-    return Stated(label, split, patient, masks, used, len(table), problems, notes, tuple(others))
+    return Stated(label, split, stated["patient"], masks, used, len(table), problems, notes)
 
 
 def _same_or_raise(table, labels, used, first: int, second: int, name: str) -> None:
@@ -233,7 +231,6 @@ def _files_of(
                 ends[bare].add(path)
     wanted = {row: _parts(cell) for row, cell in enumerate(cells)}
     depth = _shared([parts for parts in wanted.values() if parts])
-
     whole = set(images)
 
     def hits(skip):
@@ -274,17 +271,12 @@ def _splits(
     """Splits as train, val and test; numbers are folds of a cross-validation and pooled."""
     if cells is None:
         return None, []
-    known, unknown = {"": ""}, set()
-    for text in set(cells.values()) - {""}:
-        found = scan.role(text).split
-        known[text] = found
-        if not found:
-            unknown.add(text)
+    known = {text: scan.role(text).split if text else "" for text in set(cells.values())}
+    unknown = [text for text, split in known.items() if text and not split]
     if not unknown:
         return {path: known[text] for path, text in cells.items()}, []
-    if all(re.fullmatch(r"\d+(\.0)?", text) or scan.role(text).fold for text in unknown) and len(
-        unknown
-    ) == len(set(cells.values()) - {""}):
+    folds = [text for text in unknown if re.fullmatch(r"\d+(\.0)?", text) or scan.role(text).fold]
+    if len(folds) == len({*known} - {""}):
         return None, [f"column {column} of {name} holds {len(unknown)} folds: pooled"]
     raise ReadingError(
         f"column {column} of {name} holds {', '.join(sorted(unknown)[:5])}: write train, val or "

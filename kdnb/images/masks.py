@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from kdnb.images import read, scan
-from kdnb.images.scan import Place
+from kdnb.images.scan import Place, Problem
 
 KINDS = ("mask", "organ_mask")  # lesion, organ
+Masks = dict[str, dict[str, list[str]]]  # files by kind and image
 # x_mask.png, x_mask_1.png, x-lung-mask.png, x_segmentation.png, x_seg.nii.gz, x_gt.png, "x (mask)"
 BESIDE = re.compile(
     r"(?P<image>.+?)[ _.\-(]+(?:masks?|segmentations?|seg|gt|ground[ _-]?truth|annotations?)\)?"
@@ -25,12 +26,22 @@ MOST = 0.5  # a lesion that covers more of the image than this may be drawn inve
 
 @dataclass(frozen=True)
 class Pairing:
-    """Images, their masks by kind (several files an image where a mask is drawn in parts), and
-    problems as (path, problem, detail)."""
+    """Images, their masks (several files an image where a mask is drawn in parts), and masks that
+    belong to no image as problems."""
 
     images: list[Place]
-    masks: dict[str, dict[str, list[str]]]
-    problems: list[tuple[str, str, str]]
+    masks: Masks
+    problems: list[Problem]
+
+    @property
+    def all_masks(self) -> list[str]:
+        """Every file that looks like a mask, with an image or without."""
+        return [*files_of(self.masks), *(path for path, _, _ in self.problems)]
+
+
+def files_of(masks: Masks) -> list[str]:
+    """The files of masks of all kinds and images."""
+    return [name for by_image in masks.values() for names in by_image.values() for name in names]
 
 
 def pair(found: Sequence[Place], outer: bool = True) -> Pairing:
@@ -82,7 +93,7 @@ def _joined(images: list[Place], drawn: list[Place], outer: bool) -> Pairing:
     known: dict[tuple, list[Place]] = defaultdict(list)
     for place in images:
         known[_key(place, read.stem(place.path), shared)].append(place)
-    masks: dict[str, dict[str, list[str]]] = {kind: defaultdict(list) for kind in KINDS}
+    masks: Masks = {kind: defaultdict(list) for kind in KINDS}
     problems = []
     for place in drawn:
         skip = shared if place.levels[:shared] == front else 0
@@ -94,11 +105,11 @@ def _joined(images: list[Place], drawn: list[Place], outer: bool) -> Pairing:
         if len(owners) == 1:
             masks[place.kind][owners[0].path].append(place.path)
         else:
-            problems.append(_orphan(place, owners, images))
+            problems.append(_orphan(place, owners))
     return Pairing(images, masks, problems)
 
 
-def _orphan(place: Place, owners: list[Place], images: list[Place]) -> tuple[str, str, str]:
+def _orphan(place: Place, owners: list[Place]) -> Problem:
     if owners:
         names = ", ".join(one.path for one in owners[:3])
         return place.path, "mask of several images", f"fits {names}: name it in a table (-p labels)"
@@ -109,14 +120,30 @@ def _orphan(place: Place, owners: list[Place], images: list[Place]) -> tuple[str
     )
 
 
-def usable(
-    masks: dict[str, dict[str, list[str]]], facts: dict[str, dict | tuple]
-) -> tuple[dict[str, dict[str, list[str]]], list[tuple[str, str, str]]]:
+def as_stated(pairing: Pairing, stated: dict[str, dict[str, str]]) -> Pairing:
+    """The pairing with the masks that a table states (by kind and path) in place of those found."""
+    masks = {
+        kind: {
+            read.frame_of(path)[0]: [read.frame_of(name)[0] for name in names.split(read.SEVERAL)]
+            for path, names in by_path.items()
+        }
+        for kind, by_path in stated.items()
+    }
+    used, named = {*files_of(masks)}, {path for path, _, _ in pairing.problems}
+    problems = [problem for problem in pairing.problems if problem[0] not in used]
+    problems += [
+        (name, "mask without an image", "the table names it for none")
+        for name in sorted({*pairing.all_masks} - used - named)
+    ]
+    return Pairing(pairing.images, masks, problems)
+
+
+def usable(masks: Masks, facts: dict[str, dict | tuple]) -> tuple[Masks, list[Problem]]:
     """Masks that can be read and fit their image, and problems for the others.
 
     ``facts`` are of every file as :func:`kdnb.images.read.inspect` gives them.
     """
-    kept: dict[str, dict[str, list[str]]] = {kind: {} for kind in KINDS}
+    kept: Masks = {kind: {} for kind in KINDS}
     problems = []
     for kind, owners in masks.items():
         for image, names in owners.items():
@@ -152,9 +179,18 @@ def _misfit(image: dict, mask: dict) -> tuple[str, str] | None:
     return "mask of another size", f"{sizes}: stretched to the image"
 
 
-def odd(
-    table: pd.DataFrame, covered: dict[str, float]
-) -> tuple[list[tuple[str, str, str]], list[str]]:
+def left_out(masks: Masks, images: set[str], named: set[str]) -> list[Problem]:
+    """Problems for masks whose image is none of ``images``, but for those ``named`` already."""
+    return [
+        (name, "mask of an image left out", image)
+        for by_image in masks.values()
+        for image, names in by_image.items()
+        for name in names
+        if image not in images and name not in named
+    ]
+
+
+def odd(table: pd.DataFrame, covered: dict[str, float]) -> tuple[list[Problem], list[str]]:
     """Lesion masks that are empty, full, or cover more than half of the image: problems for the few
     in a class, a note where most of the class is so.
 

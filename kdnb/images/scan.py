@@ -15,6 +15,11 @@ from pathlib import Path, PurePosixPath
 from kdnb.images import read
 from kdnb.images.source import Source
 
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
 # breaks a row of the table, or (a surrogate) is a byte that is no UTF-8
 UNREADABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|[|]|#\d+$")
 SYSTEM = {"@eadir", "$recycle.bin", "lost+found", "__macosx", "system volume information"}
@@ -25,79 +30,17 @@ SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing", "tst", "ts", "holdout"), "test"),
 }
 FOLDS = {"fold", "folds", "cv", "kfold"}
-FILLER = set(
-    [
-        "set",
-        "sets",
-        "data",
-        "dataset",
-        "datasets",
-        "folder",
-        "split",
-        "part",
-        "sample",
-        "samples",
-        "case",
-        "cases",
-    ]
+FILLER = _set("set sets data dataset datasets folder split part sample samples case cases")
+PICTURES = _set("image images img imgs picture pictures photo photos pics")
+FORMATS = _set("png jpg jpeg tif tiff bmp dicom dcm nifti nii original originals")
+MASK_WORDS = _set("mask masks groundtruth groundtruths gt gts annotation annotations")
+SEGMENTATIONS = _set("segmentation segmentations seg segs")
+LESION = _set(
+    "lesion lesions infection infections tumor tumors tumour tumours polyp polyps nodule nodules "
+    "mass masses binary"
 )
-PICTURES = set(["image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "pics"])
-FORMATS = set(
-    [
-        "png",
-        "jpg",
-        "jpeg",
-        "tif",
-        "tiff",
-        "bmp",
-        "dicom",
-        "dcm",
-        "nifti",
-        "nii",
-        "original",
-        "originals",
-    ]
-)
-MASK_WORDS = set(
-    ["mask", "masks", "groundtruth", "groundtruths", "gt", "gts", "annotation", "annotations"]
-)
-SEGMENTATIONS = set(["segmentation", "segmentations", "seg", "segs"])
-LESION = set(
-    [
-        "lesion",
-        "lesions",
-        "infection",
-        "infections",
-        "tumor",
-        "tumors",
-        "tumour",
-        "tumours",
-        "polyp",
-        "polyps",
-        "nodule",
-        "nodules",
-        "mass",
-        "masses",
-        "binary",
-    ]
-)
-ORGAN = set(
-    [
-        "lung",
-        "lungs",
-        "organ",
-        "organs",
-        "tissue",
-        "retina",
-        "brain",
-        "breast",
-        "skull",
-        "heart",
-        "body",
-        "fov",
-    ]
-)
-NEGATIONS = set(["no", "non", "not", "with", "without", "wearing", "un"])
+ORGAN = _set("lung lungs organ organs tissue retina brain breast skull heart body fov")
+NEGATIONS = _set("no non not with without wearing un")
 PATIENTS = re.compile(
     r"(patient|pat|pt|subject|subj|sub|person|case|id|pid|p|s|sample|lesion|study|series|scan|exam|"
     r"volunteer|slide|wsi|animal|mouse|visit|session|ses)[ _.-]*\d+.*",
@@ -106,6 +49,8 @@ PATIENTS = re.compile(
 CLASS_WORDS = re.compile(r"(class|grade|stage|birads|bi-rads|type|level|label|cat|score)", re.I)
 FEW = 60  # names of classes that a tree may suggest without being asked
 MANY_NUMBERS = 20  # more numbered folders than this are patients, not classes
+Problem = tuple[str, str, str]  # a file's path, its problem in a few words, the detail
+Note = tuple[str, str]  # what was inferred from the files, a sentence on it
 
 
 class ReadingError(ValueError):
@@ -122,13 +67,13 @@ class Walk:
     problem, detail), and the system's folders that were passed over."""
 
     files: list[tuple[str, int, int]] = field(default_factory=list)
-    refused: list[tuple[str, str, str]] = field(default_factory=list)
+    refused: list[Problem] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
 
 
 def walk(root: Path) -> Walk:
-    """Every file below ``root`` in the order of names, folder by folder; hidden files and the
-    system's own are none of ours."""
+    """Every file below ``root`` in the order of names, folder by folder, without hidden files and
+    those of the operating system."""
     found, seen = Walk(), set()
 
     def refuse(path, problem, detail):
@@ -365,7 +310,7 @@ class Reading:
 
     labels: dict[str, str]
     patients: dict[str, str]
-    found: tuple[tuple[str, str], ...]  # (what, a sentence on it)
+    found: tuple[Note, ...]
     level: int | None = None  # of the classes, in ``Place.levels`` without the outer folders
     outer: tuple[str, ...] = ()
 
@@ -399,7 +344,7 @@ def propose(images: Sequence[Place], source: Source) -> Reading:
     names = settled(labels.values())
     labels = {path: names[same_name(label)] for path, label in labels.items()}
     where = f"at level {depth} below the root" if source.classes is None else "with the given names"
-    patients, statements = patients_of(kept, levels, depth, source)
+    patients, statements = _patients_of(kept, levels, depth, source)
     found = [("classes", f"the folders {where}"), *statements]
     if outer:
         found.append(("outer folders", f"{'/'.join(outer)}, shared by all images"))
@@ -408,11 +353,10 @@ def propose(images: Sequence[Place], source: Source) -> Reading:
     return Reading(labels, patients, tuple(found), level, outer)
 
 
-def patients_only(images: Sequence[Place], source: Source) -> Reading:
+def propose_patients(images: Sequence[Place], source: Source) -> tuple[dict[str, str], list[Note]]:
     """Patients as the folders suggest them, where something else states the labels."""
-    outer, kept = without_outer(images)
-    patients, statements = patients_of(kept, _levels(kept), None, source)
-    return Reading({}, patients, tuple(statements), None, outer)
+    kept = without_outer(images)[1]
+    return _patients_of(kept, _levels(kept), None, source)
 
 
 def without_outer(images: Sequence[Place]) -> tuple[tuple[str, ...], list[Place]]:
@@ -511,6 +455,7 @@ def _choose(levels: list[Level], images: Sequence[Place]) -> int:
 
 
 def _at(images: Sequence[Place], depth: int) -> dict[str, str]:
+    """The name of each image's folder at a depth, 1 being the top."""
     return {place.path: place.parts[depth - 1] for place in images if len(place.parts) >= depth}
 
 
@@ -572,7 +517,7 @@ def _not_mixed(kept: Sequence[Place], labels: dict[str, str], level: int) -> Non
             )
 
 
-def _below(levels: list[Level], level: int) -> list[tuple[str, str]]:
+def _below(levels: list[Level], level: int) -> list[Note]:
     """Folders that are neither classes nor patients, in words."""
     rest = [
         one
@@ -585,9 +530,9 @@ def _below(levels: list[Level], level: int) -> list[tuple[str, str]]:
     return [("not read", f"{'; '.join(map(str, rest))} ({hint})")]
 
 
-def patients_of(
+def _patients_of(
     kept: Sequence[Place], levels: list[Level], classes_depth: int | None, source: Source
-) -> tuple[dict[str, str], list[tuple[str, str]]]:
+) -> tuple[dict[str, str], list[Note]]:
     """The patient of each image: by a pattern, by a level that was named, or by the first that
     looks like patients; and a sentence on it. Raises :class:`ReadingError`."""
     if source.pattern is not None:

@@ -31,7 +31,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
 from kdnb import files
-from kdnb.images import index
+from kdnb.images import index, tables
 from kdnb.leakage import fingerprints, landmarks
 from kdnb.leakage.fingerprints import Fingerprints
 from kdnb.leakage.registration import RADII, log_polar, refine, register
@@ -77,7 +77,7 @@ class Leakage:
         byte-identical files have one number. Links to images outside the table have no effect."""
         rows = dict(zip(table["path"], range(len(table)), strict=True))
         ends = self.links[["first", "second"]].map(rows.get).dropna().to_numpy(dtype=int)
-        group = index.groups(table)
+        group = tables.groups(table)
         order = np.argsort(group, kind="stable")
         chain = np.stack([order[:-1], order[1:]], 1)[np.diff(group[order]) == 0]
         return join(np.concatenate([ends, chain]), len(table))

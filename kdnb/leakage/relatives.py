@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdnb.images import index, splits
+from kdnb.images import splits, tables
 from kdnb.images.source import NO_PATTERN
 from kdnb.leakage.detector import Leakage
 
@@ -87,7 +87,7 @@ def groups(table: pd.DataFrame, copies: Leakage | None) -> np.ndarray:
     Relatives are the copies found (None: not searched), byte-identical files and images of one
     patient, and relatives of relatives.
     """
-    return copies.groups(table) if copies else index.groups(table)
+    return copies.groups(table) if copies else tables.groups(table)
 
 
 def count(table: pd.DataFrame, copies: Leakage | None) -> Finding:
@@ -95,7 +95,7 @@ def count(table: pd.DataFrame, copies: Leakage | None) -> Finding:
 
     Rows without a split count as training images.
     """
-    by_patient = index.groups(table.assign(sha256=np.arange(len(table)).astype(str)))
+    by_patient = tables.groups(table.assign(sha256=np.arange(len(table)).astype(str)))
     by_copy = groups(table.assign(patient=""), copies)
     return Finding(
         test=int((table["split"] == "test").sum()),

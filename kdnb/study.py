@@ -99,7 +99,7 @@ class Training(Parameters):
     lr: float | None = parameter(
         None, "peak learning rate of AdamW; None: the network's", low=1e-8, high=10.0
     )
-    augment: bool = parameter(True, "random views; False: fixed views and cached soft targets")
+    augment: bool = parameter(True, "random views; False: fixed views")
     pretrained: bool | None = parameter(
         None,
         "start from ImageNet weights",
@@ -127,7 +127,7 @@ class Recipe(Parameters):
     )
     method: str = parameter(
         "hybrid",
-        "hard, hybrid (paper A), kd_fmv or kd_fmv_as_released (paper B), fitnet",
+        "hard, hybrid (paper A), kd_fmv (paper B), dkd, crd, ssd_kd … (03 lists all)",
         valid=distillation.create,
     )
     alpha: float | None = parameter(

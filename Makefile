@@ -33,11 +33,11 @@ $(READY): requirements.lock pyproject.toml
 reproduce: $(READY)
 	$(BIN)/python -m kdnb.run -p profile $(PROFILE) $(ARGS)
 
-# One thread per worker, because both train at the same time. loadscope keeps the tests of a module in one worker.
+# One thread per worker, because both train at the same time. worksteal keeps most of a module in one worker.
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n2 --dist loadscope tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n2 --dist worksteal tests
 
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests

@@ -586,6 +586,9 @@ def test_nifti_volumes_are_slices_of_one_patient(home):
     )
     assert pixels.read_mask(root, "a/s0_seg.nii.gz#1", 12).any()
     assert not pixels.read_mask(root, "a/s0_seg.nii.gz#0", 12).any()
+    by_mask = found_in(root, classes_from="masks").table
+    marked = [pixels.read_mask(root, mask, 12).any() for mask in by_mask["mask"]]
+    assert list(by_mask["label"] == "lesion") == marked and 0 < sum(marked) < len(marked)
     path = found.write_labels(home / "labels.csv")
     assert found_in(root, labels=str(path)).table.equals(found.table)
 

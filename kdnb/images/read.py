@@ -197,7 +197,8 @@ def inspect(path: Path, mask: bool = False) -> dict | tuple[str, str]:
 
     Further keys: ``frames`` (of a volume or film; None for one image), ``blank`` (frames of one
     value), ``pages`` (of a TIFF stack), ``sample`` (values of a deep image), ``patient`` (a number
-    for a DICOM file's patient), and with ``mask`` ``covered``, the share of the foreground.
+    for a DICOM file's patient), and with ``mask`` ``covered``, the share of the foreground (a list
+    where there are frames, one a frame).
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -259,9 +260,11 @@ def _sampled(values: np.ndarray) -> np.ndarray:
     return flat[:: max(1, len(flat) // SAMPLE)][:SAMPLE]
 
 
-def _covered(path: Path, frames: int | None) -> float:
-    names = [path] if frames is None else [Path(f"{path}#{frame}") for frame in range(frames)]
-    return float(np.mean([_foreground(name).mean() for name in names]))
+def _covered(path: Path, frames: int | None) -> float | list[float]:
+    """The share of the foreground, of each frame where there are frames."""
+    if frames is None:
+        return float(_foreground(path).mean())
+    return [float(_foreground(Path(f"{path}#{frame}")).mean()) for frame in range(frames)]
 
 
 def denied(error: OSError) -> tuple[str, str]:

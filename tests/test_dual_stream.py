@@ -5,7 +5,6 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from kdnb.deployment import onnx_export  # noqa: F401 - the capability to be exported
 from kdnb.models import capabilities, zoo
 from kdnb.models.dual_stream import AttentionPool, DualStream, NeighbourGraph
 
@@ -87,12 +86,13 @@ def test_other_sizes_are_refused_with_the_nearest():
         zoo.create("dual_stream", 2, 72)
 
 
-def test_it_is_trained_explained_and_exported(home):
-    capabilities.check("dual_stream", 2, 64, ("train", "pretrained", "explain", "export"))
+def test_it_can_be_trained_and_started_from_published_weights(home):
+    """Tests of explanations and of the export run on every network of the zoo."""
+    capabilities.check("dual_stream", 2, 64, ("train", "pretrained"))
 
 
 def test_the_student_of_the_paper_works_by_name(home):
-    capabilities.check("tiny_vit_5m_224", 2, 64, ("train", "explain"))
+    capabilities.check("tiny_vit_5m_224", 2, 64, ("train",))
 
 
 def test_streams_start_from_published_weights(home):

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from kdnb import checks
 from kdnb.distillation.base import Batch, Course, Method, Seen, register
+from kdnb.distillation.soft_targets import hard_loss
 from kdnb.images import augmentation
 from kdnb.models.zoo import Classifier
 from kdnb.parameters import parameter
@@ -102,6 +103,7 @@ class Focal(Method):
     def loss(
         self, student: Seen, teachers: Sequence[Seen], labels: Tensor, rows: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """``{"loss", "focal_loss"}``."""
+        """``{"loss", "hard_loss"}``; ``hard_loss``, the cross-entropy, is there for comparison."""
+        hard = hard_loss(student.logits.detach(), labels, self.class_weights)
         focal = focal_loss(student.logits, labels, self.options.gamma, self.class_weights)
-        return {"loss": focal, "focal_loss": focal}
+        return {"loss": focal, "hard_loss": hard}

@@ -74,13 +74,16 @@ def test_the_root_of_a_mean_square_has_a_gradient_everywhere():
 
 def test_rotated_views_follow_each_other():
     images = torch.rand(2, 3, 4, 4)
-    views = rotated(images, 4)
+    views = rotated(images)
     assert views.shape == (8, 3, 4, 4) and torch.equal(views[:2], images)
-    assert torch.equal(views[2:4].rot90(3, (2, 3)), images)
-    batch = create("ssd_kd", rotated_views=1).change_batch(
-        Batch(images, torch.tensor([0, 1]), torch.tensor([5, 6])), STUDENT, torch.Generator()
-    )
-    assert torch.equal(batch.images, views[:4]) and len(batch.labels) == len(batch.rows) == 2
+    assert all(torch.equal(views[2 * k : 2 * k + 2].rot90(-k, (2, 3)), images) for k in range(4))
+    batch, generator = Batch(images, torch.tensor([0, 1]), torch.tensor([5, 6])), torch.Generator()
+    every = create("ssd_kd").change_batch(batch, STUDENT, generator)
+    assert torch.equal(every.images, views) and len(every.labels) == len(every.rows) == 2
+    one = create("ssd_kd", rotated_views=1)
+    drawn = [one.change_batch(batch, STUDENT, generator).images for _ in range(30)]
+    found = {k for each in drawn for k in range(4) if torch.equal(each[2:], views[2 * k :][:2])}
+    assert found == {1, 2, 3} and all(torch.equal(each[:2], images) for each in drawn)
 
 
 def test_similarities_are_cosines_of_rotated_images_with_originals():
@@ -573,12 +576,16 @@ def test_halves_of_a_batch_that_are_gathered_give_its_loss(name):
 def test_a_resumed_run_equals_an_uninterrupted_one(folder, monkeypatch, name, capsys):
     """The weights agree to the last bit: heads, regressors, memories and mean teacher included."""
     mine = data.load("folder", folder)
-    options = {"head_epochs": 2} if name == "ssd_kd" else {"positives": 3, "negatives": 9}
+    options = (
+        {"head_epochs": 2, "rotated_views": 1}
+        if name == "ssd_kd"
+        else {"positives": 3, "negatives": 9}
+    )
     wanted = Study(
         dataset="folder",
         data_root=folder.name,
         teacher="kdfmv5",
-        student="resnet10t",
+        student="kdfmv5" if name == "ssd_kd" else "resnet10t",
         image_size=32,
         teacher_epochs=1,
         student_epochs=2,

@@ -507,7 +507,7 @@ steps.clear()  # the search for duplicates optimises too
 learnt = set(mine.pixels(32, "train").rows.tolist())
 trained = [row for row in fetched if row in learnt]
 test, found = mine.pixels(32, "test"), {"key": teacher.folder.name, "logits": {}, "history": {}}
-for method in ("hybrid", "fitnet", "crd", "sample"):
+for method in ("hybrid", "fitnet", "crd", "sample", "crckd"):
     run = training.distil(study(method), mine, [teacher])
     fetched.clear()
     found["logits"][method] = models.predict(run.model, test, batch_size=4).tolist()
@@ -557,7 +557,7 @@ def test_two_processes_train_the_network_that_one_trains(folder, home):
     (first_rows, first), (second_rows, second) = several
     assert first == second and (single["processes"], first["processes"]) == (1, 2)
     assert (first["key"], first["steps"]) == (single["key"], single["steps"])
-    assert single["steps"] == (2 + 4 * 3) * 4  # epochs, batches
+    assert single["steps"] == (2 + 5 * 3) * 4  # epochs, batches
     assert sorted(first_rows + second_rows) == sorted(rows)
     assert len(rows) == 2 * len(set(rows)) == 2 * 60  # epochs, images
     test = data.load("folder", folder).pixels(32, "test").rows.tolist()

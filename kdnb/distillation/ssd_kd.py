@@ -27,10 +27,13 @@ from kdnb.parameters import parameter
 HEAD_BATCH = 64  # images of a step in which a teacher's projection head learns
 
 
-def rotated(images: Tensor, views: int) -> Tensor:
-    """Images ``(N, C, S, S)`` turned by 0, 1, … ``views`` − 1 quarters: ``(V·N, C, S, S)``, all
-    images of a view together."""
-    return torch.cat([images.rot90(quarters, (2, 3)) for quarters in range(views)])
+QUARTERS = (1, 2, 3)
+
+
+def rotated(images: Tensor, quarters: Sequence[int] = QUARTERS) -> Tensor:
+    """Images ``(N, C, S, S)``, then the same turned by each number of quarters: ``(V·N, C, S, S)``,
+    all images of a view together."""
+    return torch.cat([images, *(images.rot90(each, (2, 3)) for each in quarters)])
 
 
 def similarities(points: Tensor, views: int) -> Tensor:
@@ -80,7 +83,9 @@ class SSDKD(Method):
 
         alpha: float = parameter(0.1, ALPHA, low=0, high=1)
         temperature: float = parameter(4.0, TEMPERATURE, low=0.01)
-        rotated_views: int = parameter(3, "views beside the original, by quarters", low=1, high=3)
+        rotated_views: int = parameter(
+            3, "rotated views; fewer cost less, and are drawn anew each step", low=1, high=3
+        )
         rotated_weight: float = parameter(2.7, "weight of the rotated views' soft targets", low=0)
         rotated_temperature: float = parameter(4.0, "temperature of rotated views", low=0.01)
         similarity_weight: float = parameter(10.0, "weight of the similarities", low=0)
@@ -129,15 +134,17 @@ class SSDKD(Method):
         rows, place, found = (self.course.labels >= 0).nonzero()[:, 0].cpu(), device.of(self), []
         parts = rows.split(HEAD_BATCH)
         for part in tqdm(parts, f"ssd_kd: views by {teacher.name}", leave=False, unit="batch"):
-            images = rotated(self.course.images(part).to(place), self.views)
+            images = rotated(self.course.images(part).to(place))
             with torch.no_grad(), device.autocast(place):
                 answer = see(teacher.eval(), images, self.taps)
-            found.append(_pooled(answer).unflatten(0, (self.views, -1)))
+            found.append(_pooled(answer).unflatten(0, (-1, len(part))))
         return torch.cat(found, dim=1)
 
     def change_batch(self, batch: Batch, student: Classifier, generator: Generator) -> Batch:
-        """Add the rotated views."""
-        return batch._replace(images=rotated(batch.images, self.views))
+        """Add the rotated views; sorted, so that processes differ only where views are left out."""
+        drawn = torch.randperm(len(QUARTERS), generator=generator)[: self.options.rotated_views]
+        quarters = sorted(QUARTERS[place] for place in drawn)
+        return batch._replace(images=rotated(batch.images, quarters))
 
     def embed(
         self, images: Tensor, student: Seen, teachers: Sequence[Seen]

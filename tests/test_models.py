@@ -233,6 +233,16 @@ def put(home, name, state, suffix=".safetensors"):
     return path
 
 
+@pytest.mark.parametrize(
+    "name", ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224", "swinv2_cr_tiny_224"]
+)
+def test_pretrained_networks_of_timm_have_the_shapes_of_fresh_ones(home, name):
+    """A trained network is loaded into one that is built without weights."""
+    put(home, name, timm.create_model(name, num_classes=1000).state_dict())
+    small = zoo.create(name, 3, 128, pretrained=True)
+    zoo.create(name, 3, 128).network.load_state_dict(small.network.state_dict(), strict=True)
+
+
 @pytest.mark.parametrize("name", ["densenet121", "visformer_small", "autoformerv2_tiny"])
 def test_pretrained_weights_are_the_files(home, name):
     """At 96 px too, where position embeddings and window tables must be resized."""
@@ -248,6 +258,7 @@ def test_pretrained_weights_are_the_files(home, name):
     state = native.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in bodies.items())
     small = zoo.create(name, 3, 96, pretrained=True).eval()
+    zoo.create(name, 3, 96).network.load_state_dict(small.network.state_dict(), strict=True)
     with torch.inference_mode():
         assert torch.isfinite(small(torch.rand(1, 3, 96, 96))).all()
     shared = [

@@ -49,11 +49,11 @@ def timm_network(
     native.reset_classifier(num_classes)
     if (config.input_size or (3, 224, 224))[-1] == image_size:
         return native
-    if hasattr(native, "set_input_size"):  # resizes relative position tables itself
-        native.set_input_size(img_size=image_size)
-        return native
-    network = build(num_classes, image_size)
-    resized = resize_positions(native.state_dict(), network.state_dict())
+    network, known = build(num_classes, image_size), native.state_dict()
+    # timm's filter resizes the tables of windows; set_input_size would make a Swin of other windows
+    # than build does, into which a trained network could not be loaded again
+    state = _timm_names(network, known) if hasattr(native, "set_input_size") else known
+    resized = resize_positions(known | state, network.state_dict())
     fits(timm_name, resized, network.state_dict(), image_size)
     network.load_state_dict(resized, strict=True)
     return network

@@ -308,6 +308,23 @@ def test_odd_masks_are_named(home):
     assert found.table.set_index("path").loc["a/8.png", "mask"] == ""
 
 
+def test_a_split_folder_without_its_counterpart_is_known_from_other_folders(home):
+    """Masks of one class lie in chest_train alone; the images have chest_test too."""
+    root, seed = home / "x", 0
+    for label in ("cyst", "none"):
+        for half in ("chest_train", "chest_test"):
+            for name in ("a", "b"):
+                seed += 1
+                paint(root / "images" / label / half / f"{half}{name}.png", seed)
+                if (label, half) != ("none", "chest_test"):
+                    paint(root / "masks" / label / half / f"{half}{name}.png", 50 + seed)
+    table = found_in(root).table
+    assert dict(table.groupby("split").size()) == {"test": 4, "train": 4}
+    drawn = table["path"].str.replace("images", "masks")
+    none = table["path"].str.startswith("images/none/chest_test")
+    assert list(table["mask"]) == [*drawn.where(~none, "")]
+
+
 def test_classes_from_masks(home):
     root = tree(home / "x", *(f"TCGA_{n}/TCGA_{n}_{{4}}.png" for n in (101, 102, 103)))
     for path in sorted(root.rglob("*.png")):

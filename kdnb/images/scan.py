@@ -239,8 +239,10 @@ def places(paths: Iterable[str]) -> list[Place]:
     for folder, one in roles.items():
         if one.half:
             beside[folder[:-1], one.rest].add(one.half)
-    for folder, one in roles.items():  # chest_train and chest_test side by side
-        if one.half and len(beside[folder[:-1], one.rest]) > 1:
+    # chest_train and chest_test side by side, and then chest_train wherever it stands alone
+    paired = {rest for (_, rest), halves in beside.items() if len(halves) > 1}
+    for folder, one in roles.items():
+        if one.half and one.rest in paired:
             roles[folder] = Role(split=one.half)
     known = {folder: _said(folder, roles) for folder in folders}
     return [Place(path, *known[PurePosixPath(path).parts[:-1]]) for path in paths]

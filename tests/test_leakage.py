@@ -1,4 +1,4 @@
-"""The detector against copies that were planted, and the parts it is made of."""
+"""The detector against synthetic duplicates, and the parts it is made of."""
 
 import imagehash
 import numpy as np

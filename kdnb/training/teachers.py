@@ -116,7 +116,7 @@ class Kept(Asked):
             "device": where.type,
         }
         self.folder = answers.folder() / f"{teacher.name}-{files.digest(self.key)}"
-        self.told = False
+        self.reported = False
 
     def start_epoch(self, epoch: int, rows: Tensor) -> None:
         """Read the epoch's answers where they are whole, else begin to keep them."""
@@ -127,7 +127,7 @@ class Kept(Asked):
         self.stored = answers.read(self.path, self.about)
         if self.stored is not None:
             os.utime(self.path)  # the oldest are removed first
-            self._tell("read from")
+            self._report("read from")
 
     def __call__(self, images: Tensor, rows: Tensor) -> Seen:
         """The stored answer of the next batch, or the teacher's, which is remembered."""
@@ -145,18 +145,18 @@ class Kept(Asked):
             whole = [torch.cat(parts) for parts in zip(*self.new, strict=True)]
             if answers.make_room(sum(each.nbytes for each in whole), self.folder):
                 answers.write(self.path, self.about, whole)
-                self._tell("kept in")
+                self._report("kept in")
         self.new, self.stored = [], None
 
-    def _tell(self, done: str) -> None:
-        if not self.told and self.key["process"] == 0:
+    def _report(self, done: str) -> None:
+        if not self.reported and self.key["process"] == 0:
             used = sum(path.stat().st_size for path in self.folder.glob("*.safetensors")) / 1e6
             tqdm.write(
                 f"answers of {self.teacher.name}: {done} {files.shown(self.folder)} "
                 f"({used:.3g} MB so far; {answers.LIMIT} bounds all answers, now to "
                 f"{answers.limit() / 1e9:g} GB)"
             )
-        self.told = True
+        self.reported = True
 
 
 def fixed_logits(teacher: Classifier, dataset: Dataset, image_size: int) -> Tensor:

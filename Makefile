@@ -49,6 +49,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.phantoms
 	$(BIN)/python -m benchmarks.data_path
 	$(BIN)/python -m benchmarks.distillation
+	$(BIN)/python -m benchmarks.methods
 	$(BIN)/python -m benchmarks.explanations
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.growth

@@ -598,8 +598,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folder, monkeypatch, name, ca
     shutil.rmtree(whole.folder)
     keep = loop.checkpoints.keep
 
-    def keep_then_die(run, lesson, optimizer, state, improved):
-        keep(run, lesson, optimizer, state, improved)
+    def keep_then_die(run, lesson, optimizer, state, *rest):
+        keep(run, lesson, optimizer, state, *rest)
         if state.epoch == 1:
             raise KeyboardInterrupt
 

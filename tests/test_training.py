@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from kdnb import data, device, files
 from kdnb.distillation import Method, create, hard_loss
+from kdnb.distillation.base import Lesson
 from kdnb.images.pixels import Augment
 from kdnb.models import zoo
 from kdnb.models.predict import predict
@@ -97,8 +98,8 @@ def killed_after(epochs, monkeypatch):
     """The loop dies right after an epoch was written down."""
     keep = loop.checkpoints.keep
 
-    def keep_then_die(folder, model, optimizer, state, improved):
-        keep(folder, model, optimizer, state, improved)
+    def keep_then_die(folder, model, optimizer, state, *rest):
+        keep(folder, model, optimizer, state, *rest)
         if state.epoch == epochs:
             raise KeyboardInterrupt
 
@@ -209,6 +210,24 @@ def test_a_run_killed_before_its_last_row_is_written_has_it_in_the_end(mine, mon
         2,
         3,
     ]
+
+
+def test_the_scale_of_half_precision_gradients_survives_an_interruption(tmp_path):
+    def parts():
+        lesson = Lesson(zoo.create("resnet10t", 2, 32), create("hard"))
+        optimizer = torch.optim.AdamW(lesson.parameters())
+        return lesson, optimizer, torch.amp.GradScaler("cpu", init_scale=1024.0)
+
+    lesson, optimizer, scaler = parts()
+    scaler.scale(torch.tensor(torch.inf) * sum(p.sum() for p in lesson.parameters())).backward()
+    scaler.step(optimizer)  # left out, and the scale is halved
+    scaler.update()
+    row = {"epoch": 1, "val_balanced_accuracy": 0.5, "val_loss": 1.0}
+    state = checkpoints.State()
+    checkpoints.keep(tmp_path, lesson, optimizer, state, state.add(row), scaler)
+    other, moments, again = parts()
+    checkpoints.restore(tmp_path, other, moments, again)
+    assert again.state_dict() == scaler.state_dict() and again.get_scale() == 512
 
 
 @pytest.mark.parametrize("augment", [True, False])
@@ -576,9 +595,9 @@ def test_a_full_disk_while_weights_are_saved_loses_one_epoch(mine, monkeypatch):
         with monkeypatch.context() as patch, pytest.raises(files.DiskFull, match="KDNB_CACHE"):
             keep = checkpoints.keep
 
-            def kept(folder, model, optimizer, state, improved):
+            def kept(folder, model, optimizer, state, *rest):
                 with full() if state.epoch == 2 else nullcontext():
-                    keep(folder, model, optimizer, state, improved)
+                    keep(folder, model, optimizer, state, *rest)
 
             patch.setattr(checkpoints, "keep", kept)
             loop.fit(study(), mine, "kdfmv5", create("hard"), 3)

@@ -76,13 +76,18 @@ def load(folder: Path) -> Run:
 
 
 def keep(
-    folder: Path, lesson: Lesson, optimizer: torch.optim.Optimizer, state: State, improved: bool
+    folder: Path,
+    lesson: Lesson,
+    optimizer: torch.optim.Optimizer,
+    state: State,
+    improved: bool,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> None:
     """Write an epoch down: best weights first, then all that resuming needs in one file, so that a
     kill loses one epoch.
 
-    The schedule, the order of images and every random number follow from (seed, epoch): the epoch's
-    number is their state.
+    ``scaler`` is that of gradients in fp16, None elsewhere. The schedule, the order of images and
+    every random number follow from (seed, epoch): the epoch's number is their state.
     """
     weights = _on_cpu(lesson.student.network.state_dict())
     if improved:
@@ -99,7 +104,7 @@ def keep(
         "history": state.history,
         "best": state.best,
         "stale": state.epochs_without_improvement,
-    }
+    } | ({"scaler": scaler.state_dict()} if scaler else {})
     with files.atomic(folder / "last.safetensors") as temporary:
         save_file(tensors, temporary, {"progress": json.dumps(progress)})
     write_history(folder, state.history)
@@ -115,8 +120,14 @@ def write_history(folder: Path, history: list[dict]) -> None:
         pd.DataFrame(history).to_csv(temporary, index=False, float_format="%.6g")
 
 
-def restore(folder: Path, lesson: Lesson, optimizer: torch.optim.Optimizer) -> State:
-    """Bring student, method and optimiser to where an interrupted run stood, and return that state.
+def restore(
+    folder: Path,
+    lesson: Lesson,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None = None,
+) -> State:
+    """Bring student, method, optimiser and scaler to where an interrupted run stood, and return
+    that state.
 
     A fresh state where there is nothing to resume.
     """
@@ -129,6 +140,8 @@ def restore(folder: Path, lesson: Lesson, optimizer: torch.optim.Optimizer) -> S
     _restore_moments(_below(tensors, "optimizer."), optimizer)
     with safe_open(path, "pt") as file:
         progress = json.loads(file.metadata()["progress"])
+    if scaler and "scaler" in progress:
+        scaler.load_state_dict(progress["scaler"])
     name = lesson.student.name
     print(f"{name}: resumes after epoch {progress['epoch']} of an interrupted run")
     best = tuple(progress["best"]) if progress["best"] else None

@@ -227,7 +227,7 @@ class Training:
     def run(self, key: dict) -> None:
         """Train epoch by epoch, from where an interrupted run stood, and write the finished run."""
         settings, method = self.settings, self.lesson.method
-        state = checkpoints.restore(self.folder, self.lesson, self.optimizer)
+        state = checkpoints.restore(self.folder, self.lesson, self.optimizer, self.launch.scaler)
         resumed, started = state.epoch or None, time.monotonic()
         with self._bar(state.epoch) as bar:
             while (
@@ -239,7 +239,8 @@ class Training:
                 last = epoch + 1 == settings.epochs  # one epoch at least must be kept
                 improved = state.add(row, last or method.selectable(epoch))
                 if self.launch.is_main_process:
-                    checkpoints.keep(self.folder, self.lesson, self.optimizer, state, improved)
+                    kept = self.lesson, self.optimizer, state, improved, self.launch.scaler
+                    checkpoints.keep(self.folder, *kept)
         record = {
             "key": key,
             "wall_seconds": round(time.monotonic() - started, 1),

@@ -616,6 +616,11 @@ def test_what_tells_the_class_without_a_look_is_told():
     assert "colour mode" in tables.giveaways(output)[0] and len(tables.giveaways(output)) == 1
     silent = output.assign(mode=["L"] * 20 + ["RGBA"] * 20, width=range(40))
     assert tables.giveaways(silent) == []
+    # a third of one class can be told for certain; of eight images it may be chance
+    third = output.assign(mode=[["L", "L", "RGB", "L", "L", "L"][k % 6] for k in range(40)])
+    more = pd.concat([third] * 10, ignore_index=True)
+    assert "RGB: a 70" in tables.giveaways(more)[0] and len(tables.giveaways(more)) == 1
+    assert tables.giveaways(third.head(8)) == []
 
 
 @pytest.mark.parametrize(

@@ -111,8 +111,9 @@ def official_split(table: pd.DataFrame) -> str:
 def giveaways(table: pd.DataFrame) -> list[str]:
     """Sentences on facts that tell the class without a look at the image: mode, size or suffix.
 
-    The class is guessed as that of most other images with the same mode (size, suffix). A balanced
-    accuracy of such guesses half way from chance to 1 or above is reported.
+    The class is guessed as that of most other images with the same mode (size, suffix). Guesses are
+    reported where their balanced accuracy is a quarter of the way from chance to 1 or above, and
+    four standard deviations above chance.
     """
     chance, sentences = 1 / table["label"].nunique(), []
     facts = {
@@ -120,10 +121,11 @@ def giveaways(table: pd.DataFrame) -> list[str]:
         "size": table["width"].astype(str) + "×" + table["height"].astype(str),
         "file type": table["path"].map(lambda path: read.suffix(read.frame_of(path)[0])),
     }
+    spread = (chance * (1 - chance) / max(1, len(table))) ** 0.5
     for name, values in facts.items():
         counts = pd.crosstab(values, table["label"])
         accuracy = _accuracy_of_guesses(counts, values, table["label"])
-        if accuracy >= (1 + chance) / 2:
+        if accuracy - chance >= max((1 - chance) / 4, 4 * spread):
             most = counts.loc[counts.sum(axis=1).nlargest(3).index]
             shown = "; ".join(
                 f"{value}: {', '.join(f'{label} {n:,}' for label, n in row.items() if n)}"

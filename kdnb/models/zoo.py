@@ -404,9 +404,11 @@ def _pretrained(
     if entry.parts:
         network = entry.build(num_classes, image_size)
         for part, timm_name in entry.parts:
-            build = _timm(timm_name, sized=True)
-            stream = weights.timm_network(timm_name, timm_name, 0, image_size, build)
-            network.get_submodule(part).load_state_dict(stream.state_dict(), strict=True)
+            own = network.get_submodule(part)
+            # weights are fitted to the stream as it stands in the network, with its windows
+            build = functools.partial(lambda stream, *_: stream, own)
+            found = weights.timm_network(timm_name, timm_name, 0, image_size, build)
+            own.load_state_dict(found.state_dict(), strict=True)
         return network
     if entry.timm_name is None:
         return entry.load(weights.read(name, entry.weights_url, sha256), num_classes)

@@ -173,6 +173,12 @@ def test_the_recipe_in_the_file_reads_an_image_as_training_did(tmp_path, color, 
         assert found.dtype == np.float32 and np.array_equal(found[0], expected), path.name
 
 
+def test_the_window_of_a_dicom_header_is_stated():
+    stated = {way: onnx_export.Reading("L", from_file=way).metadata(32) for way in (True, False)}
+    assert "DICOM file" in stated[True]["input"] and "DICOM" not in stated[False]["input"]
+    assert stated[True]["reading"] == stated[False]["reading"]  # the recipe opens files of Pillow
+
+
 def test_the_recipe_is_the_cell_of_the_notebook():
     recipe = onnx_export.COLOUR.metadata(32)["recipe"]
     code = recipe[recipe.index("import numpy") :].strip()

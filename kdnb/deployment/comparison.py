@@ -28,7 +28,8 @@ def costs(tested: Comparison) -> pd.DataFrame:
 
 def reading(dataset: Dataset) -> Reading:
     """How the image files of a dataset are read, for the metadata of an exported network."""
-    return Reading(dataset.color, dataset.index.rule.low, dataset.index.rule.high)
+    rule = dataset.index.rule
+    return Reading(dataset.color, rule.low, rule.high, rule.from_file)
 
 
 def pictures(dataset: Dataset, count: int) -> tuple[list[int], list[str]]:

@@ -58,11 +58,13 @@ class Reading:
 
     ``color`` is ``L`` or ``RGB``; ``low`` and ``high`` are the values of 16-bit and float images
     that became 0 and 255, None where each image has its own (see :mod:`kdnb.deployment.recipe`).
+    ``from_file`` says that a DICOM file was read by the window in its header.
     """
 
     color: str = "RGB"
     low: float | None = None
     high: float | None = None
+    from_file: bool = False
 
     def metadata(self, side: int) -> dict[str, str]:
         """Entries of an ONNX file for images of ``side`` pixels: a sentence, and the recipe as
@@ -72,6 +74,8 @@ class Reading:
             if self.low is not None
             else "scaled between the 1st and 99th percentile of all but its extreme values"
         )
+        if self.from_file:
+            deep += "; a DICOM file, which Pillow does not open, by the window in its header"
         return {
             "color": self.color,
             "input": "a file that Pillow opens, its first frame, turned upright as EXIF says; "

@@ -26,7 +26,8 @@ RUNS = os.path.join(os.environ.get("KDNB_OUTPUTS") or "outputs", "runs")
 LOGS = os.path.join("logs", "study")
 NOTEBOOKS = os.path.join(workflow.basedir, "notebooks")
 STUDENTS_OWN = (
-    "student", "method", "options", "alpha", "temperature", "teacher_weights", "student_epochs",
+    "student", "recipe", "method", "options", "alpha", "temperature", "teacher_weights",
+    "student_epochs",
 )
 ALSO = {"explain": "04_explain.ipynb", "layers": "05_feature_maps.ipynb"}
 PYTHON = sys.executable

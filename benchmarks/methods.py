@@ -25,7 +25,7 @@ from kdnb.study import Study
 from kdnb.training import answers, loop
 from kdnb.training.checkpoints import Run
 
-TEACHER, STUDENT, SIZE, BATCH, PER_CLASS = "densenet121", "kdfmv5", 96, 32, 96
+TEACHER, STUDENT, SIZE, BATCH, PER_CLASS = "densenet121", "kdfmv5", 96, 16, 32
 GRID_TEACHER, GRID_STUDENT, CELLS = "vgg19", "ofa595", 13
 REFERENCE = "hybrid"
 GOALS = {"logits only": 1.03, "features": 1.4, "ssd_kd": 2.5, "crckd": 2.5, "grid": 0.45}

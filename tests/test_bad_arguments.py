@@ -378,7 +378,13 @@ class _Wrong:
 
 
 # compilers and exporters read their classes: models.create, which makes them, checks
-NETWORKS = {"models.zoo", "models.kdfmv", "models.ofa", "models.depthwise"}
+NETWORKS = {
+    "models.zoo",
+    "models.kdfmv",
+    "models.ofa",
+    "models.depthwise",
+    "models.dual_stream",
+}
 
 
 def _public():

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdnb import checks
-from kdnb.distillation.base import Method, Seen, register
+from kdnb.distillation.base import Method, Seen, on_one_grid, register
 from kdnb.distillation.soft_targets import hard_loss
 from kdnb.parameters import parameter
 
@@ -28,9 +28,7 @@ def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     The finer one is averaged to the coarser grid first.
     """
-    pair = student, teacher
-    grid = tuple(map(min, student.shape[-2:], teacher.shape[-2:]))
-    own, wanted = (F.normalize(F.adaptive_avg_pool2d(q, grid).flatten(1), dim=1) for q in pair)
+    own, wanted = (F.normalize(q.flatten(1), dim=1) for q in on_one_grid(student, teacher))
     return F.mse_loss(own, wanted)
 
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from kdnb import files, parameters
@@ -362,3 +363,14 @@ def see(model: Classifier, images: Tensor, taps: int = 0, pooled: bool = False) 
     return Seen(
         logits, tuple(each.mean((2, 3), keepdim=True) for each in features) if pooled else features
     )
+
+
+def mean_features(answer: Seen) -> Tensor:
+    """The deepest map's mean over its cells, ``(N, C)`` in float32."""
+    return answer.features[0].float().mean((2, 3))
+
+
+def on_one_grid(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Two maps ``(N, C, h, w)``, ``(N, D, H, W)`` averaged to the coarser grid of the two."""
+    grid = tuple(map(min, one.shape[-2:], other.shape[-2:]))
+    return F.adaptive_avg_pool2d(one, grid), F.adaptive_avg_pool2d(other, grid)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from kdnb.distillation.base import Course, Method, Seen, register, see
+from kdnb.distillation.base import Course, Method, Seen, mean_features, register, see
 from kdnb.distillation.memory import Memory, noise_contrast, others_of_class
 from kdnb.distillation.soft_targets import hard_loss, soft_loss
 from kdnb.models.zoo import Classifier
@@ -114,7 +114,7 @@ class CRCKD(Method):
         with torch.no_grad():
             smooth = see(self.mean_teacher.module.eval(), images, self.taps)
         own, other = (
-            Seen(answer.logits, (F.normalize(head(_pooled(answer)).float(), dim=1),))
+            Seen(answer.logits, (F.normalize(head(mean_features(answer)).float(), dim=1),))
             for head, answer in zip(self.heads, (student, smooth), strict=True)
         )
         return own, [other]
@@ -196,7 +196,3 @@ class CRCKD(Method):
             scores = points.float() @ memory.class_directions(self.shares).T
             logs.append(F.log_softmax(scores / self.options.relation_temperature, dim=1))
         return F.kl_div(logs[0], logs[1].detach(), reduction="batchmean", log_target=True)
-
-
-def _pooled(answer: Seen) -> Tensor:
-    return answer.features[0].float().mean((2, 3))

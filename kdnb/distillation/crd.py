@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.distillation.base import Course, Method, Seen, register
+from kdnb.distillation.base import Course, Method, Seen, mean_features, register
 from kdnb.distillation.memory import Memory, noise_contrast
 from kdnb.distillation.soft_targets import hard_loss
 from kdnb.models.zoo import Classifier
@@ -141,4 +141,4 @@ class CRD(Method):
 
 
 def _embedded(head: nn.Linear, answer: Seen) -> Tensor:
-    return F.normalize(head(answer.features[0].float().mean((2, 3))).float(), dim=1)
+    return F.normalize(head(mean_features(answer)).float(), dim=1)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from kdnb.distillation.base import Course, Method, Seen, register
+from kdnb.distillation.base import Course, Method, Seen, on_one_grid, register
 from kdnb.distillation.soft_targets import hard_loss
 from kdnb.models.zoo import Classifier
 from kdnb.parameters import parameter
@@ -105,9 +105,7 @@ class EFCM(Method):
             return Seen(student.logits + 0 * idle), [Seen(each.logits) for each in teachers]
         maps, targets = [], []
         for projector, teacher in zip(self.projectors, teachers, strict=True):
-            pair = student.features[0], teacher.features[0]
-            grid = tuple(map(min, pair[0].shape[-2:], pair[1].shape[-2:]))
-            own, target = (F.adaptive_avg_pool2d(features, grid) for features in pair)
+            own, target = on_one_grid(student.features[0], teacher.features[0])
             maps.append(projector(own))
             targets.append(Seen(teacher.logits, (target,)))
         return Seen(student.logits, tuple(maps)), targets

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.distillation.base import Course, Method, Seen, register
+from kdnb.distillation.base import Course, Method, Seen, on_one_grid, register
 from kdnb.distillation.soft_targets import TEMPERATURE, hard_loss, soft_loss, soft_targets
 from kdnb.models.zoo import Classifier
 from kdnb.parameters import parameter
@@ -55,9 +54,7 @@ class FitNet(Method):
         """The student's regressed map for each teacher, and the teachers' hints, on one grid."""
         maps, hints = [], []
         for regressor, teacher in zip(self.regressors, teachers, strict=True):
-            pair = student.features[-1], teacher.features[-1]
-            grid = tuple(map(min, pair[0].shape[-2:], pair[1].shape[-2:]))
-            own, hint = (F.adaptive_avg_pool2d(features, grid) for features in pair)
+            own, hint = on_one_grid(student.features[-1], teacher.features[-1])
             maps.append(regressor(own))
             hints.append(Seen(teacher.logits, (hint,)))
         return Seen(student.logits, tuple(maps)), hints

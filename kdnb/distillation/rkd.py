@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdnb.distillation.base import Method, Seen, register
+from kdnb.distillation.base import Method, Seen, mean_features, register
 from kdnb.distillation.relations import angles, distances
 from kdnb.distillation.soft_targets import hard_loss
 from kdnb.parameters import parameter
@@ -43,10 +43,7 @@ class RKD(Method):
         self, images: Tensor, student: Seen, teachers: Sequence[Seen]
     ) -> tuple[Seen, Sequence[Seen]]:
         """Embeddings ``(N, C)`` in place of maps."""
-        own, *others = (
-            Seen(each.logits, (each.features[0].float().mean((2, 3)),))
-            for each in (student, *teachers)
-        )
+        own, *others = (Seen(each.logits, (mean_features(each),)) for each in (student, *teachers))
         return own, others
 
     def loss(

@@ -12,7 +12,16 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from kdnb import device
-from kdnb.distillation.base import Batch, Course, Method, Seen, register, see
+from kdnb.distillation.base import (
+    Batch,
+    Course,
+    Method,
+    Seen,
+    mean_features,
+    on_one_grid,
+    register,
+    see,
+)
 from kdnb.distillation.relations import angles, distances, gram, root_mean_square
 from kdnb.distillation.soft_targets import (
     ALPHA,
@@ -137,7 +146,7 @@ class SSDKD(Method):
             images = rotated(self.course.images(part).to(place))
             with torch.no_grad(), device.autocast(place):
                 answer = see(teacher.eval(), images, self.taps)
-            found.append(_pooled(answer).unflatten(0, (-1, len(part))))
+            found.append(mean_features(answer).unflatten(0, (-1, len(part))))
         return torch.cat(found, dim=1)
 
     def change_batch(self, batch: Batch, student: Classifier, generator: Generator) -> Batch:
@@ -152,20 +161,18 @@ class SSDKD(Method):
         """In place of maps: mean features of the originals ``(N, C)``, projections of all views
         ``(V·N, C)``, and maps of the originals for each pair of networks on one grid."""
         count = len(images) // self.views
-        own, others, regressed = _pooled(student), [], []
+        own, others, regressed = mean_features(student), [], []
         for teacher, head, regressor in zip(
             teachers, self.teacher_heads, self.regressors, strict=True
         ):
-            pair = student.features[0][:count], teacher.features[0][:count]
-            grid = tuple(map(min, pair[0].shape[-2:], pair[1].shape[-2:]))
-            if self.training and count * grid[0] * grid[1] < 2:
+            mapped, target = on_one_grid(student.features[0][:count], teacher.features[0][:count])
+            if self.training and count * mapped[0, 0].numel() < 2:
                 raise ValueError(
                     "ssd_kd normalises the student's map over a batch, and has one image with one "
                     "cell: raise -p batch_size or -p image_size"
                 )
-            mapped, target = (F.adaptive_avg_pool2d(maps, grid) for maps in pair)
             regressed.append(regressor(mapped))
-            points = _pooled(teacher)
+            points = mean_features(teacher)
             with torch.no_grad():
                 others.append(Seen(teacher.logits, (points[:count], head(points), target)))
         return Seen(student.logits, (own[:count], self.head(own), *regressed)), others
@@ -244,7 +251,3 @@ def train_head(head: nn.Module, points: Tensor, options: SSDKD.Options, name: st
 
 def _head(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
-
-
-def _pooled(answer: Seen) -> Tensor:
-    return answer.features[0].float().mean((2, 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -179,7 +179,7 @@ def _misfit(image: dict, mask: dict) -> tuple[str, str] | None:
     return "mask of another size", f"{sizes}: stretched to the image"
 
 
-def left_out(masks: Masks, images: set[str], named: set[str]) -> list[Problem]:
+def left_out(masks: Masks, images: Collection[str], named: Collection[str]) -> list[Problem]:
     """Problems for masks whose image is none of ``images``, but for those ``named`` already."""
     return [
         (name, "mask of an image left out", image)

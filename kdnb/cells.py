@@ -20,6 +20,7 @@ from kdnb.deployment.efficiency import RuntimeParameters
 from kdnb.deployment.search import SearchParameters
 from kdnb.explanations.settings import MapParameters, SampleParameters
 from kdnb.study import Study
+from kdnb.training.methods import MethodParameters
 from kdnb.training.split_audit import SplitAuditParameters
 
 WINGS = (
@@ -28,6 +29,7 @@ WINGS = (
     RuntimeParameters,
     SearchParameters,
     SplitAuditParameters,
+    MethodParameters,
 )
 GROUPS = (*Study.parts, *WINGS)
 

@@ -110,7 +110,9 @@ def converted(field: dataclasses.Field, value: object) -> object:
             return found
     text = "str" in kinds and isinstance(value, int | float)
     hint = " (papermill reads numbers as numbers: pass it with -r instead of -p)" if text else ""
-    raise BadParameter(f"{field.name} must be {annotation}, got {value!r}{hint}")
+    choices = field.metadata["choices"]
+    allowed = f"one of {', '.join(choices)}" if choices else annotation
+    raise BadParameter(f"{field.name} must be {allowed}, got {value!r}{hint}")
 
 
 def _as(kind: str, value: object) -> object | None:

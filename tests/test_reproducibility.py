@@ -122,7 +122,7 @@ JOBS = {
         study(options={"alpha": 0.3}, temperature=2), mine, one
     ),
     "long": lambda mine, one, two, start: loop.distil(
-        study(profile="paper", pretrained=False, student="ofa595", seed=3), mine, one
+        study(profile="paper", pretrained="none", student="ofa595", seed=3), mine, one
     ),
     "ofa595": lambda mine, one, two, start: loop.distil(study(student="ofa595"), mine, one),
     "supernet": lambda mine, one, two, start: loop.fit(

@@ -52,7 +52,7 @@ def test_a_wrong_value_is_refused_in_under_a_second_once_the_imports_are_done():
 
 def test_what_is_left_open_comes_from_profile_and_method():
     study = Study(profile="paper", method="kd_fmv")
-    assert (study.image_size, study.batch_size, study.pretrained) == (224, 16, True)
+    assert (study.image_size, study.batch_size, study.pretrained) == (224, 16, "teacher")
     assert (study.alpha, study.temperature) == (0.7, 10.0)
     assert Study(profile="paper", image_size=96).image_size == 96
     assert Study().config()["student_epochs"] == 15
@@ -67,8 +67,8 @@ def test_numbers_become_what_was_meant():
 
 
 def test_pretrained_students_learn_gently_and_a_given_rate_wins():
-    assert Study(pretrained=True).peak_lr("densenet121") == 1e-4
-    assert Study(pretrained=True).peak_lr("kdfmv5") == 3e-4
+    assert Study().peak_lr("densenet121", pretrained=True) == 1e-4
+    assert Study().peak_lr("kdfmv5") == 3e-4
     assert Study(lr=0.01).peak_lr("densenet121") == 0.01
 
 
@@ -111,3 +111,20 @@ def test_the_page_of_parameters_lists_all_of_them_and_the_notebooks_that_take_th
     assert page.loc["profile", "notebooks"] == "00–09"
     text = cells.as_text(cells.page())
     assert max(map(len, text.splitlines())) <= 100 and "latency_budget_ms = None" in text
+
+
+@pytest.mark.parametrize("pretrained", ["student", "both"])
+def test_a_student_without_published_weights_cannot_start_from_them(pretrained):
+    with pytest.raises(ValueError, match="of kdfmv5; .* -p pretrained teacher"):
+        Study(student="kdfmv5", pretrained=pretrained)
+    assert Study(student="resnet18", pretrained=pretrained).starts_pretrained("student")
+
+
+def test_pretrained_is_a_role():
+    assert Study(profile="paper", student="ofa595").pretrained == "both"
+    study = Study(pretrained="teacher")
+    assert study.starts_pretrained("teacher") and not study.starts_pretrained("student")
+    with pytest.raises(
+        ValueError, match="one of none, teacher, student, both; got True|, got True"
+    ):
+        Study.from_parameters({"pretrained": True})

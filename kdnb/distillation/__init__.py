@@ -5,6 +5,7 @@ import pkgutil
 
 from kdnb.distillation.base import (
     METHODS,
+    TRANSFERS,
     Batch,
     Course,
     Method,
@@ -21,6 +22,7 @@ for _module in pkgutil.iter_modules(__path__):
 
 __all__ = [
     "METHODS",
+    "TRANSFERS",
     "Batch",
     "Course",
     "Method",

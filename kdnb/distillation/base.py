@@ -23,6 +23,9 @@ from kdnb.parameters import parameter
 
 # options that are parameters of a study as well: one name for all methods that have them
 SHARED = ("alpha", "temperature", "teacher_weights")
+# what a student can learn from: labels; a network's probabilities; its maps; how images relate to
+# each other; the embeddings of earlier batches
+TRANSFERS = ("labels", "probabilities", "maps", "relations", "memory")
 
 
 class Seen(NamedTuple):
@@ -69,7 +72,8 @@ class Course(NamedTuple):
 class Method(nn.Module):
     """What a student learns from. A subclass states facts, declares options and writes ``loss``.
 
-    Facts: ``title`` and ``paper`` for tables, ``needs_teacher``, ``teacher_shards``, the number of
+    Facts: ``title`` and ``paper`` for tables, ``transfers``, a part of ``TRANSFERS``,
+    ``needs_teacher``, ``teacher_shards``, the number of
     parts of the patients for each of which a teacher is trained, ``taps``, the number of layers it
     reads (the deepest of each network's CAM layers; a property where an option decides), and
     ``pooled``, whether it reads only their means over all cells, ``(N, C, 1, 1)``.
@@ -84,6 +88,7 @@ class Method(nn.Module):
     name: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str]
+    transfers: ClassVar[tuple[str, ...]] = TRANSFERS[:1]
     needs_teacher: ClassVar[bool] = True
     teacher_shards: ClassVar[int] = 1
     taps: ClassVar[int] = 0

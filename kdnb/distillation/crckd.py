@@ -46,6 +46,7 @@ class CRCKD(Method):
     # 20 on. pytorch-metric-learning keeps queues of one network's recent embeddings, no rows
     title = "class relations of a mean teacher (no given teacher)"
     paper = "Xing et al. 2021, arXiv:2107.03225"
+    transfers = ("labels", "probabilities", "relations", "memory")
     needs_teacher = False
     taps = 1
 

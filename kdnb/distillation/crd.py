@@ -35,6 +35,7 @@ class CRD(Method):
     # pytorch-metric-learning keeps queues of recent embeddings of one network and torchdistill
     # exponentials that overflow; neither has memories by row that survive an interruption
     title, paper = "contrast of images", "Tian et al. 2020, arXiv:1910.10699"
+    transfers = ("labels", "memory")
     taps = 1
     pooled = True
 

@@ -37,6 +37,7 @@ class DIST(Method):
 
     # torchdistill's DISTLoss is the same for one teacher; it reads modules through hooks of its own
     title, paper = "correlated probabilities", "Huang et al. 2022, arXiv:2205.10536"
+    transfers = ("labels", "probabilities", "relations")
 
     @dataclass(frozen=True)
     class Options(Method.Options):

@@ -57,6 +57,7 @@ class DKD(Method):
 
     # torchdistill and timm have no decoupled loss
     title, paper = "target class and others apart", "Zhao et al. 2022, arXiv:2203.08679"
+    transfers = ("labels", "probabilities")
 
     ramp: float = 1.0  # w of this epoch
 

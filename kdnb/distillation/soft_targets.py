@@ -116,6 +116,7 @@ class Hybrid(Hard):
     paper A, after Hinton et al. 2015, arXiv:1503.02531."""
 
     title, paper = "labels and soft targets", "paper A, hybrid supervision; alpha is its lambda"
+    transfers = ("labels", "probabilities")
     needs_teacher = True
 
     @dataclass(frozen=True)
@@ -162,6 +163,7 @@ class KDFMVAsReleased(Hybrid):
     """Paper B's loss as its published code computes it: see :func:`released_soft_loss`."""
 
     title, paper = "KD-FMV as released", "paper B, published code"
+    transfers = ("labels",)  # no gradient of the teacher's
 
     @dataclass(frozen=True)
     class Options(Hybrid.Options):

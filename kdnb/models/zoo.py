@@ -267,7 +267,7 @@ def create(
     entry = resolve(name)
     if entry.timm_name or entry.parts:
         check_size(name, image_size)
-    if pretrained and not (entry.timm_name or entry.load or entry.parts):
+    if pretrained and not has_weights(name):
         raise weights.PretrainedMissing(
             f"{name} has no published weights: train it (pretrained=False)"
         )
@@ -300,6 +300,19 @@ def resolve(name: str) -> Entry:
                 "(ofa-335433-...), and every name of timm.list_models()."
             ) from None
     return _proposal(name)
+
+
+@typed
+def has_weights(name: str) -> bool:
+    """Whether weights of a network are published, or lie in the folder of weights. Raises
+    ``UnknownName``."""
+    entry = resolve(name)
+    if weights.local(name):
+        return True
+    if entry.timm_name:
+        config = timm.get_pretrained_cfg(entry.timm_name)
+        return bool(config and config.has_weights)
+    return bool(entry.load or entry.parts)
 
 
 @functools.lru_cache(maxsize=256)

@@ -47,13 +47,14 @@ class Evidence:
 
 def of_pool(pool: Pool, estimate: Estimate, **more: object) -> Evidence:
     """Evidence from trained runs."""
-    first, own = pool.first, Study(profile="paper")
+    first = pool.first
     c = first.config
+    own = Study(profile="paper", student=c["student"])
     papers_setting = (
         c["teacher_epochs"] >= own.teacher_epochs
         and c["student_epochs"] >= own.student_epochs
         and c["image_size"] == own.image_size
-        and bool(c["pretrained"])
+        and c["pretrained"] == own.pretrained
         and first.split != "group"
     )
     given = {
@@ -77,7 +78,13 @@ def nearest(found: Sequence[Pool], claim: Claim) -> Pool:
 
     def closeness(pool):
         c, loop = pool.first.config, pool.first.training
-        size = (loop, c["image_size"], c["pretrained"], len(pool.members), c["student_epochs"])
+        size = (
+            loop,
+            c["image_size"],
+            c["pretrained"] != "none",
+            len(pool.members),
+            c["student_epochs"],
+        )
         return (*(c[name] == value for name, value in claim.wanted.items()), *size)
 
     return max(found, key=closeness)

@@ -23,6 +23,14 @@ _NOT_TRAINING = {"data_root", "download", "split", "seed"} | {
 }
 # where a network's batch statistics come from, by the version of the training loop
 BATCH_STATISTICS = {1: "augmented views", 2: "clean images"}
+# initial weights in words, by study.pretrained; files of before it had names hold a boolean
+INITIAL_WEIGHTS = {
+    "none": "random",
+    "teacher": "ImageNet (teacher) and random (student)",
+    "student": "random (teacher) and ImageNet (student)",
+    "both": "ImageNet",
+}
+_PRETRAINED = {False: "none", True: "both"}
 
 
 def role(name: str) -> str:
@@ -115,6 +123,8 @@ def load(folder: Path | None = None) -> list[Result]:
         stored = files.read_json(path)
         if not isinstance(stored, dict) or not {"results", "config", "data"} <= stored.keys():
             continue
+        given = stored["config"].get("pretrained", False)
+        stored["config"]["pretrained"] = _PRETRAINED.get(given, given)
         if (
             not {"dataset", "seed"} <= stored["config"].keys()
             or stored["config"].get("profile") == "smoke"
@@ -167,7 +177,7 @@ class Pool:
     def setting(self) -> str:
         """The setting in words, networks and data apart."""
         c = self.first.config
-        weights = "ImageNet weights" if c["pretrained"] else "random initial weights"
+        weights = f"{INITIAL_WEIGHTS[c['pretrained']]} initial weights"
         recipe = (c["method"], _words({"α": c["alpha"], "T": c["temperature"]}), self.options)
         return (
             f"{' '.join(filter(None, recipe))}, {c['image_size']} px, "
@@ -308,7 +318,7 @@ def distillations(results: Iterable[Result]) -> pd.DataFrame:
                 "T": config["temperature"],
                 "px": config["image_size"],
                 "epochs": f"{config['teacher_epochs']} + {config['student_epochs']}",
-                "initial weights": "ImageNet" if config["pretrained"] else "random",
+                "initial weights": INITIAL_WEIGHTS[config["pretrained"]],
                 "batch statistics": BATCH_STATISTICS[pool.first.training],
                 "seeds": gain.seeds,
                 "n": gain.n,

@@ -8,11 +8,13 @@ from kdnb.training.loop import (
     train_on_shuffled_labels,
     train_teachers,
 )
+from kdnb.training.methods import MethodParameters
 from kdnb.training.split_audit import SplitAuditParameters
 from kdnb.training.trio import Comparison, Trio, trio
 
 __all__ = [
     "Comparison",
+    "MethodParameters",
     "SplitAuditParameters",
     "Trio",
     "VERSION",

@@ -42,7 +42,7 @@ def train_teachers(study: Study, dataset: Dataset) -> list[Run]:
     recipe = recipes.of_teacher(study.teacher_recipe)
     parts = [dataset.shard(number, study.shards) for number in range(study.shards)]
     return [
-        fit(study, part, name, recipe.method(), study.teacher_epochs, recipe=recipe)
+        fit(study, part, name, recipe.method(), study.teacher_epochs, recipe=recipe, role="teacher")
         for name in study.teachers
         for part in parts
     ]
@@ -76,6 +76,7 @@ def fit(
     teachers: Sequence[Run] = (),
     start: nn.Module | None = None,
     recipe: TrainingRecipe | None = None,
+    role: str = "student",
 ) -> Run:
     """Train network ``name``; a finished run with the same key is loaded, an interrupted one goes
     on where it stood.
@@ -83,13 +84,14 @@ def fit(
     The key holds the data's checksum, the sizes, the settings, the method with its options and the
     teachers' weights. ``method`` itself is not changed: each run builds one of its own. ``start``
     is a network of the same shape whose weights the training begins with, at a tenth of the peak
-    learning rate. ``recipe`` is that of the study's student by default. Raises ``ValueError`` where
-    method, network and teachers do not fit.
+    learning rate. ``recipe`` is that of the study's student by default. ``role`` is ``teacher``
+    or ``student``: ``study.pretrained`` says for each whether it starts from published weights.
+    Raises ``ValueError`` where method, network and teachers do not fit.
     """
     _check(name, method, teachers)
     teachers = list(teachers) if method.needs_teacher else []
     recipe = recipe or recipes.of_student(study.recipe)
-    settings = _settings(study, name, epochs, start, recipe)
+    settings = _settings(study, name, epochs, start, recipe, role)
     key = {
         "version": VERSION,
         "model": name,
@@ -115,10 +117,17 @@ def fit(
 
 
 def _settings(
-    study: Study, name: str, epochs: int, start: nn.Module | None, recipe: TrainingRecipe
+    study: Study,
+    name: str,
+    epochs: int,
+    start: nn.Module | None,
+    recipe: TrainingRecipe,
+    role: str,
 ) -> Settings:
-    pretrained = study.pretrained and not name.startswith("kdfmv")
-    peak = (study.lr or recipe.lr if pretrained else None) or study.peak_lr(name)
+    # the supernet stands for every student, and has weights of its own where these are asked for
+    anyone = name == zoo.SUPERNET and study.pretrained != "none"
+    pretrained = anyone or study.starts_pretrained(role)
+    peak = (study.lr or recipe.lr if pretrained else None) or study.peak_lr(name, pretrained)
     settings = Settings(
         epochs,
         study.batch_size,

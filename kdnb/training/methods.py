@@ -1,0 +1,123 @@
+"""Methods on equal terms: the same teachers, student, images and epochs, one method after the
+other."""
+
+from __future__ import annotations
+
+import dataclasses
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdnb import distillation, files
+from kdnb.data import Dataset
+from kdnb.evaluation import metrics
+from kdnb.models.predict import predict
+from kdnb.parameters import Parameters, parameter
+from kdnb.study import Study
+from kdnb.training import loop
+from kdnb.training.checkpoints import Run
+
+REFERENCES = ("hard", "hybrid")  # what every method is compared with: no teacher, soft targets
+EVERY = "all"
+MEASURES = (
+    "n",
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "macro_auc",
+    "cross_entropy",
+    "ece",
+    "brier",
+    "intervals",
+)
+DIGITS = string.digits + string.ascii_letters
+
+
+def named(methods: str) -> tuple[str, ...]:
+    """Methods that ``a+b`` joins; ``all`` stands for each of them. Raises ``UnknownName``."""
+    if methods == EVERY:
+        return tuple(distillation.METHODS)
+    names = tuple(name.strip() for name in methods.split("+") if name.strip())
+    for name in names:
+        files.lookup(name, [*distillation.METHODS, EVERY], "method")
+    return names
+
+
+@dataclass(frozen=True)
+class MethodParameters(Parameters):
+    """Settings of notebook 10."""
+
+    methods: str = parameter(
+        "", "more methods to run beside it with their own options, a+b; or all", valid=named
+    )
+
+
+def contestants(study: Study) -> dict[str, Study]:
+    """The study of each method by name: that of ``study`` with its options, the two references and
+    ``study.methods`` with the options of their papers."""
+    own = {"alpha": None, "temperature": None, "teacher_weights": None, "options": {}}
+    names = dict.fromkeys((*REFERENCES, study.method, *named(study.methods)))
+    return {
+        name: study if name == study.method else dataclasses.replace(study, method=name, **own)
+        for name in names
+    }
+
+
+def teachers(study: Study, dataset: Dataset) -> dict[str, dict]:
+    """What a result file holds of each teacher, trained on all training images."""
+    whole = contestants(study)["hybrid"]
+    return {run.model.name: measured(run, dataset) for run in loop.train_teachers(whole, dataset)}
+
+
+def run(study: Study, dataset: Dataset) -> Iterator[tuple[str, dict]]:
+    """Train and test each method of :func:`contestants`; yields its name and what a result file
+    holds of it, as soon as it is there."""
+    for name, own in contestants(study).items():
+        method = own.make_method()
+        taught_by = loop.train_teachers(own, dataset) if method.needs_teacher else []
+        trained = loop.distil(own, dataset, taught_by)
+        yield name, {"summary": method.summary} | measured(trained, dataset)
+
+
+def measured(run: Run, dataset: Dataset) -> dict:
+    """Test results of one network, its budget, and its answer for every test image."""
+    pixels = dataset.pixels(run.model.image_size, "test")
+    labels, logits = pixels.labels[pixels.rows].numpy(), predict(run.model, pixels)
+    groups = dataset.groups("test")
+    scores = metrics.evaluate(labels, logits, dataset.classes, dataset.split_name, groups)
+    epochs = len(run.history)
+    return {name: scores[name] for name in MEASURES} | {
+        "predicted": as_text(logits.argmax(1)),
+        "epochs": epochs,
+        "best_epoch": run.record["best_epoch"],
+        "images": epochs * len(dataset.pixels(run.model.image_size, "train")),
+        "seconds": round(float(run.history["seconds"].sum()), 1),
+        "weights": run.checksum,
+    }
+
+
+def truth(dataset: Dataset, image_size: int) -> dict[str, str]:
+    """Labels and groups of the test images, in the order of the answers."""
+    pixels = dataset.pixels(image_size, "test")
+    groups = np.unique(dataset.groups("test"), return_inverse=True)[1]
+    return {
+        "labels": as_text(pixels.labels[pixels.rows].numpy()),
+        "groups": " ".join(map(str, groups)),
+    }
+
+
+def as_text(classes: np.ndarray) -> str:
+    """Class numbers ``(N,)`` as a compact text: one character each, spaces between where there are
+    more than 62 classes."""
+    if max(classes, default=0) < len(DIGITS):
+        return "".join(DIGITS[number] for number in classes)
+    return " ".join(map(str, classes))
+
+
+def from_text(text: str) -> np.ndarray:
+    """The class numbers of :func:`as_text`."""
+    if " " in text:
+        return np.array([int(number) for number in text.split()])
+    return np.array([DIGITS.index(digit) for digit in text])

@@ -103,7 +103,7 @@ class Training(Parameters):
     augment: bool = parameter(True, "random views; False: fixed views")
     pretrained: str | None = parameter(
         None,
-        "which networks start from ImageNet weights: none, teacher, student or both",
+        "ImageNet weights: teacher, student, both",
         choices=PRETRAINED,
         profiles={"smoke": "none", "quick": "none", "paper": "both"},
     )

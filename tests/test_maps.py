@@ -101,3 +101,10 @@ def test_measuring_leaves_the_random_numbers_alone():
     zoo.measured.cache_clear()
     zoo.measured("resnet10t", SIZE)
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "mobilenetv3_small_100"])
+def test_a_student_learns_from_the_deepest_map_of_a_convolutional_network(name):
+    """At 64 px a cell of it sees nearly the whole image, so that it is no place to explain."""
+    model = zoo.create(name, 2, 64)
+    assert model.cam_layers[0] == model.entry.cam_layers[0] != model.cam_layer

@@ -22,6 +22,7 @@ CHANGED = {
     "06": {"method": "kd_fmv"},
     "07": {"generations": 1},
     "08": {"audit_epochs": 2},
+    "10": {"methods": "dist"},
 }
 
 

@@ -45,6 +45,7 @@ class AttentionTransfer(Method):
     # torchdistill's ATLoss needs maps of one size and one teacher
     title, paper = "attention maps", "Zagoruyko & Komodakis 2017, arXiv:1612.03928"
     transfers = ("labels", "maps")
+    version = 2
 
     @dataclass(frozen=True)
     class Options(Method.Options):

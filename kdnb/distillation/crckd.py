@@ -47,6 +47,7 @@ class CRCKD(Method):
     title = "class relations of a mean teacher (no given teacher)"
     paper = "Xing et al. 2021, arXiv:2107.03225"
     transfers = ("labels", "probabilities", "relations", "memory")
+    version = 2
     needs_teacher = False
     taps = 1
 

@@ -36,6 +36,7 @@ class CRD(Method):
     # exponentials that overflow; neither has memories by row that survive an interruption
     title, paper = "contrast of images", "Tian et al. 2020, arXiv:1910.10699"
     transfers = ("labels", "memory")
+    version = 2
     taps = 1
     pooled = True
 

@@ -68,6 +68,7 @@ class EFCM(Method):
 
     title, paper = "features without labels, then labels", "EFCM, arXiv:2409.11817"
     transfers = ("labels", "maps")
+    version = 2
     taps = 1
 
     @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class FitNet(Method):
 
     title, paper = "hints, then soft targets", "Romero et al. 2015, arXiv:1412.6550"
     transfers = ("labels", "probabilities", "maps")
+    version = 2
 
     @dataclass(frozen=True)
     class Options(Method.Options):

@@ -30,6 +30,7 @@ class RKD(Method):
     # torchdistill's RKDLoss is NaN for one image and computes in the precision it is given
     title, paper = "distances and angles", "Park et al. 2019, arXiv:1904.05068"
     transfers = ("labels", "relations")
+    version = 2
     taps = 1
     pooled = True
 

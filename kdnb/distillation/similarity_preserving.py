@@ -37,6 +37,7 @@ class SimilarityPreserving(Method):
     # torchdistill's SPKDLoss reads one layer of one teacher, in the precision it is given
     title, paper = "similarity of images", "Tung & Mori 2019, arXiv:1907.09682"
     transfers = ("labels", "relations")
+    version = 2
 
     @dataclass(frozen=True)
     class Options(Method.Options):

@@ -85,6 +85,7 @@ class SSDKD(Method):
 
     title, paper = "relations and rotated views", "Wang et al. 2022, arXiv:2203.11490"
     transfers = ("labels", "probabilities", "maps", "relations")
+    version = 2
     taps = 1
 
     @dataclass(frozen=True)

@@ -90,6 +90,15 @@ class Layer:
         """Whether the layer can be explained: placed, and most cells reach the logits."""
         return self.placed and self.reached >= LEAST_REACHED
 
+    @property
+    def teaches(self) -> bool:
+        """Whether a student may learn from the layer: as :attr:`serves`, or a convolution's map.
+
+        Its cells lie in the order of the image, however much of it each of them sees; in a small
+        image the deepest one sees nearly all.
+        """
+        return self.reached >= LEAST_REACHED and (self.placed or self.reading.layout == "NCHW")
+
 
 def readings(network: nn.Module, name: str, shape: Sequence[int]) -> list[Reading]:
     """Every way to read an output of this shape as a grid; images are square, so grids are."""

@@ -222,8 +222,8 @@ class Classifier(nn.Module):
         if self.entry.cam_layout != "measured":
             return self.entry.cam_layers
         layers = measured(self.name, self.image_size)
-        serving = [name for name in self.entry.cam_layers if name in layers and layers[name].serves]
-        return tuple(serving) or (self.cam_layer,)
+        deep = [name for name in self.entry.cam_layers if name in layers and layers[name].teaches]
+        return tuple(deep) or (self.cam_layer,)
 
     def cam_module(self) -> nn.Module:
         """The module at ``cam_layer``."""

@@ -16,6 +16,7 @@ from kdnb.plots.measures import (
     randomisation,
     removal_curves,
 )
+from kdnb.plots.methods import critical_difference, transfers
 from kdnb.plots.results import (
     accuracy_by_split,
     accuracy_by_view,
@@ -34,6 +35,7 @@ __all__ = [
     "accuracy_grid",
     "class_balance",
     "confusion",
+    "critical_difference",
     "execution_times",
     "feature_maps",
     "forest",
@@ -53,4 +55,5 @@ __all__ = [
     "runtimes",
     "samples",
     "shap_values",
+    "transfers",
 ]

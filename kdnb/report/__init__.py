@@ -1,7 +1,8 @@
 """Results as files, and what follows from them: tables, the ledger of claims, pages, the site."""
 
-from kdnb.report import ledger
+from kdnb.report import ledger, methods
 from kdnb.report.claims import CLAIMS, PAPERS
+from kdnb.report.methods import keep as save_methods
 from kdnb.report.pages import points, records, save, save_figure, save_table, written
 from kdnb.report.results import distillations
 from kdnb.report.results import load as load_results
@@ -15,10 +16,12 @@ __all__ = [
     "distillations",
     "ledger",
     "load_results",
+    "methods",
     "points",
     "records",
     "save",
     "save_figure",
+    "save_methods",
     "save_table",
     "written",
 ]

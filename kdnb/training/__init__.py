@@ -8,7 +8,7 @@ from kdnb.training.loop import (
     train_on_shuffled_labels,
     train_teachers,
 )
-from kdnb.training.methods import MethodParameters
+from kdnb.training.methods import MethodParameters, measured_teachers, train_methods
 from kdnb.training.split_audit import SplitAuditParameters
 from kdnb.training.trio import Comparison, Trio, trio
 
@@ -20,8 +20,10 @@ __all__ = [
     "VERSION",
     "distil",
     "fit",
+    "measured_teachers",
     "train_baseline",
     "train_on_shuffled_labels",
+    "train_methods",
     "train_teachers",
     "trio",
 ]

@@ -50,7 +50,9 @@ class MethodParameters(Parameters):
     """Settings of notebook 10."""
 
     methods: str = parameter(
-        "", "more methods to run beside it with their own options, a+b; or all", valid=named
+        "dkd+attention_transfer+rkd",
+        "more methods with their papers' options: a+b, or all",
+        valid=named,
     )
 
 
@@ -65,19 +67,29 @@ def contestants(study: Study) -> dict[str, Study]:
     }
 
 
-def teachers(study: Study, dataset: Dataset) -> dict[str, dict]:
+def measured_teachers(study: Study, dataset: Dataset) -> dict[str, dict]:
     """What a result file holds of each teacher, trained on all training images."""
     whole = contestants(study)["hybrid"]
     return {run.model.name: measured(run, dataset) for run in loop.train_teachers(whole, dataset)}
 
 
-def run(study: Study, dataset: Dataset) -> Iterator[tuple[str, dict]]:
+def train_methods(study: Study, dataset: Dataset) -> Iterator[tuple[str, dict]]:
     """Train and test each method of :func:`contestants`; yields its name and what a result file
-    holds of it, as soon as it is there."""
+    holds of it, as soon as it is there.
+
+    One of ``study.methods`` that cannot be run with these networks and images is left out with its
+    reason; the study's own method and the references raise ``ValueError``.
+    """
     for name, own in contestants(study).items():
         method = own.make_method()
-        taught_by = loop.train_teachers(own, dataset) if method.needs_teacher else []
-        trained = loop.distil(own, dataset, taught_by)
+        try:
+            taught_by = loop.train_teachers(own, dataset) if method.needs_teacher else []
+            trained = loop.distil(own, dataset, taught_by)
+        except ValueError as error:
+            if name in (*REFERENCES, study.method):
+                raise
+            print(f"{name} is left out: {error}")
+            continue
         yield name, {"summary": method.summary} | measured(trained, dataset)
 
 

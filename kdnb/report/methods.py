@@ -1,0 +1,171 @@
+"""The comparison of methods: result files of notebook 10, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from kdnb import distillation, files, plots
+from kdnb.data import Dataset
+from kdnb.evaluation import crossed, ranking
+from kdnb.report import pages
+from kdnb.report.results import INITIAL_WEIGHTS, Result, setting
+from kdnb.study import Study
+from kdnb.training import methods
+
+KIND = "methods"
+_OF_THE_METHOD = ("method", "options", "alpha", "temperature", "teacher_weights")
+
+
+def keep(study: Study, dataset: Dataset, teachers: Mapping, rows: Mapping[str, dict]) -> Path:
+    """Write the methods that were run, beside those that a file of the same setting holds already.
+    Returns the path."""
+    name = f"{KIND}-{study.teacher}-{study.student}-s{study.seed}"
+    path = study.outputs() / f"{name}.json"
+    before = Result(KIND, path.name, files.read_json(path)) if path.exists() else None
+    known = before.stored["results"]["methods"] if before and _same(before, study, dataset) else {}
+    held = methods.truth(dataset, study.image_size) | {"teachers": dict(teachers)}
+    return pages.save(study, dataset, name, held | {"methods": known | dict(rows)})
+
+
+def _same(result: Result, study: Study, dataset: Dataset) -> bool:
+    same_data = result.stored["data"]["checksum"] == dataset.checksum
+    return same_data and _cell(result.config) == _cell(study.config())
+
+
+def _cell(config: dict) -> dict:
+    """What two runs share that differ in method and seed only."""
+    return {name: v for name, v in setting(config).items() if name not in _OF_THE_METHOD}
+
+
+def stored(study: Study) -> list[list[Result]]:
+    """All result files of the comparison beside those of ``study``, as :func:`cells`; those of the
+    study's own setting come first."""
+    root = study.outputs_root
+    paths = sorted(root.rglob(f"{KIND}*.json"))
+    found = [Result(KIND, str(path.relative_to(root)), files.read_json(path)) for path in paths]
+    own = _cell(study.config())
+    return sorted(cells(found), key=lambda cell: _cell(cell[0].config) != own)
+
+
+def cells(results: Iterable[Result]) -> list[list[Result]]:
+    """Result files of the comparison by data, split and setting, each with its seeds in order."""
+    groups: dict[str, dict[int, Result]] = {}
+    for result in results:
+        if result.kind == KIND:
+            key = files.digest([_cell(result.config), result.stored["data"]["checksum"]])
+            groups.setdefault(key, {}).setdefault(result.config["seed"], result)
+    return [[by_seed[seed] for seed in sorted(by_seed)] for by_seed in groups.values()]
+
+
+def title(cell: Sequence[Result]) -> str:
+    """A cell in words: data, networks, size, length and initial weights."""
+    config = cell[0].config
+    weights = INITIAL_WEIGHTS[config["pretrained"]]
+    return (
+        f"{pages.short(cell[0].title)}: {config['teacher']} → {config['student']}, "
+        f"{cell[0].split} split, {config['image_size']} px, {config['teacher_epochs']} + "
+        f"{config['student_epochs']} epochs, {weights} initial weights"
+    )
+
+
+def common(cell: Sequence[Result]) -> list[str]:
+    """Methods that every run of a cell holds."""
+    held = [result.stored["results"]["methods"] for result in cell]
+    return [name for name in held[0] if all(name in each for each in held)]
+
+
+def scores(cells: Iterable[Sequence[Result]], measure: str = "balanced_accuracy") -> pd.DataFrame:
+    """A measure of each method (columns) in each run (rows: cell and seed), of methods that every
+    run holds."""
+    rows = {
+        (title(cell), result.config["seed"]): {
+            name: row[measure] for name, row in result.stored["results"]["methods"].items()
+        }
+        for cell in cells
+        for result in cell
+    }
+    table = pd.DataFrame(rows).T
+    table.index = table.index.set_names(["cell", "seed"])
+    return table.dropna(axis=1).astype(float)
+
+
+def against(cell: Sequence[Result], reference: str) -> pd.DataFrame:
+    """Balanced accuracy of each method minus that of ``reference``, over images and seeds.
+
+    One row a method: label, difference, low, high (shares of 1), p, seeds and n. Images, in their
+    groups, and seeds are crossed random effects (:mod:`kdnb.evaluation.crossed`).
+    """
+    held = cell[0].stored["results"]
+    labels = methods.from_text(held["labels"])
+    groups, weights = np.array(held["groups"].split(), int), crossed.balanced(labels)
+    right = {name: _right(cell, name, labels) for name in common(cell)}
+    rows = []
+    for name in right.keys() - {reference}:
+        gap = crossed.difference((right[name] - right[reference]) * weights[:, None], groups)
+        row = {"label": name, "difference": gap.value, "low": gap.low, "high": gap.high}
+        rows.append(row | {"p": gap.p_value, "seeds": gap.runs, "n": len(labels)})
+    table = pd.DataFrame(rows)
+    return table.sort_values("difference", ascending=False, ignore_index=True)
+
+
+def _right(cell: Sequence[Result], name: str, labels: np.ndarray) -> np.ndarray:
+    """Whether each image is classified correctly in each run, ``(N, S)`` of 0 and 1."""
+    answers = [each.stored["results"]["methods"][name]["predicted"] for each in cell]
+    return np.stack([methods.from_text(text) == labels for text in answers], 1).astype(float)
+
+
+def table(cell: Sequence[Result]) -> pd.DataFrame:
+    """One row a method and teacher: means over seeds of the measures, and the budget."""
+    held = [result.stored["results"] for result in cell]
+    named = {name: [each["methods"][name] for each in held] for name in common(cell)}
+    taught = {
+        f"teacher {name}": [each["teachers"][name] for each in held] for name in held[0]["teachers"]
+    }
+    rows = {}
+    for name, runs in (taught | named).items():
+        means = {
+            measure.replace("_", " "): np.mean([run[measure] for run in runs])
+            for measure in ("balanced_accuracy", "macro_auc", "cross_entropy", "ece")
+        }
+        budget = {"images trained on": int(runs[0]["images"]), "epochs": runs[0]["epochs"]}
+        rows[name] = means | {"seeds": len(runs)} | budget
+    return pd.DataFrame(rows).T.astype({"seeds": int, "images trained on": int, "epochs": int})
+
+
+def what_is_transferred() -> pd.DataFrame:
+    """One row a method: title, paper, and what a student takes from the teacher (columns of
+    booleans)."""
+    return pd.DataFrame(
+        {
+            name: {"title": method.title, "paper": method.paper}
+            | {what: what in method.transfers for what in distillation.TRANSFERS}
+            for name, method in distillation.METHODS.items()
+        }
+    ).T
+
+
+def decide(table: pd.DataFrame) -> dict[str, object]:
+    """Whether any method differs over the runs of :func:`scores`: Friedman's test, mean ranks, and
+    the p values of Nemenyi's test against soft targets."""
+    pairs = ranking.nemenyi(table)
+    return {
+        "runs": len(table),
+        "friedman": ranking.friedman(table),
+        "mean_ranks": ranking.mean_ranks(table).round(3).to_dict(),
+        "p_against_soft_targets": pairs["hybrid"].drop("hybrid").round(4).to_dict(),
+    }
+
+
+def ranks(table: pd.DataFrame) -> Figure | None:
+    """The critical-difference diagram of :func:`scores`; None, and a sentence, where there are too
+    few runs or methods to rank."""
+    if len(table) < 2 or table.shape[1] < 3:
+        print("ranks need two runs or more: run the notebook with another -p seed")
+        return None
+    words = f"Mean rank of balanced accuracy over {len(table)} runs, best on the left"
+    return plots.critical_difference(ranking.mean_ranks(table), ranking.nemenyi(table), words)

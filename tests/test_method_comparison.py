@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from kdnb import distillation, files, report
-from kdnb.evaluation import ranking
+from kdnb.evaluation import predictions, ranking
 from kdnb.report import methods as comparison
 from kdnb.report.results import Result
 from kdnb.study import Study
@@ -40,7 +40,7 @@ def test_options_are_those_of_the_studys_own_method_and_of_the_papers():
 @pytest.mark.parametrize("classes", [3, 62, 70])
 def test_answers_survive_as_text(classes):
     answers = np.random.default_rng(0).integers(0, classes, 200)
-    assert (methods.from_text(methods.as_text(answers)) == answers).all()
+    assert (predictions.from_text(predictions.as_text(answers)) == answers).all()
 
 
 @pytest.fixture
@@ -62,9 +62,9 @@ def test_further_methods_join_those_that_were_run(trained):
     path = run_and_keep(dataclasses.replace(own, methods="dkd"), data)
     held = files.read_json(path)["results"]
     assert list(held["methods"]) == ["hard", "hybrid", "rkd", "dkd"]
-    labels = methods.from_text(held["labels"])
+    labels = predictions.from_text(held["labels"])
     for row in [*held["methods"].values(), *held["teachers"].values()]:
-        right = (methods.from_text(row["predicted"]) == labels).mean()
+        right = (predictions.from_text(row["predicted"]) == labels).mean()
         assert right == pytest.approx(row["accuracy"]) and row["images"] == 48
     # another length is another setting: nothing of the old one stays
     other = dataclasses.replace(own, student_epochs=2, methods="")
@@ -103,8 +103,8 @@ def result(seed, right, **config):
     for name, share in right.items():
         wrong = rng.permutation(90) >= round(90 * share)
         answers = np.where(wrong, (labels + 1) % 3, labels)
-        rows[name] = {"predicted": methods.as_text(answers), "balanced_accuracy": share}
-    held = {"labels": methods.as_text(labels), "groups": " ".join(map(str, range(90)))}
+        rows[name] = {"predicted": predictions.as_text(answers), "balanced_accuracy": share}
+    held = {"labels": predictions.as_text(labels), "groups": " ".join(map(str, range(90)))}
     data = {"title": "A set", "caveat": "", "checksum": "c", "split": "official", "classes": []}
     return Result(
         "methods",

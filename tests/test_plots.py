@@ -16,8 +16,10 @@ from matplotlib.text import Text
 from PIL import Image
 
 from kdnb import plots
+from kdnb.evaluation import ranking
 from kdnb.files import UnknownName
 from kdnb.plots import style
+from kdnb.report.methods import what_is_transferred
 
 CLASSES = ("COVID-19", "Non-COVID pneumonia", "Normal")
 TEACHER, DISTILLED, BASELINE = "teacher densenet121", "distilled kdfmv5", "baseline kdfmv5"
@@ -299,6 +301,18 @@ def accuracy_against_cost() -> Figure:
     axes = {"latency_ms": "latency, PyTorch float32 (ms)", "macs": "MACs per image"}
     axes |= {"weights_mb": "weights (MB)"}
     return plots.accuracy_against_cost(costs(), axes, "weights_mb", "Phantoms, n = 450")
+
+
+def transfers() -> Figure:
+    return plots.transfers(what_is_transferred(), "What the student of each method learns from")
+
+
+def critical_difference() -> Figure:
+    names = [f"method {letter}" for letter in "abcdefghijklmnopq"]
+    scores = pd.DataFrame(numbers().normal(size=(5, 17)) + np.linspace(0, 4, 17), columns=names)
+    return plots.critical_difference(
+        ranking.mean_ranks(scores), ranking.nemenyi(scores), "Mean rank over 5 runs"
+    )
 
 
 def runtimes() -> Figure:

@@ -1,9 +1,11 @@
 """Which results are runs of one experiment: those whose settings differ in nothing but the seed."""
 
+import numpy as np
 import pytest
 from test_claims import distillation
 
 from kdnb import files
+from kdnb.evaluation import predictions
 from kdnb.report import results
 
 OPTIONS = {"first_lambda": 4.0, "last_lambda": 1.0, "hint_share": 0.5, "hint_layer": 2}
@@ -82,3 +84,35 @@ def test_a_grid_holds_its_other_options_fixed(home):
     stored(home, "other/distill", study={"alpha": 0.8}, label_smoothing=0.1)
     cells = results.grid(results.load(), "brain_tumor", "official")
     assert sorted(alpha for alpha, _ in cells) == [0.2, 0.4, 0.6]
+
+
+def with_answers(home, name, seed):
+    """A result file in which the student is right where the baseline is wrong for 10 of 60."""
+    path = distillation(home, name)
+    content = files.read_json(path)
+    labels = np.arange(60) % 3
+    order = np.random.default_rng(seed).permutation(60)
+    alone = np.where(np.isin(np.arange(60), order[:20]), (labels + 1) % 3, labels)
+    distilled = np.where(np.isin(np.arange(60), order[:10]), alone, labels)
+    held = predictions.truth(labels, np.arange(60) // 2)
+    answers = {"teacher": labels, "distilled": distilled, "alone": alone}
+    held["predicted"] = {role: predictions.as_text(each) for role, each in answers.items()}
+    content["results"]["test"] = held
+    content["config"]["seed"] = seed
+    files.write_json(path, content)
+
+
+def test_runs_that_keep_their_answers_are_compared_image_by_image(home):
+    for seed in range(3):
+        with_answers(home, f"{seed}/distill", seed)
+    (pool,) = results.pools(results.load())
+    gain, loss = pool.difference("baseline"), pool.difference("teacher")
+    assert (gain.value, gain.n, gain.seeds) == (pytest.approx(10 / 60), 60, 3)
+    assert loss.value == pytest.approx(-10 / 60) and loss.high < 0 < gain.low
+    # one run: the bootstrap that its file holds
+    one = results.Pool(pool.members[:1])
+    stored = pool.first.stored["results"]["distilled_minus_alone"]
+    assert (one.difference("baseline").low, one.difference("baseline").high) == (
+        stored["low"],
+        stored["high"],
+    )

@@ -28,6 +28,8 @@ def transfers(table: pd.DataFrame, title: str = "") -> Figure:
     axis.set(xlim=(-0.5, len(kinds) - 0.5))
     axis.set_xticks(range(len(kinds)), kinds)
     axis.xaxis.tick_top()
+    axis.set_xlabel("its student learns from", loc="left")
+    axis.xaxis.set_label_position("top")
     label_rows(axis, table.index)
     axis.tick_params(length=0)
     sns.despine(figure, left=True, bottom=True)
@@ -51,4 +53,6 @@ def critical_difference(ranks: pd.Series, p_values: pd.DataFrame, title: str = "
         label_props={"fontsize": "small"},
         crossbar_props={"color": PALETTE[1], "linewidth": 2.5},
     )
+    axes[0, 0].set_xlabel("mean rank")
+    axes[0, 0].xaxis.set_label_position("top")
     return done(figure, title)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from kdnb import distillation, files, plots
 from kdnb.data import Dataset
-from kdnb.evaluation import crossed, ranking
+from kdnb.evaluation import crossed, predictions, ranking
 from kdnb.report import pages
 from kdnb.report.results import INITIAL_WEIGHTS, Result, setting
 from kdnb.study import Study
@@ -21,15 +21,15 @@ KIND = "methods"
 _OF_THE_METHOD = ("method", "options", "alpha", "temperature", "teacher_weights")
 
 
-def keep(study: Study, dataset: Dataset, teachers: Mapping, rows: Mapping[str, dict]) -> Path:
+def keep(study: Study, dataset: Dataset, teachers: dict, rows: dict[str, dict]) -> Path:
     """Write the methods that were run, beside those that a file of the same setting holds already.
     Returns the path."""
     name = f"{KIND}-{study.teacher}-{study.student}-s{study.seed}"
     path = study.outputs() / f"{name}.json"
     before = Result(KIND, path.name, files.read_json(path)) if path.exists() else None
     known = before.stored["results"]["methods"] if before and _same(before, study, dataset) else {}
-    held = methods.truth(dataset, study.image_size) | {"teachers": dict(teachers)}
-    return pages.save(study, dataset, name, held | {"methods": known | dict(rows)})
+    held = methods.truth(dataset, study.image_size) | {"teachers": teachers}
+    return pages.save(study, dataset, name, held | {"methods": known | rows})
 
 
 def _same(result: Result, study: Study, dataset: Dataset) -> bool:
@@ -101,8 +101,8 @@ def against(cell: Sequence[Result], reference: str) -> pd.DataFrame:
     groups, and seeds are crossed random effects (:mod:`kdnb.evaluation.crossed`).
     """
     held = cell[0].stored["results"]
-    labels = methods.from_text(held["labels"])
-    groups, weights = np.array(held["groups"].split(), int), crossed.balanced(labels)
+    labels, groups = predictions.labels_and_groups(held)
+    weights = crossed.balanced(labels)
     right = {name: _right(cell, name, labels) for name in common(cell)}
     rows = []
     for name in right.keys() - {reference}:
@@ -116,7 +116,7 @@ def against(cell: Sequence[Result], reference: str) -> pd.DataFrame:
 def _right(cell: Sequence[Result], name: str, labels: np.ndarray) -> np.ndarray:
     """Whether each image is classified correctly in each run, ``(N, S)`` of 0 and 1."""
     answers = [each.stored["results"]["methods"][name]["predicted"] for each in cell]
-    return np.stack([methods.from_text(text) == labels for text in answers], 1).astype(float)
+    return np.stack([predictions.from_text(text) == labels for text in answers], 1).astype(float)
 
 
 def table(cell: Sequence[Result]) -> pd.DataFrame:

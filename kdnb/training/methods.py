@@ -4,15 +4,12 @@ other."""
 from __future__ import annotations
 
 import dataclasses
-import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from kdnb import distillation, files
 from kdnb.data import Dataset
-from kdnb.evaluation import metrics
+from kdnb.evaluation import metrics, predictions
 from kdnb.models.predict import predict
 from kdnb.parameters import Parameters, parameter
 from kdnb.study import Study
@@ -32,7 +29,6 @@ MEASURES = (
     "brier",
     "intervals",
 )
-DIGITS = string.digits + string.ascii_letters
 
 
 def named(methods: str) -> tuple[str, ...]:
@@ -101,7 +97,7 @@ def measured(run: Run, dataset: Dataset) -> dict:
     scores = metrics.evaluate(labels, logits, dataset.classes, dataset.split_name, groups)
     epochs = len(run.history)
     return {name: scores[name] for name in MEASURES} | {
-        "predicted": as_text(logits.argmax(1)),
+        "predicted": predictions.as_text(logits.argmax(1)),
         "epochs": epochs,
         "best_epoch": run.record["best_epoch"],
         "images": epochs * len(dataset.pixels(run.model.image_size, "train")),
@@ -111,25 +107,6 @@ def measured(run: Run, dataset: Dataset) -> dict:
 
 
 def truth(dataset: Dataset, image_size: int) -> dict[str, str]:
-    """Labels and groups of the test images, in the order of the answers."""
+    """Labels and groups of the test images, in the order of the answers, as texts."""
     pixels = dataset.pixels(image_size, "test")
-    groups = np.unique(dataset.groups("test"), return_inverse=True)[1]
-    return {
-        "labels": as_text(pixels.labels[pixels.rows].numpy()),
-        "groups": " ".join(map(str, groups)),
-    }
-
-
-def as_text(classes: np.ndarray) -> str:
-    """Class numbers ``(N,)`` as a compact text: one character each, spaces between where there are
-    more than 62 classes."""
-    if max(classes, default=0) < len(DIGITS):
-        return "".join(DIGITS[number] for number in classes)
-    return " ".join(map(str, classes))
-
-
-def from_text(text: str) -> np.ndarray:
-    """The class numbers of :func:`as_text`."""
-    if " " in text:
-        return np.array([int(number) for number in text.split()])
-    return np.array([DIGITS.index(digit) for digit in text])
+    return predictions.truth(pixels.labels[pixels.rows].numpy(), dataset.groups("test"))

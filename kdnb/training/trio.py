@@ -12,7 +12,7 @@ import pandas as pd
 
 from kdnb.data import Dataset
 from kdnb.distillation import soft_targets
-from kdnb.evaluation import calibration, metrics
+from kdnb.evaluation import calibration, metrics, predictions
 from kdnb.images.pixels import Pixels
 from kdnb.models import zoo
 from kdnb.models.predict import predict
@@ -257,6 +257,13 @@ class Comparison:
             **{ROLES[role]: self.scores[name] for role, name in roles.items()},
             "distilled_minus_alone": self.differences["distilled − baseline"],
             "distilled_minus_teacher": self.differences["distilled − teacher"],
+            "test": predictions.truth(self.labels, self.groups)
+            | {
+                "predicted": {
+                    ROLES[role]: predictions.as_text(self.logits[name].argmax(1))
+                    for role, name in roles.items()
+                }
+            },
             "training": {
                 keys[name]: run.record | {"role": trio.roles[name]}
                 for name, run in trio.runs.items()

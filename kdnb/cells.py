@@ -106,10 +106,14 @@ def _literal(value: object) -> str:
 
 
 def _span(numbers: list[str]) -> str:
-    """``01–08`` for what has no gap, else the numbers."""
-    if len(numbers) > 2 and int(numbers[-1]) - int(numbers[0]) == len(numbers) - 1:
-        return f"{numbers[0]}–{numbers[-1]}"
-    return ", ".join(numbers)
+    """Numbers in order, three or more without a gap as ``01–08``."""
+    runs: list[list[str]] = []
+    for number in numbers:
+        if runs and int(number) == int(runs[-1][-1]) + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 2 else ", ".join(run) for run in runs)
 
 
 def main() -> int:

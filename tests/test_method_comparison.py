@@ -30,9 +30,15 @@ def test_options_are_those_of_the_studys_own_method_and_of_the_papers():
     found = methods.contestants(
         study(method="dkd", options={"other_weight": 1.0}, methods="kd_fmv")
     )
-    assert found["dkd"].options["other_weight"] == 1.0
+    assert found["dkd (other_weight 1.0)"].options["other_weight"] == 1.0
     assert (found["kd_fmv"].alpha, found["kd_fmv"].temperature) == (0.7, 10.0)
     assert found["hybrid"].options == {} and found["hybrid"].alpha == 0.5
+    gentle = methods.contestants(study(alpha=0.3))
+    assert {name: own.alpha for name, own in gentle.items()} == {
+        "hard": 1.0,
+        "hybrid": 0.5,
+        "hybrid (alpha 0.3)": 0.3,
+    }
     budgets = {(own.student_epochs, own.batch_size, own.seed) for own in found.values()}
     assert len(budgets) == 1
 
@@ -160,9 +166,20 @@ def test_ranks_and_tests_agree_with_scipy_and_demsar():
         ranking.friedman(noisy.iloc[:1])
 
 
+def test_phantoms_are_not_ranked_beside_real_images(home):
+    for dataset in ("phantom_cxr", "brain_tumor"):
+        one = result(0, SHARES, dataset=dataset)
+        files.write_json(home / "outputs" / dataset / "methods-s0.json", one.stored)
+    for dataset in ("phantom_cxr", "brain_tumor"):
+        (cell,) = comparison.stored(study(dataset=dataset))
+        assert cell[0].config["dataset"] == dataset
+
+
 def test_too_few_runs_are_no_ranking(capsys):
+    two = comparison.scores([[result(n, {"hard": 0.5, "hybrid": 0.6}) for n in range(3)]])
+    assert comparison.decide(two) == {} and comparison.ranks(two) is None
     assert comparison.ranks(comparison.scores([[result(0, SHARES)]])) is None
-    assert "another -p seed" in capsys.readouterr().out
+    assert "-p seed" in capsys.readouterr().out
     figure = comparison.ranks(comparison.scores([[result(n, SHARES) for n in range(5)]]))
     assert {"dkd (1.0) ", " (3.0) hard"} <= {text.get_text() for text in figure.axes[0].texts}
 

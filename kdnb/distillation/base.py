@@ -73,10 +73,10 @@ class Method(nn.Module):
     """What a student learns from. A subclass states facts, declares options and writes ``loss``.
 
     Facts: ``title`` and ``paper`` for tables, ``transfers``, a part of ``TRANSFERS``,
-    ``needs_teacher``, ``teacher_shards``, the number of
-    parts of the patients for each of which a teacher is trained, ``taps``, the number of layers it
-    reads (the deepest of each network's CAM layers; a property where an option decides), and
-    ``pooled``, whether it reads only their means over all cells, ``(N, C, 1, 1)``.
+    ``needs_teacher``, ``teacher_shards``, the number of parts of the patients for each of which a
+    teacher is trained, ``taps``, the number of layers it reads (the deepest of each network's CAM
+    layers; a property where an option decides), and ``pooled``, whether it reads only their means
+    over all cells, ``(N, C, 1, 1)``.
     ``version`` is part of a run's key: raise it when the method computes something else or a
     default changes, so that older runs are not taken for new ones.
 

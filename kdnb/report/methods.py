@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kdnb import distillation, files, plots
-from kdnb.data import Dataset
+from kdnb.data import Dataset, describe
 from kdnb.evaluation import crossed, predictions, ranking
 from kdnb.report import pages
 from kdnb.report.results import INITIAL_WEIGHTS, Result, setting
@@ -44,12 +44,13 @@ def _cell(config: dict) -> dict:
 
 def stored(study: Study) -> list[list[Result]]:
     """All result files of the comparison beside those of ``study``, as :func:`cells`; those of the
-    study's own setting come first."""
+    study's own setting come first. Phantoms and real images are never ranked together."""
     root = study.outputs_root
     paths = sorted(root.rglob(f"{KIND}*.json"))
     found = [Result(KIND, str(path.relative_to(root)), files.read_json(path)) for path in paths]
-    own = _cell(study.config())
-    return sorted(cells(found), key=lambda cell: _cell(cell[0].config) != own)
+    own, drawn = _cell(study.config()), describe(study.dataset).synthetic
+    alike = cells(result for result in found if result.synthetic == drawn)
+    return sorted(alike, key=lambda cell: _cell(cell[0].config) != own)
 
 
 def cells(results: Iterable[Result]) -> list[list[Result]]:
@@ -132,7 +133,10 @@ def table(cell: Sequence[Result]) -> pd.DataFrame:
             measure.replace("_", " "): np.mean([run[measure] for run in runs])
             for measure in ("balanced_accuracy", "macro_auc", "cross_entropy", "ece")
         }
-        budget = {"images trained on": int(runs[0]["images"]), "epochs": runs[0]["epochs"]}
+        budget = {
+            "images trained on": round(np.mean([run["images"] for run in runs])),
+            "epochs": round(np.mean([run["epochs"] for run in runs])),
+        }
         rows[name] = means | {"seeds": len(runs)} | budget
     return pd.DataFrame(rows).T.astype({"seeds": int, "images trained on": int, "epochs": int})
 
@@ -149,9 +153,15 @@ def what_is_transferred() -> pd.DataFrame:
     ).T
 
 
+def _can_be_ranked(table: pd.DataFrame) -> bool:
+    return len(table) > 1 and table.shape[1] > 2
+
+
 def decide(table: pd.DataFrame) -> dict[str, object]:
     """Whether any method differs over the runs of :func:`scores`: Friedman's test, mean ranks, and
-    the p values of Nemenyi's test against soft targets."""
+    the p values of Nemenyi's test against soft targets. Empty where too little was run."""
+    if not _can_be_ranked(table):
+        return {}
     pairs = ranking.nemenyi(table)
     return {
         "runs": len(table),
@@ -164,8 +174,8 @@ def decide(table: pd.DataFrame) -> dict[str, object]:
 def ranks(table: pd.DataFrame) -> Figure | None:
     """The critical-difference diagram of :func:`scores`; None, and a sentence, where there are too
     few runs or methods to rank."""
-    if len(table) < 2 or table.shape[1] < 3:
-        print("ranks need two runs or more: run the notebook with another -p seed")
+    if not _can_be_ranked(table):
+        print("ranks need two runs and three methods or more: other values of -p seed, -p methods")
         return None
     words = f"Mean rank of balanced accuracy over {len(table)} runs, best on the left"
     return plots.critical_difference(ranking.mean_ranks(table), ranking.nemenyi(table), words)

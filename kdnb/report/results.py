@@ -24,14 +24,13 @@ _NOT_TRAINING = {"data_root", "download", "split", "seed"} | {
 }
 # where a network's batch statistics come from, by the version of the training loop
 BATCH_STATISTICS = {1: "augmented views", 2: "clean images"}
-# initial weights in words, by study.pretrained; files of before it had names hold a boolean
+# initial weights in words, by study.pretrained
 INITIAL_WEIGHTS = {
     "none": "random",
     "teacher": "ImageNet (teacher) and random (student)",
     "student": "random (teacher) and ImageNet (student)",
     "both": "ImageNet",
 }
-_PRETRAINED = {False: "none", True: "both"}
 
 
 def role(name: str) -> str:
@@ -124,8 +123,7 @@ def load(folder: Path | None = None) -> list[Result]:
         stored = files.read_json(path)
         if not isinstance(stored, dict) or not {"results", "config", "data"} <= stored.keys():
             continue
-        given = stored["config"].get("pretrained", False)
-        stored["config"]["pretrained"] = _PRETRAINED.get(given, given)
+        stored["config"]["pretrained"] = _pretrained(stored["config"])
         if (
             not {"dataset", "seed"} <= stored["config"].keys()
             or stored["config"].get("profile") == "smoke"
@@ -137,6 +135,17 @@ def load(folder: Path | None = None) -> list[Result]:
         )
         found.setdefault(same, Result(kind, _shown(path, folder), stored))
     return list(found.values())
+
+
+def _pretrained(config: dict) -> str:
+    """Which networks started from published weights; older files hold a boolean, which meant all
+    but paper B's student."""
+    given = config.get("pretrained", False)
+    if not isinstance(given, bool):
+        return given
+    if not given:
+        return "none"
+    return "teacher" if str(config.get("student", "")).startswith("kdfmv") else "both"
 
 
 def _shown(path: Path, folder: Path) -> str:

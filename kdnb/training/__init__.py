@@ -22,8 +22,8 @@ __all__ = [
     "fit",
     "measured_teachers",
     "train_baseline",
-    "train_on_shuffled_labels",
     "train_methods",
+    "train_on_shuffled_labels",
     "train_teachers",
     "trio",
 ]

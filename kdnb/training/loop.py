@@ -124,8 +124,8 @@ def _settings(
     recipe: TrainingRecipe,
     role: str,
 ) -> Settings:
-    # the supernet stands for every student, and has weights of its own where these are asked for
-    anyone = name == zoo.SUPERNET and study.pretrained != "none"
+    # the supernet, and what starts from a part of it, stand for no student by name
+    anyone = (name == zoo.SUPERNET or start is not None) and study.pretrained != "none"
     pretrained = anyone or study.starts_pretrained(role)
     peak = (study.lr or recipe.lr if pretrained else None) or study.peak_lr(name, pretrained)
     settings = Settings(

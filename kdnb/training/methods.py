@@ -53,14 +53,20 @@ class MethodParameters(Parameters):
 
 
 def contestants(study: Study) -> dict[str, Study]:
-    """The study of each method by name: that of ``study`` with its options, the two references and
-    ``study.methods`` with the options of their papers."""
+    """The study of each method: the two references and ``study.methods`` by name, with the options
+    of their papers, and ``study`` itself, whose name states the options that differ."""
     own = {"alpha": None, "temperature": None, "teacher_weights": None, "options": {}}
-    names = dict.fromkeys((*REFERENCES, study.method, *named(study.methods)))
-    return {
-        name: study if name == study.method else dataclasses.replace(study, method=name, **own)
-        for name in names
+    others = dict.fromkeys((*REFERENCES, *named(study.methods)))
+    return {name: dataclasses.replace(study, method=name, **own) for name in others} | {
+        labelled(study.make_method()): study
     }
+
+
+def labelled(method: distillation.Method) -> str:
+    """The name of a method, with the options that differ from its paper's."""
+    given, known = dataclasses.asdict(method.options), method.defaults()
+    changed = [f"{name} {value}" for name, value in given.items() if value != known[name]]
+    return f"{method.name} ({', '.join(changed)})" if changed else method.name
 
 
 def measured_teachers(study: Study, dataset: Dataset) -> dict[str, dict]:
@@ -82,7 +88,7 @@ def train_methods(study: Study, dataset: Dataset) -> Iterator[tuple[str, dict]]:
             taught_by = loop.train_teachers(own, dataset) if method.needs_teacher else []
             trained = loop.distil(own, dataset, taught_by)
         except ValueError as error:
-            if name in (*REFERENCES, study.method):
+            if own == study or name in REFERENCES:
                 raise
             print(f"{name} is left out: {error}")
             continue
@@ -100,7 +106,7 @@ def measured(run: Run, dataset: Dataset) -> dict:
         "predicted": predictions.as_text(logits.argmax(1)),
         "epochs": epochs,
         "best_epoch": run.record["best_epoch"],
-        "images": epochs * len(dataset.pixels(run.model.image_size, "train")),
+        "images": epochs * int((dataset.table["split"] == "train").sum()),
         "seconds": round(float(run.history["seconds"].sum()), 1),
         "weights": run.checksum,
     }

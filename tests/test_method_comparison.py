@@ -170,6 +170,7 @@ def test_phantoms_are_not_ranked_beside_real_images(home):
     for dataset in ("phantom_cxr", "brain_tumor"):
         one = result(0, SHARES, dataset=dataset)
         files.write_json(home / "outputs" / dataset / "methods-s0.json", one.stored)
+    files.write_json(home / "outputs" / "benchmarks" / "methods.json", {"results": []})
     for dataset in ("phantom_cxr", "brain_tumor"):
         (cell,) = comparison.stored(study(dataset=dataset))
         assert cell[0].config["dataset"] == dataset

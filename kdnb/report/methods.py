@@ -13,7 +13,7 @@ from kdnb import distillation, files, plots
 from kdnb.data import Dataset, describe
 from kdnb.evaluation import crossed, predictions, ranking
 from kdnb.report import pages
-from kdnb.report.results import INITIAL_WEIGHTS, Result, setting
+from kdnb.report.results import INITIAL_WEIGHTS, Result, is_run, setting
 from kdnb.study import Study
 from kdnb.training import methods
 
@@ -46,8 +46,12 @@ def stored(study: Study) -> list[list[Result]]:
     """All result files of the comparison beside those of ``study``, as :func:`cells`; those of the
     study's own setting come first. Phantoms and real images are never ranked together."""
     root = study.outputs_root
-    paths = sorted(root.rglob(f"{KIND}*.json"))
-    found = [Result(KIND, str(path.relative_to(root)), files.read_json(path)) for path in paths]
+    read = {path: files.read_json(path) for path in sorted(root.rglob(f"{KIND}*.json"))}
+    found = [
+        Result(KIND, path.relative_to(root).as_posix(), content)
+        for path, content in read.items()
+        if is_run(content)
+    ]
     own, drawn = _cell(study.config()), describe(study.dataset).synthetic
     alike = cells(result for result in found if result.synthetic == drawn)
     return sorted(alike, key=lambda cell: _cell(cell[0].config) != own)

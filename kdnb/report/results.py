@@ -121,7 +121,7 @@ def load(folder: Path | None = None) -> list[Result]:
     }
     for path in sorted(folder.rglob("*.json"), key=lambda path: (len(path.parts), path)):
         stored = files.read_json(path)
-        if not isinstance(stored, dict) or not {"results", "config", "data"} <= stored.keys():
+        if not is_run(stored):
             continue
         stored["config"]["pretrained"] = _pretrained(stored["config"])
         if (
@@ -135,6 +135,11 @@ def load(folder: Path | None = None) -> list[Result]:
         )
         found.setdefault(same, Result(kind, _shown(path, folder), stored))
     return list(found.values())
+
+
+def is_run(stored: object) -> bool:
+    """Whether the content of a JSON file is the result of a notebook, and not of a benchmark."""
+    return isinstance(stored, dict) and {"results", "config", "data"} <= stored.keys()
 
 
 def _pretrained(config: dict) -> str:

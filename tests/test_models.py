@@ -15,7 +15,7 @@ from torchvision.transforms.functional import center_crop
 
 from kdnb import files, models
 from kdnb.explanations import activations
-from kdnb.models import capabilities, ofa, ofa_checkpoints, weights, zoo
+from kdnb.models import capabilities, ofa, ofa_checkpoints, vgg_grown, weights, zoo
 
 # parameters and MACs at 224 px with 1000 classes, as published or measured from the authors' code
 PUBLISHED = {
@@ -400,3 +400,19 @@ def test_packaged_weights_know_a_cat_and_a_cup():
         image = F.interpolate(square, (224, 224), mode="bicubic", antialias=True)
         with torch.inference_mode():
             assert int(network.eval()(2 * image - 1).argmax()) in classes
+
+
+def test_a_vgg19_grown_from_vgg16_computes_the_same_features(tmp_path, monkeypatch):
+    vgg16 = timm.create_model("vgg16", num_classes=2)
+    convolutions = {k: v.half() for k, v in vgg16.state_dict().items() if k.startswith("features")}
+    save_file(convolutions, tmp_path / "vgg19_from_vgg16.safetensors")
+    monkeypatch.setenv("KDNB_WEIGHTS", str(tmp_path))
+    model = models.create("vgg19_from_vgg16", 3, 64, pretrained=True).eval()
+    images = torch.randn(2, 3, 64, 64)
+    vgg16.load_state_dict({k: v.float() for k, v in convolutions.items()}, strict=False)
+    torch.testing.assert_close(model.network.features(images), vgg16.features(images))
+    assert sum(isinstance(each, nn.Conv2d) for each in model.network.features) == 16
+    assert model(images).shape == (2, 3)
+    del convolutions["features.28.bias"]
+    with pytest.raises(ValueError, match="features.28.bias is missing"):
+        vgg_grown.from_vgg16(convolutions, 3)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdnb import files, typed
-from kdnb.models import dual_stream, maps, ofa, ofa_checkpoints, weights
+from kdnb.models import dual_stream, maps, ofa, ofa_checkpoints, vgg_grown, weights
 from kdnb.models.kdfmv import KDFMV
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -100,6 +100,7 @@ def _dual_stream(graph: bool = True, attention: bool = True) -> Entry:
 
 SUPERNET = "ofa-supernet"
 SUPERNET_URL = "https://hanlab.mit.edu/files/OnceForAll/ofa_nets/ofa_mbv3_d234_e346_k357_w1.2"
+VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 OFA_URL = "https://github.com/jitdee-ai/darmo/releases/download/0.0.1/ofa595_1k_b1a18d5.pt"
 
 ZOO: dict[str, Entry] = {
@@ -162,10 +163,20 @@ ZOO: dict[str, Entry] = {
     ),
     "dual_stream": _dual_stream(),
 }
-# networks of the zoo without one of their parts
-ABLATIONS: dict[str, Entry] = {
+# networks of the zoo without one of their parts, or with other weights to start from
+VARIANTS: dict[str, Entry] = {
     "dual_stream_no_graph": _dual_stream(graph=False),
     "dual_stream_no_attention": _dual_stream(attention=False),
+    # for machines with VGG16's weights at hand but not VGG19's
+    "vgg19_from_vgg16": Entry(
+        lambda classes, size: vgg_grown.build(classes),
+        ("features.35", "features.26"),
+        "Simonyan & Zisserman 2015, arXiv:1409.1556; VGG16's ImageNet weights, grown",
+        weights_url=VGG16_URL,
+        load=vgg_grown.from_vgg16,
+        lr=1e-4,
+        cam_stride=16,
+    ),
 }
 
 
@@ -285,12 +296,12 @@ def create(
 def resolve(name: str) -> Entry:
     """The zoo's entry of a name; for other timm networks the ends of the feature stages serve as
     CAM layers. Raises ``UnknownName`` for a name that neither the zoo nor timm has."""
-    if name in ZOO or name in ABLATIONS:
-        return ZOO.get(name) or ABLATIONS[name]
+    if name in ZOO or name in VARIANTS:
+        return ZOO.get(name) or VARIANTS[name]
     if name.startswith("ofa-"):
         return _ofa(name)
     if not timm.is_model(name):
-        known = [*ZOO, *ABLATIONS, *timm.list_models()]
+        known = [*ZOO, *VARIANTS, *timm.list_models()]
         try:
             files.lookup(name, known, "model")
         except files.UnknownName as error:

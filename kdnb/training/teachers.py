@@ -136,13 +136,15 @@ class Kept(Asked):
             logits, *features = (each[begin : self.place].to(self.where) for each in self.stored)
             return Seen(logits, tuple(features))
         found = self.ask(images)
-        self.new.append([each.cpu() for each in (found.logits, *found.features)])
+        # a GPU need not wait for the copy of what is small; an epoch's maps would fill its memory
+        small = self.pooled or not self.taps
+        self.new.append([e if small else e.cpu() for e in (found.logits, *found.features)])
         return found
 
     def end_epoch(self) -> None:
         """Write the epoch's answers, if they were new and there is room for them."""
         if self.stored is None and self.new:
-            whole = [torch.cat(parts) for parts in zip(*self.new, strict=True)]
+            whole = [torch.cat(parts).cpu() for parts in zip(*self.new, strict=True)]
             if answers.make_room(sum(each.nbytes for each in whole), self.folder):
                 answers.write(self.path, self.about, whole)
                 self._report("kept in")

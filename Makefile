@@ -6,7 +6,7 @@ ARGS    ?=
 BIN     := .venv/bin
 READY   := .venv/.ready
 
-.PHONY: help setup reproduce test test-slow bench audit study site lock format clean
+.PHONY: help setup reproduce test test-slow bench gpu audit study site lock format clean
 help:
 	@echo "make reproduce   run all notebooks on the synthetic chest dataset and render them (about 20 min on 2 cores)"
 	@echo "                 another dataset: make reproduce ARGS='-p dataset brain_tumor'"
@@ -15,6 +15,7 @@ help:
 	@echo "make study       the experiments of both papers as a Snakemake workflow (SET=cpu, paper or smoke)"
 	@echo "make site        claims, README results and the static site from outputs/, without a network"
 	@echo "make bench       measure speed; writes outputs/benchmarks/"
+	@echo "make gpu         measure speed on one GPU (8 minutes; ARGS=--toy tries it without); see benchmarks/gpu.md"
 	@echo "make audit       known vulnerabilities of the locked packages, risky code in kdnb"
 	@echo "make format      write parameter cells, format the code, remove outputs from notebooks/"
 	@echo "make lock        resolve pyproject.toml into requirements.lock"
@@ -54,6 +55,9 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.shared_cores
+
+gpu: $(READY)
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 # One folder per run under outputs/runs/; after an interruption the same command continues. On a cluster: PROFILE_DIR=profiles/slurm
 SET         ?= cpu

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
+import torch
 
-from benchmarks import distillation, growth, latency, shared_cores
+from benchmarks import distillation, gpu, growth, latency, shared_cores
 from kdnb import files
 
 FOLDER = files.ROOT / "outputs" / "benchmarks"
@@ -104,3 +106,55 @@ def test_torch_is_imported_with_the_short_spin():
         [sys.executable, "-c", "import kdnb"], env=bare, capture_output=True, text=True, check=True
     ).stderr
     assert f"GOMP_SPINCOUNT = '{shared_cores.SPINS['kdnb']}'" in output
+
+
+def test_the_script_for_a_gpu_measures_every_kind_of_row(home):
+    path = gpu.main(["--toy"])
+    stored = files.read_json(path)
+    assert path.is_relative_to(home / "cache"), "a toy's rows are no results"
+    assert not stored["failed"] and not stored["not_begun"]
+    rows = {row["kind"]: row for row in stored["results"]}
+    assert set(rows) == {
+        *("teacher in the loop", "bare step with teacher", "bare step with teacher, compiled"),
+        *("kept answers", "bare step of the student", "data alone"),
+        *("Score-CAM, kdnb", "Score-CAM, pytorch-grad-cam"),
+        *("plain training", "bare step alone", "bare step alone, compiled"),
+    }
+    for kind, row in rows.items():
+        assert (row["size"], row["batch"]) == (gpu.TOY.size, gpu.TOY.batch)
+        assert 0 < row["images_per_second_low"] <= row["images_per_second"], kind
+        assert row["images_per_second"] <= row["images_per_second_high"], kind
+    ratios = {kind: row["ratio"] for kind, row in rows.items() if "ratio" in row}
+    assert len(ratios) == 6 and min(ratios.values()) > 0
+    assert rows["Score-CAM, kdnb"]["max_abs_diff"] < 1e-3
+
+
+def test_the_script_for_a_gpu_begins_no_row_after_its_time(home, monkeypatch):
+    names = [name for name, _ in gpu.jobs(gpu.TOY)]
+    stored = files.read_json(gpu.main(["--toy", "--seconds", "0"]))
+    assert [row["name"] for row in stored["not_begun"]] == names and not stored["results"]
+
+    def slow():
+        time.sleep(0.2)
+        return [gpu.row("slow", "row", 1, [0.2])]
+
+    jobs = [("done", [slow]), ("long", [slow] * 100), ("next", [slow])]
+    monkeypatch.setattr(gpu, "jobs", lambda setup: jobs)
+    stored = files.read_json(gpu.main(["--toy", "--seconds", "1"]))
+    assert 1 <= len(stored["results"]) <= 5
+    assert [row["name"] for row in stored["not_begun"]] == ["long", "next"]
+
+
+def test_the_script_for_a_gpu_notes_an_error_and_goes_on(home, monkeypatch):
+    def fails():
+        raise torch.OutOfMemoryError("too large\n  for this GPU")
+
+    jobs = [("fails", [fails, fails]), ("data", [lambda: gpu.views(gpu.TOY)])]
+    monkeypatch.setattr(gpu, "jobs", lambda setup: jobs)
+    stored = files.read_json(gpu.main(["--toy"]))
+    assert [row["kind"] for row in stored["results"]] == ["data alone"]
+    assert [(row["name"], row["error"]) for row in stored["failed"]] == [
+        ("fails", "OutOfMemoryError: too large for this GPU")
+    ]
+    only = files.read_json(gpu.main(["--toy", "--only", "dat"]))
+    assert [row["kind"] for row in only["results"]] == ["data alone"]

@@ -38,7 +38,7 @@ from kdnb.study import Study
 from kdnb.training import loop
 
 TEACHER, STUDENT, SIZE, BATCH, CLASSES = "vgg19_bn", "ofa595", 96, 32, 3
-TRAIN, VAL, ALPHA, TEMPERATURE = 1920, 24, 0.5, 4.0  # an epoch of about the stand-in's length
+TRAIN, VAL, ALPHA, TEMPERATURE = 1920, 24, 0.5, 4.0  # an epoch of a few thousand images
 GOALS = {
     "teacher in the loop": "2 times torchdistill",
     "cached soft targets": "4 times torchdistill",

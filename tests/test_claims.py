@@ -11,12 +11,21 @@ import pytest
 from PIL import Image
 
 from kdnb import files, plots, report
-from kdnb.report import figures, ledger, measures, pages, readme, results, verdicts
+from kdnb.report import (
+    figures,
+    ledger,
+    measures,
+    pages,
+    questions,
+    readme,
+    results,
+    verdicts,
+)
 from kdnb.report.__main__ import main
 from kdnb.report.claims import CLAIMS
 from kdnb.report.measures import Evidence
 from kdnb.report.results import Estimate
-from kdnb.report.verdicts import HOLDS, NOT, PART, UNTESTED
+from kdnb.report.verdicts import HOLDS, NOT, PART, UNDECIDED, UNTESTED
 from kdnb.study import Study
 
 
@@ -103,8 +112,8 @@ def claim_of(kind):
         (0.001, 0.05, HOLDS),
         (0.0, 0.005, NOT),
         (-0.03, -0.01, NOT),
-        (-0.02, 0.02, UNTESTED),
-        (0.0, 0.01, UNTESTED),
+        (-0.02, 0.02, UNDECIDED),
+        (0.0, 0.01, UNDECIDED),
     ],
 )
 def test_a_gain_is_judged_by_its_interval(low, high, verdict):
@@ -113,7 +122,7 @@ def test_a_gain_is_judged_by_its_interval(low, high, verdict):
 
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
-    [(-0.01, 0.05, HOLDS), (-0.04, -0.011, NOT), (-0.02, 0.02, UNTESTED), (0.02, 0.03, HOLDS)],
+    [(-0.01, 0.05, HOLDS), (-0.04, -0.011, NOT), (-0.02, 0.02, UNDECIDED), (0.02, 0.03, HOLDS)],
 )
 def test_no_loss_allows_one_point(low, high, verdict):
     assert verdicts.no_loss(Estimate((low + high) / 2, low, high))[0] == verdict
@@ -143,7 +152,7 @@ def test_a_printed_accuracy_is_refuted_in_the_papers_setting_only():
 def test_about_ratios_and_times():
     assert verdicts.about(Estimate(-0.05, -0.06, -0.04), -0.05)[0] == HOLDS
     assert verdicts.about(Estimate(0.01, 0.0, 0.02), -0.05)[0] == NOT
-    assert verdicts.about(Estimate(-0.04, -0.09, 0.01), -0.05)[0] == UNTESTED
+    assert verdicts.about(Estimate(-0.04, -0.09, 0.01), -0.05)[0] == UNDECIDED
     assert verdicts.fewer(Estimate(0.49), 0.5)[0] == HOLDS
     assert verdicts.fewer(Estimate(0.5), 0.5)[0] == NOT
     assert (
@@ -152,7 +161,7 @@ def test_about_ratios_and_times():
     )
     assert (
         verdicts.faster(Estimate(0.8, 0.7, 0.9))[0] == NOT
-        and verdicts.faster(Estimate(1, 0.9, 1.1))[0] == UNTESTED
+        and verdicts.faster(Estimate(1, 0.9, 1.1))[0] == UNDECIDED
     )
 
 
@@ -165,10 +174,10 @@ def test_the_best_cell_is_compared_with_the_best_of_the_others():
     assert best((0.7, 5.0), cells, 2000)[0] == HOLDS
     assert best((0.1, 1.0), cells, 2000)[0] == NOT
     verdict, note, estimate = best((0.7, 5.0), cells, 30)
-    assert verdict == UNTESTED and note == "rank 1 of 4 cells; best other cell: α 0.7, T 1"
+    assert verdict == UNDECIDED and note == "rank 1 of 4 cells; best other cell: α 0.7, T 1"
     assert estimate.value == pytest.approx(0.07) and estimate.low < 0 < estimate.high
     unsteady = {(0.1, 1.0): [0.90, 0.90], (0.7, 5.0): [0.99, 0.93]}  # the spread over seeds counts
-    assert best((0.7, 5.0), unsteady, 2000)[0] == UNTESTED
+    assert best((0.7, 5.0), unsteady, 2000)[0] == UNDECIDED
 
 
 def test_a_teacher_no_better_than_the_baseline_refutes_nothing():
@@ -181,7 +190,11 @@ def test_a_teacher_no_better_than_the_baseline_refutes_nothing():
 
 
 def test_few_runs_weaken_a_verdict():
-    for runs, positive, negative in ((3, HOLDS, NOT), (2, PART, UNTESTED), (1, UNTESTED, UNTESTED)):
+    for runs, positive, negative in (
+        (3, HOLDS, NOT),
+        (2, PART, UNDECIDED),
+        (1, UNDECIDED, UNDECIDED),
+    ):
         above, below = (Estimate(e.value, e.low, e.high, 9, runs) for e in (ABOVE, BELOW))
         assert judged("gain", above, accuracies=SHARES)[0] == positive
         verdict, why = judged("gain", below, accuracies=SHARES)
@@ -264,7 +277,7 @@ def test_commands_of_untested_claims_are_commands(home):
 
 def test_three_seeds_decide_and_one_does_not(home):
     distillation(home, "runs/x/distill", seed=0)
-    assert row_of("B-brain_tumor-gain").verdict == UNTESTED
+    assert row_of("B-brain_tumor-gain").verdict == UNDECIDED
     for seed in (1, 2):
         distillation(home, f"runs/{seed}/distill", seed=seed)
     row = row_of("B-brain_tumor-gain")
@@ -406,7 +419,7 @@ def test_the_grid_needs_two_by_two_and_the_papers_cell(home):
     rows = measure()
     row = row_of("B-brain_tumor-optimum")
     assert (
-        row.verdict == UNTESTED and row.value == pytest.approx(0.06) and "1 run trained" in row.why
+        row.verdict == UNDECIDED and row.value == pytest.approx(0.06) and "1 run trained" in row.why
     )
     assert len(row.files) == 3
     (title,) = figures.heat_maps(results.load())
@@ -472,7 +485,7 @@ def test_focus_and_times_of_explanations(home):
         (8.0, 2.0),
         "SHAP ⚠",
     )
-    assert row_of("B-eye_disease-focus").verdict == UNTESTED
+    assert row_of("B-eye_disease-focus").verdict == UNDECIDED
     met = row_of("B-eye_disease-met-shap")
     assert (
         met.value == 4
@@ -495,7 +508,7 @@ def test_focus_and_times_of_explanations(home):
             seed=seed,
         )
     assert row_of("B-eye_disease-focus").verdict == HOLDS
-    assert row_of("B-eye_disease-met-shap").verdict == UNTESTED  # faster in one run of three
+    assert row_of("B-eye_disease-met-shap").verdict == UNDECIDED  # faster in one run of three
     explained(
         home,
         "runs/3/explain",
@@ -708,7 +721,7 @@ def test_counts_come_from_the_zoo_and_the_summary_counts_claims(home):
     (more,) = [row for row in rows_of("B-parameters") if row.student == "kdfmv8"]
     assert more.verdict == HOLDS and more.implied
     text = " ".join(ledger.summary(rows))
-    assert "holds 2, holds in part 0, does not hold 0, not testable here 1." in text
+    assert "does not hold 0, undecided 1, not testable here 0." in text
     assert (
         "Claims that hold: The student has fewer parameters than its teacher; "
         "The student has fewer layers than its teacher." in text
@@ -732,7 +745,7 @@ def test_a_student_as_good_as_a_short_teacher_holds_in_part(home):
     for seed in range(3):
         distillation(home, f"runs/{seed}/distill", seed=seed, right=(940, 960, 950))
         verdict = row_of("B-brain_tumor-teacher").verdict
-        assert verdict == (UNTESTED if seed == 0 else PART)  # one run decides nothing, here either
+        assert verdict == (UNDECIDED if seed == 0 else PART)  # one run decides nothing, here either
     row = row_of("B-brain_tumor-teacher")
     assert row.verdict == PART and "the teacher's setting, too" in row.why
 
@@ -846,12 +859,14 @@ def test_committed_ledger_and_readme_are_those_of_the_result_files():
         assert image.text["Description"] == ledger.shown(found), again
 
 
-def test_the_readme_has_five_lines_and_a_figure(home):
+def test_the_readme_has_five_answers_and_a_figure(home):
     for seed in range(3):
         distillation(home, f"runs/{seed}/distill", seed=seed)
     lines = ledger.refresh("<!-- results -->\n\n<!-- /results -->", home).splitlines()
     assert lines[1].startswith("![") and lines[1].endswith(f"(outputs/{readme.FIGURE})")
-    assert 1 <= sum(line.startswith("- ") for line in lines) <= readme.LINES
+    asked = [line for line in lines if line.startswith("| ") and "?" in line]
+    assert len(asked) == len(questions.QUESTIONS) == 5
+    assert any(line.startswith("Claims of the two papers: ") for line in lines)
     *_, figure = ledger.save(measure(), home / "out", results.load())
     assert (home / "out" / readme.FIGURE).read_bytes().startswith(b"\x89PNG"), figure
     first = (home / "out" / readme.FIGURE).read_bytes()
@@ -877,7 +892,7 @@ def test_the_command_writes_the_ledger(home, monkeypatch, capsys):
     files.write_text(home / "README.md", "<!-- results -->\n\n<!-- /results -->")
     assert main([]) == 0
     assert (home / "outputs" / "claims.csv").exists() and "wrote" in capsys.readouterr().out
-    assert "Distilled student against the baseline" in (home / "README.md").read_text()
+    assert "| Does distillation help? |" in (home / "README.md").read_text()
     with pytest.raises(SystemExit):
         main(["nothing"])
 
@@ -938,3 +953,69 @@ def test_figures_of_the_report(recwarn):
     framed = plots.accuracy_grid(table, (0.7, 10.0)).axes[0]
     assert any(p.get_xy() == (1, 1) for p in framed.patches)
     assert [str(w.message) for w in recwarn if issubclass(w.category, UserWarning)] == []
+
+
+def test_an_undecided_claim_says_how_much_would_decide():
+    e = Estimate(0.0, -0.02, 0.02, 100, 3)
+    verdict, why = verdicts.gain(e)
+    # the half-width of 2 points must fall below 1 point: 4 times as much
+    assert verdict == UNDECIDED and why.endswith(
+        "about 4 times as many images and runs would decide"
+    )
+    border = Estimate(-verdicts.MARGIN, -0.03, 0.01, 100, 3)
+    assert "no number of images and runs decides soon" in verdicts.no_loss(border)[1]
+
+
+def test_estimates_are_pooled_by_random_effects():
+    one = Estimate(0.02, 0.01, 0.03, 100, 3)
+    assert questions.pooled([one]).estimate == one
+    same = questions.pooled([one, one])
+    # equal effects: half of the variance, Student's t with 1 degree of freedom
+    half = 12.7062 * 0.01 / 1.96 / 2**0.5
+    assert same.heterogeneity == 0 and same.estimate.value == pytest.approx(0.02)
+    assert same.estimate.high - 0.02 == pytest.approx(half, rel=1e-4)
+    assert (same.estimate.n, same.estimate.seeds) == (200, 6)
+    # effects 0 and 0.1 with standard errors 0.01: Q = 50, τ² = 49 / 10,000, one degree of freedom
+    apart = [Estimate(v, v - 0.0196, v + 0.0196, 100, 3) for v in (0.0, 0.1)]
+    found = questions.pooled(apart)
+    assert found.heterogeneity == pytest.approx(0.98)
+    assert found.estimate.high - 0.05 == pytest.approx(12.7062 * 0.05, rel=1e-4)
+
+
+def test_the_five_answers_come_from_result_files(home):
+    empty = questions.answers(results.load())
+    assert [row.files for row in empty] == [()] * 5 and all(not row.numbers for row in empty)
+    for seed in range(3):
+        distillation(home, f"runs/{seed}/distill", seed=seed)
+        distillation(
+            home,
+            f"runs/{seed}-weak/distill",
+            "eye_disease",
+            "Eye",
+            seed=seed,
+            right=(900, 960, 940),
+        )
+    distillation(home, "runs/one/distill", "alzheimer", "Alzheimer")
+    helps, as_good, *_ = questions.answers(results.load())
+    assert helps.answer == "yes" and "+2.0 [+1.0, +3.0] points" in helps.numbers[0]
+    assert "no such teacher yet: Alzheimer, Eye" in helps.basis
+    assert as_good.answer == "yes, within one point"
+    for row in (helps, as_good):
+        assert len(row.files) == 3 and all((home / file).exists() for file in row.files)
+    lines = questions.markdown([helps])
+    assert lines[-1].startswith("| Does distillation help? | yes | all: +2.0 [+1.0, +3.0] points")
+
+
+def test_the_plan_follows_from_the_spread_between_runs(home):
+    assert questions.plan(results.load()) is None
+    for seed, gain in enumerate((0.01, 0.02, 0.03)):
+        distillation(home, f"{seed}/distill", seed=seed, gain=(gain, gain - 0.01, gain + 0.01))
+    spread, runs = questions.plan(results.load())
+    # t(6) 0.01 / √7 = 0.0092 and t(5) 0.01 / √6 = 0.0105
+    assert spread == pytest.approx(0.01) and runs == 7
+
+
+def test_the_committed_answers_name_files_that_exist():
+    for row in questions.answers(results.load(files.ROOT / "outputs")):
+        assert row.numbers and row.files, row.question
+        assert all((files.ROOT / file).exists() for file in row.files)

@@ -19,6 +19,7 @@ from kdnb.explanations.activations import map_size
 from kdnb.explanations.auditing import Audit
 from kdnb.explanations.base import Explanation
 from kdnb.explanations.inputs import read_image
+from kdnb.explanations.localisation import localisation
 from kdnb.explanations.maps import rank_correlation
 from kdnb.explanations.measures import LOCALISATION, MEASURES
 from kdnb.explanations.registry import METHODS
@@ -163,15 +164,22 @@ class Cases:
         predicted = [self.probabilities[name].argmax(1) for name in (teacher, distilled)]
         similarities = {}
         for method in COMPARED:
-            maps = (
-                found.explanations[teacher][method],
-                found.explanations[distilled][method],
-                self.explain(self.trio.baseline.model, method),
-            )
+            maps = self.maps_by_role(found, method).values()
             similarities[method] = agreement.similarity_to_teacher(
-                *(e.evidence for e in maps), self.grid, predicted[0] == predicted[1]
+                *maps, self.grid, predicted[0] == predicted[1]
             )
         return similarities
+
+    def maps_by_role(self, found: Audit, method: str) -> dict[str, np.ndarray]:
+        """One method's maps ``(N, S, S)`` of ``teacher``, ``distilled`` student, and student
+        ``alone``; the last are computed here."""
+        teacher, distilled = self.trio.pair
+        maps = {
+            "teacher": found.explanations[teacher][method],
+            "distilled": found.explanations[distilled][method],
+            "alone": self.explain(self.trio.baseline.model, method),
+        }
+        return {role: explanation.evidence for role, explanation in maps.items()}
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -248,6 +256,58 @@ def differences(similarities: Mapping[str, tuple[pd.DataFrame, dict]]) -> pd.Dat
     }
     table = pd.DataFrame(rows).T.astype(float)
     return table.rename_axis(["method", "distilled student minus", "measure"])
+
+
+def looked_at(chosen: Cases, found: Audit) -> dict[str, dict[str, dict[str, dict]]]:
+    """The share of each network's map that lies in the lesion and in the organ, where the images
+    have such masks: method → place → network by role → mean over images with its interval.
+
+    ``chance`` is the share of the image that the place covers, which a flat map reaches. The
+    ``distilled_minus_`` entries are paired differences, that to ``alone`` with the student that had
+    no teacher. Images without a lesion, and empty maps, are left out.
+    """
+    places = {"lesion": chosen.lesion, "organ": chosen.organ}
+    there = {place: mask for place, mask in places.items() if mask is not None}
+    return {
+        method: {
+            place: _inside(chosen.maps_by_role(found, method), mask)
+            for place, mask in there.items()
+        }
+        for method in COMPARED
+    }
+
+
+def _inside(maps: Mapping[str, np.ndarray], mask: np.ndarray) -> dict[str, dict]:
+    """Entries of :func:`looked_at` for one place, from maps ``(N, S, S)`` by role."""
+    shares = {role: localisation(each, mask)["mass"] for role, each in maps.items()}
+    covered = np.where(mask.any((1, 2)), mask.mean((1, 2)), np.nan)
+    means = {role: mean_interval(share) for role, share in (shares | {"chance": covered}).items()}
+    gaps = {
+        f"distilled_minus_{other}": paired_difference(shares["distilled"], against)
+        for other, against in (shares | {"chance": covered}).items()
+        if other != "distilled"
+    }
+    return means | gaps
+
+
+def places_table(found: Mapping[str, dict]) -> pd.DataFrame:
+    """What :func:`looked_at` found, as ``plots.measures`` draws it: one row a method, network and
+    place, with the titles of the methods."""
+    names = {"alone": "baseline", "chance": "share of the image"}
+    rows = [
+        {
+            "method": METHODS[method].title,
+            "model": names.get(role, role),
+            "role": "" if role == "chance" else names.get(role, role),
+            "measure": place,
+            **entry,
+        }
+        for method, places in found.items()
+        for place, entries in places.items()
+        for role, entry in entries.items()
+        if not role.startswith("distilled_minus_")
+    ]
+    return pd.DataFrame(rows)
 
 
 def above_centre(found: Audit, name: str) -> dict[str, dict]:

@@ -12,11 +12,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kdnb import files
-from kdnb.report import figures, pages, readme, results
+from kdnb.report import figures, pages, questions, readme, results
 from kdnb.report.claims import CLAIMS, PAPERS, Claim
 from kdnb.report.measures import KINDS, Evidence
 from kdnb.report.results import Result
-from kdnb.report.verdicts import HOLDS, NOT, PART, RULES, SEEDS, UNTESTED, VERDICTS, Row, judge
+from kdnb.report.verdicts import (
+    HOLDS,
+    NOT,
+    PART,
+    RULES,
+    SEEDS,
+    UNDECIDED,
+    UNTESTED,
+    VERDICTS,
+    Row,
+    judge,
+)
 
 COLUMNS = (
     *("id", "paper", "claim", "claimed", "claimed_source", "measured", "low", "high", "n"),
@@ -58,12 +69,12 @@ def csv(rows: Sequence[Row]) -> str:
 
 def whole(rows: Sequence[Row]) -> str:
     """One verdict for all rows of a claim. If they differ: it holds in part if some rows support it
-    and none refutes it, does not hold in the opposite case, and is else not testable here."""
+    and none refutes it, does not hold in the opposite case, and is else undecided."""
     verdicts = {row.verdict for row in rows}
     if len(verdicts) == 1:
         return verdicts.pop()
     supported, refuted = verdicts & {HOLDS, PART}, NOT in verdicts
-    return PART if supported and not refuted else NOT if refuted and not supported else UNTESTED
+    return PART if supported and not refuted else NOT if refuted and not supported else UNDECIDED
 
 
 def summary(rows: Sequence[Row], found: Sequence[Result] = ()) -> list[str]:
@@ -218,6 +229,7 @@ def context(rows: Sequence[Row], found: Sequence[Result] = ()) -> dict:
     """What the template of the ledger shows; the claims page and the site's front share it."""
     return {
         "papers": PAPERS.values(),
+        "answers": questions.answers(found),
         "summary": summary(rows, found),
         "pictures": pictures(rows, found),
         "rules": [rule.text for rule in RULES],
@@ -252,8 +264,9 @@ def refresh(text: str, root: Path = files.ROOT) -> str:
     """A document with its numbers taken again from the result files of a repository, see
     :func:`kdnb.report.readme.refresh`."""
     found = results.load(root / "outputs")
+    rows, answers = measure(found), questions.markdown(questions.answers(found))
     return readme.refresh(
-        text, root, summary(measure(found), found), figures.effects(found) is not None
+        text, root, answers, summary(rows, found), figures.effects(found) is not None
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kdnb import files
 
-LINES = 5  # of the summary; the report has all of it
+LINES = 1  # of the summary; the report has all of it
 FIGURE = "distilled-minus-baseline.png"  # under outputs/
 ALT = (
     "Test accuracy of the distilled student minus that of the same student without a teacher, with "
@@ -19,11 +19,14 @@ _BLOCK = re.compile(r"(<!-- results -->\n).*?(\n<!-- /results -->)", re.DOTALL)
 _INLINE = re.compile(r"(<!-- (outputs/\S+\.json) (\S+) (\S+) -->).*?(<!-- / -->)")
 
 
-def refresh(text: str, root: Path, summary: Sequence[str], drawn: bool) -> str:
+def refresh(
+    text: str, root: Path, answers: Sequence[str], summary: Sequence[str], drawn: bool
+) -> str:
     """A document with its numbers taken again from the result files of the repository ``root``.
 
-    ``<!-- results -->`` … ``<!-- /results -->`` becomes the figure, if it was ``drawn``, and the
-    first sentences of the ledger's ``summary``. Between ``<!-- outputs/x.json results.a.b .1f -->``
+    ``<!-- results -->`` … ``<!-- /results -->`` becomes the figure, if it was ``drawn``, the
+    lines of the table of ``answers``, and the first sentence of the ledger's ``summary``.
+    Between ``<!-- outputs/x.json results.a.b .1f -->``
     and ``<!-- / -->`` goes that value of that file in that format.
     """
 
@@ -35,7 +38,7 @@ def refresh(text: str, root: Path, summary: Sequence[str], drawn: bool) -> str:
 
     image = f"![{ALT}](outputs/{FIGURE})"
     nothing = "No distillation of real images under `outputs/` yet."
-    lines = [image if drawn else nothing, "", *(f"- {line}" for line in summary[:LINES])]
+    lines = [image if drawn else nothing, "", *answers, "", *summary[:LINES]]
     block = "\n".join(lines)
     return _INLINE.sub(value, _BLOCK.sub(lambda match: match[1] + block + match[2], text))
 

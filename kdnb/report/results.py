@@ -240,22 +240,39 @@ class Pool:
         (:mod:`kdnb.evaluation.crossed`). One run has the paired bootstrap over images; older files
         of several runs join it with the variation between runs, which gives too wide an interval.
         """
-        tests = [member.stored["results"].get("test") for member in self.members]
-        if len(tests) > 1 and all(tests):
+        if tests := self._answers():
             return _crossed(tests, stored_role(against))
         key = f"distilled_minus_{stored_role(against)}"
         stored = [member.stored["results"][key] for member in self.members]
         return combine([Estimate(d["difference"], d["low"], d["high"], d["n"], 1) for d in stored])
 
+    def balanced_difference(self, against: str) -> Estimate | None:
+        """The same in balanced accuracy; None where not every run keeps its answers."""
+        tests = self._answers()
+        return _crossed(tests, stored_role(against), balanced=True) if tests else None
 
-def _crossed(tests: Sequence[dict], against: str) -> Estimate:
-    """The difference in accuracy of several runs that answered for the same images."""
+    def spread(self) -> float | None:
+        """Standard deviation between runs of distilled − baseline in accuracy; None for fewer than
+        three runs."""
+        gaps = [m.stored["results"]["distilled_minus_alone"]["difference"] for m in self.members]
+        return float(np.std(gaps, ddof=1)) if len(gaps) > 2 else None
+
+    def _answers(self) -> list[dict]:
+        """What several runs answered for each image; empty for one run and for older files."""
+        tests = [member.stored["results"].get("test") for member in self.members]
+        return tests if len(tests) > 1 and all(tests) else []
+
+
+def _crossed(tests: Sequence[dict], against: str, balanced: bool = False) -> Estimate:
+    """The difference in accuracy, or balanced accuracy, of several runs that answered for the same
+    images."""
     labels, groups = predictions.labels_and_groups(tests[0])
     right = {
         role: np.stack([predictions.from_text(t["predicted"][role]) == labels for t in tests], 1)
         for role in ("distilled", against)
     }
-    gap = crossed.difference(right["distilled"] * 1.0 - right[against], groups)
+    weights = crossed.balanced(labels)[:, None] if balanced else 1.0
+    gap = crossed.difference(weights * right["distilled"] - weights * right[against], groups)
     return Estimate(gap.value, gap.low, gap.high, len(labels), gap.runs)
 
 

@@ -20,7 +20,7 @@ from bs4 import BeautifulSoup, PageElement, Tag  # nbconvert brings it
 
 from kdnb import files
 from kdnb.images.catalogue import DATASETS, DatasetSpec
-from kdnb.report import ledger, pages, results
+from kdnb.report import ledger, pages, questions, results
 from kdnb.report.results import Result
 from kdnb.report.verdicts import Row
 
@@ -100,7 +100,9 @@ def write(source: Path, outputs: Path) -> None:
         add(page.name, page.path.read_text(encoding="utf-8"))
     for name, text in _lists(notebooks, cards).items():
         files.write_text(source / f"{name}.md", text)
-    _copy_results(rows, outputs, source / "extra")
+    linked = {file for row in rows for file in row.evidence.files}
+    linked |= {file for answer in questions.answers(found) for file in answer.files}
+    _copy_results(linked, outputs, source / "extra")
 
 
 def _rendered(outputs: Path) -> list[Page]:
@@ -122,11 +124,10 @@ def _cards(found: Sequence[Result], notebooks: Sequence[Page]) -> dict[str, Card
     return {spec.slug: Card(spec, data.get(spec.name)) for spec in specs}
 
 
-def _copy_results(rows: Sequence[Row], outputs: Path, extra: Path) -> None:
+def _copy_results(linked: Iterable[str], outputs: Path, extra: Path) -> None:
     """Copy the result files that the ledger links to."""
     extra.mkdir(exist_ok=True)
-    linked = {file for row in rows for file in row.evidence.files} | {"outputs/claims.csv"}
-    for file in sorted(linked):
+    for file in sorted({*linked, "outputs/claims.csv"}):
         origin, copy = outputs / Path(file).relative_to("outputs"), extra / file
         if origin.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)

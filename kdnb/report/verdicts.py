@@ -11,16 +11,18 @@ from kdnb.report.claims import Claim
 from kdnb.report.measures import KINDS, Evidence
 from kdnb.report.results import Estimate
 
-HOLDS, PART, NOT, UNTESTED = VERDICTS = (
+# undecided: measured, and the interval allows both answers; not testable here: weights, images or
+# the paper's number are missing
+HOLDS, PART, NOT, UNDECIDED, UNTESTED = VERDICTS = (
     "holds",
     "holds in part",
     "does not hold",
+    "undecided",
     "not testable here",
 )
 MARGIN = 0.01  # one point of accuracy
 SIMILARITY = 0.05  # of rank correlations of maps, or of CKA of layers
 SEEDS = 3
-FEW = "too few images or runs to decide"
 Judged = tuple[str, str]  # the verdict, and the reason
 
 
@@ -30,7 +32,8 @@ def gain(e: Estimate, margin: float = MARGIN) -> Judged:
         return HOLDS, "the whole interval lies above 0"
     if e.high < margin:
         return NOT, f"the interval excludes a gain of {_words(margin)}"
-    return UNTESTED, f"the interval includes both 0 and a gain of {_words(margin)}: {FEW}"
+    why = f"the interval includes both 0 and a gain of {_words(margin)}"
+    return UNDECIDED, why + more(e, max(e.value, margin - e.value))
 
 
 def no_loss(e: Estimate, margin: float = MARGIN) -> Judged:
@@ -39,7 +42,8 @@ def no_loss(e: Estimate, margin: float = MARGIN) -> Judged:
         return HOLDS, f"the interval excludes a loss of more than {_words(margin)}"
     if e.high < -margin:
         return NOT, f"the whole interval is a loss of more than {_words(margin)}"
-    return UNTESTED, f"the interval includes both 0 and a loss of over {_words(margin)}: {FEW}"
+    why = f"the interval includes both no loss and a loss of over {_words(margin)}"
+    return UNDECIDED, why + more(e, abs(e.value + margin))
 
 
 def about(e: Estimate, claimed: float, tolerance: float = 0.02) -> Judged:
@@ -51,7 +55,8 @@ def about(e: Estimate, claimed: float, tolerance: float = 0.02) -> Judged:
         return HOLDS, f"the interval lies within {band}"
     if e.high < low or e.low > high:
         return NOT, f"the interval lies outside {band}"
-    return UNTESTED, f"the interval lies only partly within {band}: {FEW}"
+    why = f"the interval lies only partly within {band}"
+    return UNDECIDED, why + more(e, abs(abs(e.value - claimed) - tolerance))
 
 
 def reaches(e: Estimate, claimed: float) -> Judged:
@@ -63,7 +68,7 @@ def reaches(e: Estimate, claimed: float) -> Judged:
 def best(e: Estimate) -> Judged:
     """Is it better than the best other cell? Yes if the interval lies above 0, no if below."""
     if e.low <= 0 <= e.high:
-        return UNTESTED, f"the interval includes 0: {FEW}"
+        return UNDECIDED, "the interval includes 0" + more(e, abs(e.value))
     return (HOLDS, "better than every other cell") if e.low > 0 else (NOT, "another cell is better")
 
 
@@ -78,12 +83,21 @@ def faster(e: Estimate, claimed: float = 1.0) -> Judged:
     low, high = (e.value, e.value) if e.low is None else (e.low, e.high)
     if low <= 1:
         part = "not faster in any" if high <= 1 else "faster in only a part"
-        return (NOT if high <= 1 else UNTESTED), f"{part} of the range"
+        return (NOT if high <= 1 else UNDECIDED), f"{part} of the range"
     if claimed <= 1:
         return HOLDS, "faster over the whole range"
     if e.value >= 0.8 * claimed:
         return HOLDS, f"faster over the whole range, and by about the claimed factor of {claimed:g}"
     return PART, f"faster over the whole range, but by less than the claimed factor of {claimed:g}"
+
+
+def more(e: Estimate, distance: float) -> str:
+    """How many times as many images and runs would decide, if the mean stayed: an interval's
+    half-width falls with the root of their number, and must fall below ``distance``."""
+    half = (e.high - e.low) / 2
+    if distance < half / 30:  # 900 times: no plan for a study
+        return ": the mean lies on the border, and no number of images and runs decides soon"
+    return f": about {(half / distance) ** 2:.2g} times as many images and runs would decide"
 
 
 def _words(margin: float) -> str:
@@ -120,7 +134,7 @@ def _runs(claim: Claim, found: Evidence, judged: Judged) -> Judged:
     few = f"{runs} run{'s' * (runs > 1)} {'timed' if timed else 'trained'}, {SEEDS} are needed"
     if verdict == HOLDS and (timed or runs > 1):
         return PART, f"{why}; {few}"
-    return UNTESTED, f"evidence {'for' if verdict == HOLDS else 'against'} it: {why}; {few}"
+    return UNDECIDED, f"evidence {'for' if verdict == HOLDS else 'against'} it: {why}; {few}"
 
 
 def _images(claim: Claim, found: Evidence, judged: Judged) -> Judged:
@@ -179,7 +193,8 @@ RULES = (  # applied in this order
         "A difference is judged by its 95 % interval, not by its mean. One point of accuracy, or "
         f"{SIMILARITY:g} of a similarity (rank correlation of maps, CKA of layers), matters: a "
         "smaller gain is not a gain, a smaller loss is not a loss. Where the interval allows both "
-        "answers, a claim is not testable here. Counts of layers, parameters and operations are "
+        "answers, a claim is undecided; where weights, images or the paper's number are missing, "
+        "it is not testable here. Counts of layers, parameters and operations are "
         "exact, and the published loss provably has no gradient for the student: neither needs "
         "runs. Speed-ups are judged by their range, which is not a 95 % interval.",
         tuple(KINDS),

@@ -1,0 +1,310 @@
+"""The front page: five questions about both papers, each answered from result files with a number,
+its interval, and what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from kdnb.report import measures, pages, results
+from kdnb.report.claims import CLAIMS
+from kdnb.report.figures import plural
+from kdnb.report.results import Estimate, Pool, Result
+from kdnb.report.verdicts import MARGIN, SEEDS
+
+METHOD = "score_cam"
+PLACES = {"lesion": "infection or lesion", "organ": "organ"}
+STUDENTS = {claim.dataset: claim.wanted["student"] for claim in CLAIMS if claim.dataset}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question with its answer in words, the numbers with their intervals, what they rest on, and
+    the result files."""
+
+    question: str
+    answer: str
+    numbers: tuple[str, ...]
+    basis: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A difference over several datasets by random effects: the mean with its 95 % interval
+    (``estimate``), and ``heterogeneity`` I², the share of the variation that is not chance, in
+    [0, 1]."""
+
+    estimate: Estimate
+    heterogeneity: float
+
+
+def pooled(estimates: Sequence[Estimate]) -> Pooled:
+    """Independent estimates as one: DerSimonian & Laird 1986, doi:10.1016/0197-2456(86)90046-2,
+    with the interval of Hartung & Knapp 2001, doi:10.1002/sim.791, never narrower than that of
+    equal effects (Röver et al. 2015, doi:10.1186/s12874-015-0091-1, section 2).
+
+    A standard error is taken from an estimate's 95 % interval. One estimate stays as it is. Ours
+    because ``combine_effects`` of statsmodels lets the variance between datasets become negative.
+    """
+    if len(estimates) == 1:
+        return Pooled(estimates[0], 0.0)
+    values = np.array([e.value for e in estimates])
+    weights = (2 * 1.96 / np.array([e.high - e.low for e in estimates])) ** 2
+    free, mean = len(values) - 1, np.average(values, weights=weights)
+    spread = float((weights * (values - mean) ** 2).sum())  # Cochran's Q
+    scale = weights.sum() - (weights**2).sum() / weights.sum()
+    between = max(0.0, (spread - free) / scale)
+    weights = 1 / (1 / weights + between)
+    mean = float(np.average(values, weights=weights))
+    wider = max(1.0, float((weights * (values - mean) ** 2).sum()) / free)
+    half = float(stats.t.ppf(0.975, free) * np.sqrt(wider / weights.sum()))
+    count = sum(e.n for e in estimates), sum(e.seeds for e in estimates)
+    return Pooled(
+        Estimate(mean, mean - half, mean + half, *count),
+        max(0.0, 1 - free / spread) if spread else 0.0,
+    )
+
+
+def settings(found: Sequence[Result]) -> tuple[list[Pool], list[str]]:
+    """The settings that can test distillation, one a dataset, and the titles of datasets that have
+    none.
+
+    Of the pools with :data:`~kdnb.report.verdicts.SEEDS` runs or more whose teacher is better than
+    the student alone, the one with the largest images, then the most runs, then the split that
+    keeps relatives together, then the paper's student. The difference that is asked for plays no
+    part in the choice.
+    """
+    by_set: dict[str, list[Pool]] = {}
+    for pool in results.pools(found):
+        by_set.setdefault(pool.first.config["dataset"], []).append(pool)
+    kept, without = [], []
+    for name in sorted(by_set):
+        able = [pool for pool in by_set[name] if len(pool.members) >= SEEDS and _knows_more(pool)]
+        if able:
+            kept.append(max(able, key=_weight))
+        else:
+            without.append(pages.short(by_set[name][0].first.title))
+    return kept, without
+
+
+def _knows_more(pool: Pool) -> bool:
+    return pool.accuracy("teacher").value > pool.accuracy("baseline").value
+
+
+def _weight(pool: Pool) -> tuple:
+    c = pool.first.config
+    papers = STUDENTS.get(c["dataset"]) == c["student"]
+    return c["image_size"], len(pool.members), pool.first.split == "group", papers, pool.files
+
+
+def _difference(found: Sequence[Result], against: str, words: Callable[[Estimate], str]) -> Answer:
+    """The distilled student against ``teacher`` or ``baseline``, over all datasets."""
+    question = {
+        "baseline": "Does distillation help?",
+        "teacher": "Is the student as good as its teacher?",
+    }[against]
+    pools, without = settings(found)
+    if not pools:
+        return Answer(question, "no setting can tell yet", (), "", ())
+    each = [pool.difference(against) for pool in pools]
+    whole = pooled(each)
+    numbers = [
+        f"all: {points(whole.estimate)}, I² {whole.heterogeneity:.0%}",
+        *(_one(pool, e, against) for pool, e in zip(pools, each, strict=True)),
+    ]
+    basis = (
+        f"distilled − {against} in accuracy; {whole.estimate.n:,} test images, "
+        f"{whole.estimate.seeds} runs; teachers that know more than the student alone"
+    )
+    if without:
+        basis += f"; no such teacher yet: {', '.join(without)}"
+    files = tuple(file for pool in pools for file in pool.files)
+    return Answer(question, words(whole.estimate), tuple(numbers), basis, files)
+
+
+def _one(pool: Pool, e: Estimate, against: str) -> str:
+    balanced = pool.balanced_difference(against)
+    also = f"; in balanced accuracy {points(balanced)}" if balanced else ""
+    return f"{_named(pool)}: {points(e)}{also}"
+
+
+def plan(found: Sequence[Result]) -> tuple[float, int] | None:
+    """The median standard deviation of distilled − alone between the runs of a setting (a share of
+    1), and the number of runs whose mean is then known to one point (95 %, Student's t); None
+    without settings of three runs or more."""
+    spreads = [s for pool in results.pools(found) if (s := pool.spread()) is not None]
+    if not spreads:
+        return None
+    middle = float(np.median(spreads))
+    runs = next(
+        n for n in range(2, 10_000) if stats.t.ppf(0.975, n - 1) * middle / np.sqrt(n) <= MARGIN
+    )
+    return middle, runs
+
+
+def _named(pool: Pool) -> str:
+    c = pool.first.config
+    return (
+        f"{pages.short(pool.first.title)}, {pool.first.split}, {c['teacher']} → {c['student']}, "
+        f"{c['image_size']} px, {plural(len(pool.members), 'run')}"
+    )
+
+
+def points(e: Estimate) -> str:
+    """A difference of shares in points with its interval."""
+    return f"{100 * e.value:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}] points".replace(
+        "-", "−"
+    )
+
+
+def _helps(e: Estimate) -> str:
+    if e.low > 0:
+        return "yes" + (", by less than one point" if e.high < MARGIN else "")
+    if e.high < MARGIN:
+        return "no gain of one point" + (", a loss" if e.high < 0 else "")
+    return "undecided: the interval holds both no gain and a gain of one point"
+
+
+def _as_good(e: Estimate) -> str:
+    if e.low >= -MARGIN:
+        return "yes, within one point"
+    return "no" if e.high < -MARGIN else "undecided: the interval holds a loss of one point"
+
+
+def helps(found: Sequence[Result]) -> Answer:
+    """Distilled student against the same student alone."""
+    return _difference(found, "baseline", _helps)
+
+
+def as_good(found: Sequence[Result]) -> Answer:
+    """Distilled student against its teacher."""
+    return _difference(found, "teacher", _as_good)
+
+
+def smaller(found: Sequence[Result]) -> Answer:
+    """Size, operations and time of the papers' students, relative to their teachers."""
+    numbers, files, larger = [], [], []
+    for claim in CLAIMS:
+        if claim.kind not in ("count", "latency") or claim.quantity == "layers":
+            continue
+        evidence = list(measures.KINDS[claim.kind].measure(claim, found))
+        for student in dict.fromkeys(each.student for each in evidence):
+            own = [each for each in evidence if each.student == student]
+            values = [each.estimate.value for each in own]
+            numbers.append(f"{student}: {_range(claim, values)}")
+            files += [file for each in own for file in each.files]
+            larger += [student] if claim.quantity == "parameters" and max(values) > 1 else []
+    answer = "fewer operations and less time"
+    if larger:
+        answer += f"; but {', '.join(larger)} with more parameters than the teacher"
+    return Answer(
+        "How much smaller and faster is it?",
+        answer if numbers else "not measured yet",
+        tuple(numbers),
+        "224 px; exact counts; times on the runtime that is least favourable to the student",
+        tuple(dict.fromkeys(files)),
+    )
+
+
+def _range(claim, values: Sequence[float]) -> str:
+    form = ".2g" if claim.kind == "count" else ".1f"
+    low, high = (format(value, form) for value in (min(values), max(values)))
+    span = low if low == high else f"{low} to {high}"
+    if claim.kind == "latency":
+        return f"{span} times as fast as a teacher"
+    what = {"parameters": "parameters", "macs": "multiply-accumulates"}[claim.quantity]
+    return f"{span} of a teacher's {what}"
+
+
+def looks(found: Sequence[Result]) -> Answer:
+    """Where the student's Score-CAM lies: like its teacher's, and in the lesion and organ."""
+    likeness, places, files = [], [], []
+    for pool in results.pools(found, kind="explain"):
+        for text, entries in _likeness(pool):
+            likeness.append(f"{_named(pool)}: {text} {_number(_combined(entries), '+.2f')}")
+            files += pool.files
+        for place in pool.first.stored["results"].get("places", {}).get(METHOD, {}):
+            places.append(f"{_named(pool)}: map in the {PLACES[place]}: {_place(pool, place)}")
+    return Answer(
+        "Does it look at the same places, and at the right ones?",
+        "it depends on the dataset; see the intervals" if likeness else "not measured yet",
+        (*places, *likeness),
+        "Score-CAM, notebook 04; Spearman's ρ of maps, and the share of a map within a mask",
+        tuple(dict.fromkeys(files)),
+    )
+
+
+def _likeness(pool: Pool) -> Iterator[tuple[str, list[dict]]]:
+    """Similarity to the teacher's map minus that of the student alone, an entry a run."""
+    every = [
+        member.stored["results"].get("likeness_distilled_minus_alone", {}).get(METHOD, {})
+        for member in pool.members
+    ]
+    entries = [each["spearman"] for each in every if each.get("spearman", {}).get("n")]
+    if entries:
+        yield "likeness to the teacher's map minus that of the student alone", entries
+
+
+def _place(pool: Pool, place: str) -> str:
+    """The shares of the maps of teacher, distilled student and student alone in a place."""
+    names = {"teacher": "teacher", "distilled": "distilled", "alone": "alone"}
+    held = [member.stored["results"]["places"][METHOD][place] for member in pool.members]
+    return ", ".join(
+        f"{name} {_number(_combined([each[role] for each in held]), '.0%')}"
+        for role, name in (names | {"chance": "share of the image"}).items()
+    )
+
+
+def _combined(entries: Sequence[dict]) -> Estimate:
+    return results.combine([Estimate(e["mean"], e["low"], e["high"], e["n"], 1) for e in entries])
+
+
+def _number(e: Estimate, form: str) -> str:
+    value, low, high = (format(each, form) for each in (e.value, e.low, e.high))
+    return f"{value} [{low}, {high}]".replace("-", "−")
+
+
+def leakage(found: Sequence[Result]) -> Answer:
+    """What the papers' splits add to a measured accuracy."""
+    rows = results.leaks(found).to_dict("records")
+    numbers = tuple(
+        f"{pages.short(row['dataset'])}: {pages.points(row)} points; "
+        f"{row['copies']:,} of {row['n']:,} test images have a relative in training"
+        for row in rows
+    )
+    above = [pages.short(row["dataset"]) for row in rows if row["low"] > 0]
+    answer = f"above zero on {', '.join(above)}" if above else "no interval lies above zero"
+    return Answer(
+        "How much of the published accuracy is leakage?",
+        answer if rows else "not measured yet",
+        numbers,
+        "student alone, balanced accuracy: the papers' split minus the one that keeps relatives "
+        "together",
+        tuple(result.file for result in results.real(found, "integrity")),
+    )
+
+
+QUESTIONS = (helps, as_good, smaller, looks, leakage)
+
+
+def answers(found: Sequence[Result]) -> list[Answer]:
+    """The five questions in order."""
+    return [ask(found) for ask in QUESTIONS]
+
+
+def markdown(rows: Sequence[Answer]) -> list[str]:
+    """The answers as lines of a Markdown table: each with its first number, and how many there are
+    on the claims page."""
+    lines = ["| question | answer | first number | rests on |", "| --- | --- | --- | --- |"]
+    for row in rows:
+        rest = len(row.numbers) - 1
+        more = f" (and {rest} more)" if rest > 0 else ""
+        first = f"{row.numbers[0]}{more}" if row.numbers else "–"
+        lines.append(
+            f"| {row.question} | {row.answer} | {first} | {plural(len(row.files), 'file')} |"
+        )
+    return lines

@@ -12,7 +12,7 @@ help:
 	@echo "                 another dataset: make reproduce ARGS='-p dataset brain_tumor'"
 	@echo "make test        code style, unit tests, and every notebook as a test (about 12 min)"
 	@echo "make test-slow   tests of minutes each: the workflow killed and resumed, the whole site, all exercises"
-	@echo "make study       the experiments of both papers as a Snakemake workflow (SET=cpu, paper or smoke)"
+	@echo "make study       the experiments of both papers as a Snakemake workflow (SET=cpu, evidence, methods, paper or smoke)"
 	@echo "make site        claims, README results and the static site from outputs/, without a network"
 	@echo "make bench       measure speed; writes outputs/benchmarks/"
 	@echo "make gpu         measure speed on one GPU (8 minutes; ARGS=--toy tries it without); see benchmarks/gpu.md"

@@ -6,11 +6,13 @@ import json
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from kdnb import files, plots, report
+from kdnb.evaluation import predictions
 from kdnb.report import (
     figures,
     ledger,
@@ -1019,3 +1021,30 @@ def test_the_committed_answers_name_files_that_exist():
     for row in questions.answers(results.load(files.ROOT / "outputs")):
         assert row.numbers and row.files, row.question
         assert all((files.ROOT / file).exists() for file in row.files)
+
+
+def test_cells_of_a_grid_are_paired_where_the_answers_are_kept():
+    labels, rng = np.zeros(400, int), np.random.default_rng(0)
+    hard = rng.random(400) < 0.3  # both cells fail on the same images
+
+    def pool(wrong):
+        tests = []
+        for _ in range(3):
+            answers = np.where(hard | (rng.random(400) < wrong), 1, 0)
+            text = {"distilled": predictions.as_text(answers)}
+            tests.append(predictions.truth(labels, np.arange(400)) | {"predicted": text})
+        return SimpleNamespace(answers=lambda: tests)
+
+    cells = {(0.7, 5.0): pool(0.0), (0.7, 1.0): pool(0.08), (0.1, 1.0): pool(0.2)}
+    paired, note = measures.paired_cell.__wrapped__((0.7, 5.0), cells)
+    assert note == "rank 1 of 3 cells; best other cell: α 0.7, T 1" and paired.seeds == 3
+    assert verdicts.best(paired)[0] == HOLDS
+    shares = {
+        cell: [float(run) for run in results.right(each.answers(), "distilled").mean(0)]
+        for cell, each in cells.items()
+    }
+    unpaired, same = measures.best_cell((0.7, 5.0), shares, 400)
+    assert same == note and paired.value == pytest.approx(unpaired.value)
+    assert paired.high - paired.low < 0.6 * (unpaired.high - unpaired.low)
+    cells[0.1, 1.0] = SimpleNamespace(answers=lambda: [])
+    assert measures.paired_cell.__wrapped__((0.7, 5.0), cells) is None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from scipy import stats
 
+from kdnb.evaluation import crossed, predictions
 from kdnb.report import results
 from kdnb.report.claims import Claim
 from kdnb.report.results import Estimate, Pool, Result
@@ -133,7 +134,7 @@ def optima(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:
                 for cell, pool in cells.items()
             }
             n = cells[ours].accuracy("distilled").n
-            estimate, note = best_cell(ours, shares, n)
+            estimate, note = paired_cell(ours, cells) or best_cell(ours, shares, n)
             every = tuple(file for pool in cells.values() for file in pool.files)
             yield of_pool(cells[ours], estimate, note=note, files=every)
 
@@ -144,9 +145,9 @@ def best_cell(
     """Accuracy of the claimed (α, T) minus that of the best other cell, with the claimed cell's
     rank in words. ``cells``: (α, T) → accuracies of the same seeds on ``n`` images.
 
-    A run's interval is that of two independent shares, which is wider than a paired one (the files
-    hold no predictions), and wider again (Bonferroni) because the other cell is the best of
-    several.
+    For files without the answers for each image. A run's interval is that of two independent
+    shares, which is wider than a paired one, and wider again (Bonferroni) because the other cell
+    is the best of several.
     """
     means = {cell: statistics.fmean(values) for cell, values in cells.items()}
     others = {cell: mean for cell, mean in means.items() if cell != claimed}
@@ -156,9 +157,34 @@ def best_cell(
     for ours, other in zip(cells[claimed], cells[best], strict=True):
         half = z * math.sqrt((ours * (1 - ours) + other * (1 - other)) / n)
         runs.append(Estimate(ours - other, ours - other - half, ours - other + half, n, 1))
-    rank = 1 + sum(mean > means[claimed] for mean in others.values())
-    note = f"rank {rank} of {len(cells)} cells; best other cell: α {best[0]:g}, T {best[1]:g}"
-    return results.combine(runs), note
+    return results.combine(runs), _rank(claimed, means, best)
+
+
+def paired_cell(
+    claimed: tuple[float, float], cells: dict[tuple[float, float], Pool]
+) -> tuple[Estimate, str] | None:
+    """:func:`best_cell` from what each student answered for each image, paired by image and run;
+    None where a run does not keep its answers. Images and runs are crossed random effects, and the
+    level is Bonferroni's, because the other cell is the best of several."""
+    answers = {cell: pool.answers() for cell, pool in cells.items()}
+    if not all(answers.values()):
+        return None
+    right = {cell: results.right(tests, "distilled") for cell, tests in answers.items()}
+    means = {cell: float(each.mean()) for cell, each in right.items()}
+    others = {cell: mean for cell, mean in means.items() if cell != claimed}
+    best = max(others, key=others.get)
+    groups = predictions.labels_and_groups(answers[claimed][0])[1]
+    gaps = right[claimed] * 1.0 - right[best]
+    gap = crossed.difference(gaps, groups, level=1 - 0.05 / len(others))
+    estimate = Estimate(gap.value, gap.low, gap.high, len(gaps), gap.runs)
+    return estimate, _rank(claimed, means, best)
+
+
+def _rank(
+    claimed: tuple[float, float], means: dict[tuple[float, float], float], best: tuple[float, float]
+) -> str:
+    rank = 1 + sum(mean > means[claimed] for cell, mean in means.items() if cell != claimed)
+    return f"rank {rank} of {len(means)} cells; best other cell: α {best[0]:g}, T {best[1]:g}"
 
 
 def map_similarities(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:

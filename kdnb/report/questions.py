@@ -172,7 +172,11 @@ def _helps(e: Estimate) -> str:
 def _as_good(e: Estimate) -> str:
     if e.low >= -MARGIN:
         return "yes, within one point"
-    return "no" if e.high < -MARGIN else "undecided: the interval holds a loss of one point"
+    if e.high < -MARGIN:
+        return "no"
+    if e.high < 0:
+        return "below its teacher, but a loss of less than one point is possible"
+    return "undecided: the interval holds both no loss and a loss of one point"
 
 
 def helps(found: Sequence[Result]) -> Answer:

@@ -240,7 +240,7 @@ class Pool:
         (:mod:`kdnb.evaluation.crossed`). One run has the paired bootstrap over images; older files
         of several runs join it with the variation between runs, which gives too wide an interval.
         """
-        if tests := self._answers():
+        if tests := self.answers(several=True):
             return _crossed(tests, stored_role(against))
         key = f"distilled_minus_{stored_role(against)}"
         stored = [member.stored["results"][key] for member in self.members]
@@ -248,7 +248,7 @@ class Pool:
 
     def balanced_difference(self, against: str) -> Estimate | None:
         """The same in balanced accuracy; None where not every run keeps its answers."""
-        tests = self._answers()
+        tests = self.answers(several=True)
         return _crossed(tests, stored_role(against), balanced=True) if tests else None
 
     def spread(self) -> float | None:
@@ -257,22 +257,27 @@ class Pool:
         gaps = [m.stored["results"]["distilled_minus_alone"]["difference"] for m in self.members]
         return float(np.std(gaps, ddof=1)) if len(gaps) > 2 else None
 
-    def _answers(self) -> list[dict]:
-        """What several runs answered for each image; empty for one run and for older files."""
+    def answers(self, several: bool = False) -> list[dict]:
+        """What each run answered for each image; empty for older files, and with ``several`` for
+        one run."""
         tests = [member.stored["results"].get("test") for member in self.members]
-        return tests if len(tests) > 1 and all(tests) else []
+        return tests if all(tests) and len(tests) > several else []
+
+
+def right(tests: Sequence[dict], role: str) -> np.ndarray:
+    """Whether each image was classified correctly in each run, boolean ``(N, S)``, by the network
+    of a role as result files name it."""
+    labels = predictions.labels_and_groups(tests[0])[0]
+    return np.stack([predictions.from_text(t["predicted"][role]) == labels for t in tests], 1)
 
 
 def _crossed(tests: Sequence[dict], against: str, balanced: bool = False) -> Estimate:
     """The difference in accuracy, or balanced accuracy, of several runs that answered for the same
     images."""
     labels, groups = predictions.labels_and_groups(tests[0])
-    right = {
-        role: np.stack([predictions.from_text(t["predicted"][role]) == labels for t in tests], 1)
-        for role in ("distilled", against)
-    }
     weights = crossed.balanced(labels)[:, None] if balanced else 1.0
-    gap = crossed.difference(weights * right["distilled"] - weights * right[against], groups)
+    gaps = weights * right(tests, "distilled") - weights * right(tests, against)
+    gap = crossed.difference(gaps, groups)
     return Estimate(gap.value, gap.low, gap.high, len(labels), gap.runs)
 
 

@@ -18,24 +18,15 @@ from kdnb.models.zoo import Classifier
 from kdnb.study import Study
 from kdnb.training import batch_norm, loop
 
-SHARED = {"profile": "quick", "image_size": 64}
-STAND_IN = SHARED | {
-    "dataset": "covid_qu_ex",
-    "split": "official",
-    "student": "ofa595",
-    "teacher_epochs": 10,
-    "student_epochs": 12,
-}
-BRAIN = SHARED | {
+BRAIN = {
+    "profile": "quick",
+    "image_size": 64,
     "dataset": "brain_tumor",
     "split": "official",
     "teacher": "densenet121",
     "teacher_epochs": 6,
 }
-STUDIES = [
-    *(Study(**BRAIN, seed=seed) for seed in range(3)),
-    Study(**STAND_IN, teacher="vgg19_bn+visformer_small"),
-]
+STUDIES = [Study(**BRAIN, seed=seed) for seed in range(3)]
 
 
 def views(dataset: Dataset, image_size: int) -> torch.Tensor:

@@ -373,4 +373,4 @@ def test_committed_pages_fit_and_every_figure_names_its_images():
                     image["alt"].startswith(f"{about}: ")
                     and image.find_next("small").get_text() == about
                 ), page
-    assert seen > 50 and "COVID-QU-Ex (stand-in)" in titles.values()
+    assert seen > 50 and "COVID-QU-Ex (partial copy)" in titles.values()

@@ -66,7 +66,6 @@ def main() -> None:
     for study in tqdm(STUDIES, desc="studies", unit="study"):
         dataset = study.load_data()
         runs = loop.train_teachers(study, dataset)
-        runs += [loop.train_baseline(study, dataset)] if study.student == "ofa595" else []
         rows += [compare(dataset, run.model) | {"seed": study.seed} for run in runs]
         for row in rows[-len(runs) :]:
             print(row["network"], row["seed"], row["balanced_accuracy"], flush=True)

@@ -93,3 +93,19 @@ def test_the_second_epoch_finds_the_network_where_the_first_left_it(folder, monk
     (run,) = training.train_teachers(study, data.load("folder", folder, "official"))
     assert len(run.history) == 2 and device.of(run.model) == device.default()
     assert set(moved) == {device.default().type}
+
+
+def test_pixels_move_to_a_gpu_only_and_only_where_there_is_room(monkeypatch):
+    pixels = Pixels(np.zeros((4, 1, 8, 8), np.uint8), [0, 1, 0, 1], [2, 3])
+    assert pixels.on(torch.device("cpu")) is pixels and pixels.on(torch.device("mps")) is pixels
+    full = pixels.images.nbytes * 4 - 1, 80 << 30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: full)
+    assert pixels.on(torch.device("cuda")) is pixels
+
+
+def test_a_subset_keeps_the_labels_of_its_rows():
+    pixels = Pixels(np.arange(4, dtype=np.uint8).repeat(64).reshape(4, 1, 8, 8), [5, 6, 7, 8])
+    images, labels, rows = pixels.subset([3, 1])[range(2)]
+    assert labels.tolist() == [8, 6] and rows.tolist() == [3, 1]
+    torch.testing.assert_close(images[:, 0, 0, 0], torch.tensor([3.0, 1.0]) / 255)
+    assert pixels.rows.tolist() == [0, 1, 2, 3]

@@ -319,7 +319,7 @@ def views(setup: Setup) -> Rows:
     """The data alone: batches, transfer and augmentation, without a network."""
     place, generator = device.default(), torch.Generator().manual_seed(0)
     pixels, augment = setup.dataset.pixels(setup.size, "train"), setup.dataset.augment()
-    pixels = pixels.on(place)
+    pixels = pixels.moved_to(place)
 
     def epoch() -> None:
         for images, *_ in pixels.batches(setup.batch, shuffle=True):

@@ -54,6 +54,12 @@ def without_autocast(device: torch.device | str) -> contextlib.AbstractContextMa
     return torch.autocast(torch.device(device).type, enabled=False)
 
 
+def holds(device: torch.device, size: int) -> bool:
+    """Whether a device is a CUDA GPU on which ``size`` bytes are less than a quarter of what is
+    free."""
+    return device.type == "cuda" and 4 * size < torch.cuda.mem_get_info(device)[0]
+
+
 def gpu() -> str | None:
     """Number and name of the GPUs, or None."""
     if torch.cuda.is_available():

@@ -196,6 +196,13 @@ class Study(Budget, Recipe, Training, Data):
 
     def _resolve_pretrained(self, stated: str | None) -> None:
         """A profile asks for the weights that there are; a reader who asks for others is told."""
+        for role, names in (("teacher", self.teachers), ("student", (self.student,))):
+            for name in names:
+                if zoo.resolve(name).only_pretrained and not self.starts_pretrained(role):
+                    raise BadParameter(
+                        f"{name} is named after the weights that it starts from: -p pretrained "
+                        f"{role}; or choose another {role} that starts from random weights"
+                    )
         if not self.starts_pretrained("student") or zoo.has_weights(self.student):
             return
         if stated is not None:

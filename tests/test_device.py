@@ -97,10 +97,13 @@ def test_the_second_epoch_finds_the_network_where_the_first_left_it(folder, monk
 
 def test_pixels_move_to_a_gpu_only_and_only_where_there_is_room(monkeypatch):
     pixels = Pixels(np.zeros((4, 1, 8, 8), np.uint8), [0, 1, 0, 1], [2, 3])
-    assert pixels.on(torch.device("cpu")) is pixels and pixels.on(torch.device("mps")) is pixels
+    assert (
+        pixels.moved_to(torch.device("cpu")) is pixels
+        and pixels.moved_to(torch.device("mps")) is pixels
+    )
     full = pixels.images.nbytes * 4 - 1, 80 << 30
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: full)
-    assert pixels.on(torch.device("cuda")) is pixels
+    assert pixels.moved_to(torch.device("cuda")) is pixels
 
 
 def test_a_subset_keeps_the_labels_of_its_rows():

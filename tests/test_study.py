@@ -128,3 +128,11 @@ def test_pretrained_is_a_role():
         ValueError, match="one of none, teacher, student, both; got True|, got True"
     ):
         Study.from_parameters({"pretrained": True})
+
+
+def test_a_network_named_after_its_weights_starts_from_them():
+    with pytest.raises(BadParameter, match="named after the weights .*: -p pretrained teacher"):
+        Study(teacher="vgg19_from_vgg16")
+    assert Study(teacher="vgg19_from_vgg16", pretrained="teacher").starts_pretrained("teacher")
+    with pytest.raises(BadParameter, match="-p pretrained student"):
+        Study(student="vgg19_from_vgg16", pretrained="teacher")

@@ -18,6 +18,7 @@ from kdnb.explanations import agreement, auditing, registry, robustness
 from kdnb.explanations.activations import map_size
 from kdnb.explanations.auditing import Audit
 from kdnb.explanations.base import Explanation
+from kdnb.explanations.cache import explain_cached
 from kdnb.explanations.inputs import read_image
 from kdnb.explanations.localisation import localisation
 from kdnb.explanations.maps import rank_correlation
@@ -172,12 +173,13 @@ class Cases:
 
     def maps_by_role(self, found: Audit, method: str) -> dict[str, np.ndarray]:
         """One method's maps ``(N, S, S)`` of ``teacher``, ``distilled`` student, and student
-        ``alone``; the last are computed here."""
+        ``alone``; the last, which the audit leaves out, are computed once and cached."""
         teacher, distilled = self.trio.pair
+        alone, options = self.trio.baseline.model, self.methods[method]
         maps = {
             "teacher": found.explanations[teacher][method],
             "distilled": found.explanations[distilled][method],
-            "alone": self.explain(self.trio.baseline.model, method),
+            "alone": explain_cached(alone, self.images, method, self.targets, **options),
         }
         return {role: explanation.evidence for role, explanation in maps.items()}
 
@@ -264,30 +266,28 @@ def looked_at(chosen: Cases, found: Audit) -> dict[str, dict[str, dict[str, dict
 
     ``chance`` is the share of the image that the place covers, which a flat map reaches. The
     ``distilled_minus_`` entries are paired differences, that to ``alone`` with the student that had
-    no teacher. Images without a lesion, and empty maps, are left out.
+    no teacher. Images without a lesion, and empty maps, are left out. Empty without masks.
     """
     places = {"lesion": chosen.lesion, "organ": chosen.organ}
     there = {place: mask for place, mask in places.items() if mask is not None}
+    maps = {method: chosen.maps_by_role(found, method) for method in COMPARED if there}
     return {
-        method: {
-            place: _inside(chosen.maps_by_role(found, method), mask)
-            for place, mask in there.items()
-        }
-        for method in COMPARED
+        method: {place: _inside(by_role, mask) for place, mask in there.items()}
+        for method, by_role in maps.items()
     }
 
 
 def _inside(maps: Mapping[str, np.ndarray], mask: np.ndarray) -> dict[str, dict]:
     """Entries of :func:`looked_at` for one place, from maps ``(N, S, S)`` by role."""
-    shares = {role: localisation(each, mask)["mass"] for role, each in maps.items()}
-    covered = np.where(mask.any((1, 2)), mask.mean((1, 2)), np.nan)
-    means = {role: mean_interval(share) for role, share in (shares | {"chance": covered}).items()}
+    measured = {role: localisation(each, mask) for role, each in maps.items()}
+    shares = {role: each["mass"] for role, each in measured.items()}
+    shares["chance"] = measured["distilled"]["area"]
     gaps = {
         f"distilled_minus_{other}": paired_difference(shares["distilled"], against)
-        for other, against in (shares | {"chance": covered}).items()
+        for other, against in shares.items()
         if other != "distilled"
     }
-    return means | gaps
+    return {role: mean_interval(share) for role, share in shares.items()} | gaps
 
 
 def places_table(found: Mapping[str, dict]) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from kdnb import files
+from kdnb import device, files
 from kdnb.images import read
 from kdnb.images.read import PER_IMAGE, Rule
 
@@ -169,14 +169,14 @@ class Pixels(Dataset):
         chosen.rows = torch.tensor(np.asarray(rows), dtype=torch.int64)
         return chosen
 
-    def on(self, device: torch.device) -> Pixels:
-        """The same rows with the cache's pixels in the memory of a CUDA GPU, where they take less
-        than a quarter of what is free; on any other device unchanged. Batches are then cut there:
-        the bytes travel once, not as floats in every epoch."""
-        if device.type != "cuda" or 4 * self.images.nbytes > torch.cuda.mem_get_info(device)[0]:
+    def moved_to(self, place: torch.device) -> Pixels:
+        """The same rows with the cache's pixels in the memory of a CUDA GPU that has room for them;
+        else unchanged. Batches are then cut there: the bytes travel once, not as floats in every
+        epoch."""
+        if not device.holds(place, self.images.nbytes):
             return self
         moved = copy.copy(self)
-        moved.images = self.images.to(device)
+        moved.images = self.images.to(place)
         return moved
 
     def floats(self, rows: Sequence[int]) -> torch.Tensor:

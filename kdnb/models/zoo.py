@@ -36,7 +36,8 @@ class Entry:
     :mod:`kdnb.models.maps` decides. ``lr`` is a peak learning rate of AdamW that works from
     random weights; networks without batch norm, or with attention, need a smaller one. ``load``
     builds the network from the tensors at ``weights_url``; ``parts`` are the modules of a network
-    that start from published weights, with timm's name of each.
+    that start from published weights, with timm's name of each. ``only_pretrained`` marks a network
+    that is named after the weights that it starts from.
     """
 
     build: Callable[[int, int], nn.Module]
@@ -49,6 +50,7 @@ class Entry:
     lr: float = 1e-3
     cam_stride: int = 32
     parts: tuple[tuple[str, str], ...] = ()
+    only_pretrained: bool = False
 
     def cam_layer(self, image_size: int) -> str:
         """The last layer whose map of an image has ``maps.FEWEST_CELLS`` a side or more, else the
@@ -176,6 +178,7 @@ VARIANTS: dict[str, Entry] = {
         load=vgg_grown.from_vgg16,
         lr=1e-4,
         cam_stride=16,
+        only_pretrained=True,
     ),
 }
 

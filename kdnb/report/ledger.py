@@ -264,10 +264,8 @@ def refresh(text: str, root: Path = files.ROOT) -> str:
     """A document with its numbers taken again from the result files of a repository, see
     :func:`kdnb.report.readme.refresh`."""
     found = results.load(root / "outputs")
-    rows, answers = measure(found), questions.markdown(questions.answers(found))
-    return readme.refresh(
-        text, root, answers, summary(rows, found), figures.effects(found) is not None
-    )
+    answers = questions.markdown(questions.answers(found))
+    return readme.refresh(text, root, answers, figures.effects(found) is not None)
 
 
 def write() -> None:

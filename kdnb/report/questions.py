@@ -3,19 +3,31 @@ its interval, and what it rests on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-from kdnb.report import measures, pages, results
+from kdnb.report import pages, results
 from kdnb.report.claims import CLAIMS
 from kdnb.report.figures import plural
+from kdnb.report.measures import KINDS
 from kdnb.report.results import Estimate, Pool, Result
-from kdnb.report.verdicts import MARGIN, SEEDS
+from kdnb.report.verdicts import HOLDS, MARGIN, NOT, SEEDS, Judged, gain, no_loss
 
 METHOD = "score_cam"
+# whose share of a place is shown, and how it is called
+SHARES = {role: role for role in ("teacher", "distilled", "alone")} | {
+    "chance": "share of the image"
+}
+YES = {HOLDS: "yes", NOT: "no"}
+# quantities that a student should have less of, or be faster in: in words, and when it does
+BETTER: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "parameters": ("parameters", lambda ratio: ratio < 1),
+    "macs": ("operations", lambda ratio: ratio < 1),
+    "latency": ("time", lambda times: times > 1),
+}
 PLACES = {"lesion": "infection or lesion", "organ": "organ"}
 STUDENTS = {claim.dataset: claim.wanted["student"] for claim in CLAIMS if claim.dataset}
 
@@ -101,12 +113,11 @@ def _weight(pool: Pool) -> tuple:
     return c["image_size"], len(pool.members), pool.first.split == "group", papers, pool.files
 
 
-def _difference(found: Sequence[Result], against: str, words: Callable[[Estimate], str]) -> Answer:
-    """The distilled student against ``teacher`` or ``baseline``, over all datasets."""
-    question = {
-        "baseline": "Does distillation help?",
-        "teacher": "Is the student as good as its teacher?",
-    }[against]
+def _difference(
+    found: Sequence[Result], question: str, against: str, rule: Callable[[Estimate], Judged]
+) -> Answer:
+    """The distilled student against ``teacher`` or ``baseline``, over all datasets, judged by a
+    rule of the ledger."""
     pools, without = settings(found)
     if not pools:
         return Answer(question, "no setting can tell yet", (), "", ())
@@ -122,8 +133,9 @@ def _difference(found: Sequence[Result], against: str, words: Callable[[Estimate
     )
     if without:
         basis += f"; no such teacher yet: {', '.join(without)}"
+    verdict, why = rule(whole.estimate)
     files = tuple(file for pool in pools for file in pool.files)
-    return Answer(question, words(whole.estimate), tuple(numbers), basis, files)
+    return Answer(question, f"{YES.get(verdict, verdict)}: {why}", tuple(numbers), basis, files)
 
 
 def _one(pool: Pool, e: Estimate, against: str) -> str:
@@ -156,110 +168,81 @@ def _named(pool: Pool) -> str:
 
 def points(e: Estimate) -> str:
     """A difference of shares in points with its interval."""
-    return f"{100 * e.value:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}] points".replace(
-        "-", "−"
-    )
-
-
-def _helps(e: Estimate) -> str:
-    if e.low > 0:
-        return "yes" + (", by less than one point" if e.high < MARGIN else "")
-    if e.high < MARGIN:
-        return "no gain of one point" + (", a loss" if e.high < 0 else "")
-    return "undecided: the interval holds both no gain and a gain of one point"
-
-
-def _as_good(e: Estimate) -> str:
-    if e.low >= -MARGIN:
-        return "yes, within one point"
-    if e.high < -MARGIN:
-        return "no"
-    if e.high < 0:
-        return "below its teacher, but a loss of less than one point is possible"
-    return "undecided: the interval holds both no loss and a loss of one point"
+    return f"{pages.points({'difference': e.value, 'low': e.low, 'high': e.high})} points"
 
 
 def helps(found: Sequence[Result]) -> Answer:
     """Distilled student against the same student alone."""
-    return _difference(found, "baseline", _helps)
+    return _difference(found, "Does distillation help?", "baseline", gain)
 
 
 def as_good(found: Sequence[Result]) -> Answer:
     """Distilled student against its teacher."""
-    return _difference(found, "teacher", _as_good)
+    return _difference(found, "Is the student as good as its teacher?", "teacher", no_loss)
 
 
 def smaller(found: Sequence[Result]) -> Answer:
     """Size, operations and time of the papers' students, relative to their teachers."""
-    numbers, files, larger = [], [], []
+    numbers, files, larger = [], [], {}
     for claim in CLAIMS:
-        if claim.kind not in ("count", "latency") or claim.quantity == "layers":
+        if claim.quantity not in BETTER:
             continue
-        evidence = list(measures.KINDS[claim.kind].measure(claim, found))
+        what, better = BETTER[claim.quantity]
+        unit = KINDS[claim.kind].unit + (f" {what}" if claim.kind == "count" else "")
+        evidence = list(KINDS[claim.kind].measure(claim, found))
         for student in dict.fromkeys(each.student for each in evidence):
             own = [each for each in evidence if each.student == student]
             values = [each.estimate.value for each in own]
-            numbers.append(f"{student}: {_range(claim, values)}")
+            numbers.append(f"{student}: {_span(values)} {unit}")
             files += [file for each in own for file in each.files]
-            larger += [student] if claim.quantity == "parameters" and max(values) > 1 else []
-    answer = "fewer operations and less time"
-    if larger:
-        answer += f"; but {', '.join(larger)} with more parameters than the teacher"
+            larger.setdefault(what, []).extend([] if all(map(better, values)) else [student])
+    answers = [
+        f"smaller in {what}" + (f" (not {', '.join(students)})" if students else "")
+        for what, students in larger.items()
+    ]
     return Answer(
         "How much smaller and faster is it?",
-        answer if numbers else "not measured yet",
+        ", ".join(answers) or "not measured yet",
         tuple(numbers),
         "224 px; exact counts; times on the runtime that is least favourable to the student",
         tuple(dict.fromkeys(files)),
     )
 
 
-def _range(claim, values: Sequence[float]) -> str:
-    form = ".2g" if claim.kind == "count" else ".1f"
-    low, high = (format(value, form) for value in (min(values), max(values)))
-    span = low if low == high else f"{low} to {high}"
-    if claim.kind == "latency":
-        return f"{span} times as fast as a teacher"
-    what = {"parameters": "parameters", "macs": "multiply-accumulates"}[claim.quantity]
-    return f"{span} of a teacher's {what}"
+def _span(values: Sequence[float]) -> str:
+    low, high = (f"{value:.2g}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 def looks(found: Sequence[Result]) -> Answer:
     """Where the student's Score-CAM lies: like its teacher's, and in the lesion and organ."""
-    likeness, places, files = [], [], []
+    likeness, places, files = {}, [], []
     for pool in results.pools(found, kind="explain"):
-        for text, entries in _likeness(pool):
-            likeness.append(f"{_named(pool)}: {text} {_number(_combined(entries), '+.2f')}")
+        stored = [member.stored["results"] for member in pool.members]
+        entries = [each.get("likeness_distilled_minus_alone", {}).get(METHOD) for each in stored]
+        if all(entry and entry["spearman"]["n"] for entry in entries):
+            likeness[_named(pool)] = _combined([entry["spearman"] for entry in entries])
             files += pool.files
-        for place in pool.first.stored["results"].get("places", {}).get(METHOD, {}):
-            places.append(f"{_named(pool)}: map in the {PLACES[place]}: {_place(pool, place)}")
+        for place in stored[0].get("places", {}).get(METHOD, {}):
+            held = [each["places"][METHOD][place] for each in stored]
+            places.append(f"{_named(pool)}: map in the {PLACES[place]}: {_shares(held)}")
+    text = "likeness to the teacher's map minus that of the student alone"
+    nearer = sum(e.low > 0 for e in likeness.values())
+    answer = f"nearer to its teacher's maps than alone in {nearer} of {len(likeness)} settings"
     return Answer(
         "Does it look at the same places, and at the right ones?",
-        "it depends on the dataset; see the intervals" if likeness else "not measured yet",
-        (*places, *likeness),
+        answer if likeness else "not measured yet",
+        (*places, *(f"{name}: {text} {_number(e, '+.2f')}" for name, e in likeness.items())),
         "Score-CAM, notebook 04; Spearman's ρ of maps, and the share of a map within a mask",
         tuple(dict.fromkeys(files)),
     )
 
 
-def _likeness(pool: Pool) -> Iterator[tuple[str, list[dict]]]:
-    """Similarity to the teacher's map minus that of the student alone, an entry a run."""
-    every = [
-        member.stored["results"].get("likeness_distilled_minus_alone", {}).get(METHOD, {})
-        for member in pool.members
-    ]
-    entries = [each["spearman"] for each in every if each.get("spearman", {}).get("n")]
-    if entries:
-        yield "likeness to the teacher's map minus that of the student alone", entries
-
-
-def _place(pool: Pool, place: str) -> str:
-    """The shares of the maps of teacher, distilled student and student alone in a place."""
-    names = {"teacher": "teacher", "distilled": "distilled", "alone": "alone"}
-    held = [member.stored["results"]["places"][METHOD][place] for member in pool.members]
+def _shares(held: Sequence[dict]) -> str:
+    """The shares of the maps of all networks in a place, an entry a run."""
     return ", ".join(
         f"{name} {_number(_combined([each[role] for each in held]), '.0%')}"
-        for role, name in (names | {"chance": "share of the image"}).items()
+        for role, name in SHARES.items()
     )
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from kdnb import files
 
-LINES = 1  # of the summary; the report has all of it
 FIGURE = "distilled-minus-baseline.png"  # under outputs/
 ALT = (
     "Test accuracy of the distilled student minus that of the same student without a teacher, with "
@@ -19,15 +18,12 @@ _BLOCK = re.compile(r"(<!-- results -->\n).*?(\n<!-- /results -->)", re.DOTALL)
 _INLINE = re.compile(r"(<!-- (outputs/\S+\.json) (\S+) (\S+) -->).*?(<!-- / -->)")
 
 
-def refresh(
-    text: str, root: Path, answers: Sequence[str], summary: Sequence[str], drawn: bool
-) -> str:
+def refresh(text: str, root: Path, answers: Sequence[str], drawn: bool) -> str:
     """A document with its numbers taken again from the result files of the repository ``root``.
 
-    ``<!-- results -->`` … ``<!-- /results -->`` becomes the figure, if it was ``drawn``, the
-    lines of the table of ``answers``, and the first sentence of the ledger's ``summary``.
-    Between ``<!-- outputs/x.json results.a.b .1f -->``
-    and ``<!-- / -->`` goes that value of that file in that format.
+    ``<!-- results -->`` … ``<!-- /results -->`` becomes the figure, if it was ``drawn``, and the
+    lines of the table of ``answers``. Between ``<!-- outputs/x.json results.a.b .1f -->`` and
+    ``<!-- / -->`` goes that value of that file in that format.
     """
 
     def value(match):
@@ -38,7 +34,7 @@ def refresh(
 
     image = f"![{ALT}](outputs/{FIGURE})"
     nothing = "No distillation of real images under `outputs/` yet."
-    lines = [image if drawn else nothing, "", *answers, "", *summary[:LINES]]
+    lines = [image if drawn else nothing, "", *answers]
     block = "\n".join(lines)
     return _INLINE.sub(value, _BLOCK.sub(lambda match: match[1] + block + match[2], text))
 

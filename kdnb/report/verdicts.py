@@ -33,7 +33,7 @@ def gain(e: Estimate, margin: float = MARGIN) -> Judged:
     if e.high < margin:
         return NOT, f"the interval excludes a gain of {_words(margin)}"
     why = f"the interval includes both 0 and a gain of {_words(margin)}"
-    return UNDECIDED, why + more(e, max(e.value, margin - e.value))
+    return UNDECIDED, why + _would_decide(e, max(e.value, margin - e.value))
 
 
 def no_loss(e: Estimate, margin: float = MARGIN) -> Judged:
@@ -42,8 +42,8 @@ def no_loss(e: Estimate, margin: float = MARGIN) -> Judged:
         return HOLDS, f"the interval excludes a loss of more than {_words(margin)}"
     if e.high < -margin:
         return NOT, f"the whole interval is a loss of more than {_words(margin)}"
-    why = f"the interval includes both no loss and a loss of over {_words(margin)}"
-    return UNDECIDED, why + more(e, abs(e.value + margin))
+    why = f"the interval includes losses below and above {_words(margin)}"
+    return UNDECIDED, why + _would_decide(e, abs(e.value + margin))
 
 
 def about(e: Estimate, claimed: float, tolerance: float = 0.02) -> Judged:
@@ -56,7 +56,7 @@ def about(e: Estimate, claimed: float, tolerance: float = 0.02) -> Judged:
     if e.high < low or e.low > high:
         return NOT, f"the interval lies outside {band}"
     why = f"the interval lies only partly within {band}"
-    return UNDECIDED, why + more(e, abs(abs(e.value - claimed) - tolerance))
+    return UNDECIDED, why + _would_decide(e, abs(abs(e.value - claimed) - tolerance))
 
 
 def reaches(e: Estimate, claimed: float) -> Judged:
@@ -68,7 +68,7 @@ def reaches(e: Estimate, claimed: float) -> Judged:
 def best(e: Estimate) -> Judged:
     """Is it better than the best other cell? Yes if the interval lies above 0, no if below."""
     if e.low <= 0 <= e.high:
-        return UNDECIDED, "the interval includes 0" + more(e, abs(e.value))
+        return UNDECIDED, "the interval includes 0" + _would_decide(e, abs(e.value))
     return (HOLDS, "better than every other cell") if e.low > 0 else (NOT, "another cell is better")
 
 
@@ -91,7 +91,7 @@ def faster(e: Estimate, claimed: float = 1.0) -> Judged:
     return PART, f"faster over the whole range, but by less than the claimed factor of {claimed:g}"
 
 
-def more(e: Estimate, distance: float) -> str:
+def _would_decide(e: Estimate, distance: float) -> str:
     """How many times as many images and runs would decide, if the mean stayed: an interval's
     half-width falls with the root of their number, and must fall below ``distance``."""
     half = (e.high - e.low) / 2

@@ -179,9 +179,8 @@ class Training:
         model, method = lesson.student, lesson.method
         self.launch = processes.accelerator(elastic=model.name == zoo.SUPERNET)
         self.device = self.launch.device
-        self.train, self.val = (
-            dataset.pixels(model.image_size, part).on(self.device) for part in ("train", "val")
-        )
+        parts = (dataset.pixels(model.image_size, part) for part in ("train", "val"))
+        self.train, self.val = (pixels.moved_to(self.device) for pixels in parts)
         place = self.launch.process_index, self.launch.num_processes
         self.batches = schedule.Batches(len(self.train), settings, *place)
         self.loader = DataLoader(

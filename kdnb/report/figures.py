@@ -56,7 +56,7 @@ def effects(found: Sequence[Result]) -> Figure | None:
         return None
     labels = [
         f"{row['split']}, {_networks(row['teacher'], row['student'])}, {row['method']}, "
-        f"{plural(row['seeds'], 'seed')}"
+        f"{row['px']} px, {plural(row['seeds'], 'seed')}"
         for row in frame.to_dict("records")
     ]
     return plots.forest(

@@ -34,7 +34,8 @@ class Dataset:
 
     ``table`` has the index's columns and ``group``, the number of the images that are kept together
     with this one; ``split`` says how the parts came about, ``patients`` how patients are known.
-    ``copies`` is the finding of the search for copies, None where none was made yet.
+    ``copies`` is the finding of the search for copies, None where none was made yet;
+    ``labelled_from`` the checksum of the set of which these images are the labelled share.
     """
 
     spec: DatasetSpec
@@ -43,6 +44,7 @@ class Dataset:
     split: str
     patients: Patients = Patients()
     copies: detector.Leakage | None = None
+    labelled_from: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -199,6 +201,21 @@ class Dataset:
         table = splits.shard(self.table, number, count)
         used = f"{self.split}; part {number + 1} of {count} of the training groups"
         return self if count == 1 else dataclasses.replace(self, table=table, split=used)
+
+    def labelled(self, share: float, seed: int = 0) -> Dataset:
+        """The same images, but only a ``share`` (above 0, up to 1) of the training and validation
+        labels, with whole groups and the same share of each class, drawn by ``seed``.
+
+        Test images stay; images without a label belong to no split. Raises
+        :class:`~kdnb.images.splits.SplitError` where a class would be missing.
+        """
+        checks.within(0, 1, share=share)
+        checks.within(0, SEEDS, seed=seed)
+        if share == 1:
+            return self
+        table = splits.labelled(self.table, share, seed)
+        used = f"{self.split}; labels of {share:.0%} of the training and validation groups"
+        return dataclasses.replace(self, table=table, split=used, labelled_from=self.checksum)
 
     def shuffled(self, seed: int = 0) -> Dataset:
         """The same images and splits with labels permuted within each split: a control."""

@@ -58,6 +58,12 @@ class Data(Source):
         "official, random, group (keeps copies and patients together) or auto",
         choices=splits.MODES,
     )
+    label_share: float = parameter(
+        1.0,
+        "share of the training and validation labels, groups kept together; drawn by the seed",
+        low=1e-4,
+        high=1.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -324,7 +330,7 @@ class Study(Budget, Recipe, Training, Data):
             )
         if self.shown is not None:
             self._try_networks(len(loaded.classes))
-        return loaded
+        return loaded.labelled(self.label_share, self.seed)
 
     def _try_networks(self, num_classes: int) -> None:
         """Try in seconds what a notebook will need of its networks, before anything is trained.

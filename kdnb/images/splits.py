@@ -175,6 +175,41 @@ def shard(table: pd.DataFrame, number: int, count: int) -> pd.DataFrame:
     return table.assign(split=table["split"].where(~table.index.isin(others), ""))
 
 
+def labelled(table: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
+    """A table (columns label, group, split) of whose training and validation rows about ``share``
+    (0 to 1) of every class stay, in whole groups drawn by ``seed``; the others belong to no split
+    (``""``).
+
+    Groups are taken in one order of the seed while a class of theirs lacks images, so a larger
+    share holds a smaller one, but for groups of several classes. Raises :class:`SplitError` where
+    a class would have no image in one of the two parts.
+    """
+    table, left_out = table.reset_index(drop=True), []
+    for part in ("train", "val"):
+        rows = table[table["split"] == part]
+        counts = pd.crosstab(rows["group"], rows["label"])
+        order = np.random.default_rng(seed).permutation(len(counts))
+        wanted = (share * counts.sum()).round().to_numpy()
+        if not wanted.all():
+            raise SplitError(
+                f"label_share {share:g}: class {counts.columns[wanted == 0][0]!r} has "
+                f"{counts.sum()[wanted == 0].iloc[0]} images for {part}, and none would stay; "
+                f"the smallest share here is {_smallest_share(table):.3f}"
+            )
+        held, kept = np.zeros_like(wanted), []
+        for group, own in zip(counts.index[order], counts.to_numpy()[order], strict=True):
+            if (own[held < wanted] > 0).any():
+                held, kept = held + own, [*kept, group]
+        left_out += [*rows.index[~rows["group"].isin(kept)]]
+    return table.assign(split=table["split"].where(~table.index.isin(left_out), ""))
+
+
+def _smallest_share(table: pd.DataFrame) -> float:
+    """The share with which every class keeps an image for training and one for validation."""
+    counts = pd.crosstab(table["label"], table["split"])[["train", "val"]]
+    return float(np.ceil(501 / counts.min().min()) / 1000)
+
+
 def _by_image(spec: DatasetSpec, table: pd.DataFrame) -> pd.DataFrame:
     counts = table["label"].value_counts()
     if counts.min() < 3:

@@ -48,6 +48,7 @@ def save(study: Study, dataset: Dataset, name: str, results: dict) -> Path:
                 "caveat": dataset.caveat,
                 "split": dataset.split,
                 "checksum": dataset.checksum,
+                **({"labelled_from": dataset.labelled_from} if dataset.labelled_from else {}),
                 "images": len(dataset.table),
                 "classes": list(dataset.classes),
                 "citation": dataset.spec.citation,

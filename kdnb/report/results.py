@@ -95,6 +95,18 @@ class Result:
         return self.stored["data"]["split"].split()[0].rstrip(":,")
 
     @property
+    def images(self) -> str:
+        """The checksum of images and splits; runs on a share of the labels, which each seed draws
+        anew, have that of the whole set."""
+        data = self.stored["data"]
+        return data.get("labelled_from", data["checksum"])
+
+    @property
+    def label_share(self) -> float:
+        """The share of the training labels that was used."""
+        return self.config.get("label_share", 1.0)
+
+    @property
     def training(self) -> int:
         """The version of the training loop; files that do not name one are of the first."""
         return self.stored.get("training", 1)
@@ -158,9 +170,11 @@ def _shown(path: Path, folder: Path) -> str:
     return Path("outputs", path.relative_to(folder)).as_posix()
 
 
-def real(results: Iterable[Result], kind: str, dataset: str | None = None) -> list[Result]:
-    """Results of one kind on the published datasets. Phantoms and a reader's own folders are no
-    evidence about the papers."""
+def real(
+    results: Iterable[Result], kind: str, dataset: str | None = None, every_share: bool = False
+) -> list[Result]:
+    """Results of one kind on the published datasets. Phantoms, a reader's own folders, and, without
+    ``every_share``, runs on a part of the labels are no evidence about the papers."""
     return [
         result
         for result in results
@@ -168,6 +182,7 @@ def real(results: Iterable[Result], kind: str, dataset: str | None = None) -> li
         and not result.synthetic
         and result.config["dataset"] in DATASETS
         and result.config["dataset"] != "folder"
+        and (every_share or result.label_share == 1)
         and dataset in (None, result.config["dataset"])
     ]
 
@@ -307,14 +322,16 @@ def setting(config: dict) -> dict:
 
 
 def pools(
-    results: Iterable[Result], dataset: str | None = None, kind: str = "distill"
+    results: Iterable[Result],
+    dataset: str | None = None,
+    kind: str = "distill",
+    every_share: bool = False,
 ) -> list[Pool]:
     """Real results of a kind by setting, split, data and training loop, each with its seeds in
-    order."""
+    order; ``every_share`` as in :func:`real`."""
     groups: dict[str, dict[int, Result]] = {}
-    for result in real(results, kind, dataset):
-        checksum = result.stored["data"]["checksum"]
-        key = [setting(result.config), result.split, checksum, result.training]
+    for result in real(results, kind, dataset, every_share):
+        key = [setting(result.config), result.split, result.images, result.training]
         groups.setdefault(files.digest(key), {}).setdefault(result.config["seed"], result)
     return [Pool(tuple(by_seed[seed] for seed in sorted(by_seed))) for by_seed in groups.values()]
 

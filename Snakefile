@@ -64,11 +64,12 @@ def teachers_of(cell):
 
 
 def teacher_name(cell):
-    return name(cell, ("dataset", "split", "teacher"))
+    return name(cell, ("dataset", "split", "teacher", "label_share"))
 
 
 def student_name(cell):
-    return name(cell, ("dataset", "split", "teacher", "student", "method", "alpha", "temperature"))
+    networks = ("teacher", "student", "method", "alpha", "temperature")
+    return name(cell, ("dataset", "split", *networks, "label_share"))
 
 
 STUDENTS = {student_name(cell): cell for cell, _ in chosen()}

@@ -55,7 +55,8 @@ def test_a_larger_share_holds_a_smaller_one_and_seeds_differ():
 
 
 def test_a_share_without_a_class_is_refused_with_one_that_works():
-    with pytest.raises(splits.SplitError, match="class 'a' has 30 images for train.*share") as caught:
+    sentence = "class 'a' has 30 images for train.*share"
+    with pytest.raises(splits.SplitError, match=sentence) as caught:
         splits.labelled(_table(), 0.01, seed=0)
     smallest = float(str(caught.value).rsplit(" ", 1)[1])
     assert {"train", "val"} <= set(splits.labelled(_table(), smallest, seed=0)["split"])

@@ -156,6 +156,21 @@ def accuracy_grid() -> Figure:
     return plots.accuracy_grid(table, (0.7, 10.0), "Distilled student")
 
 
+def label_shares() -> Figure:
+    table = pd.DataFrame({"share": [0.05, 0.1, 0.25, 1.0]})
+    rising = np.array([0.6, 0.7, 0.8, 0.9])
+    for name, values in {
+        "teacher": rising + 0.05,
+        "distilled": rising + 0.02,
+        "baseline": rising,
+        "difference": np.array([0.06, 0.04, 0.02, 0.0]),
+    }.items():
+        bounds = {f"{name} low": values - 0.02, f"{name} high": values + 0.02}
+        table = table.assign(**{name: values}, **bounds)
+    table = table.assign(seeds=3, n=1166, epochs="10 + 20")
+    return plots.label_shares(table, "COVID-QU-Ex (partial copy): tf_efficientnet_lite0 → ofa595")
+
+
 def accuracy_by_split() -> Figure:
     rows = [
         {"split": split, "seed": seed, "n": 2100}
@@ -414,3 +429,13 @@ def test_the_marked_cell_of_a_grid_is_framed():
     table = pd.DataFrame({1.0: [0.9, None], 10.0: [0.95, 0.93]}, index=pd.Index([0.1, 0.7]))
     axis = plots.accuracy_grid(table, (0.7, 10.0)).axes[0]
     assert any(patch.get_xy() == (1, 1) for patch in axis.patches)
+
+
+def test_a_curve_over_label_shares_has_its_values_and_bars():
+    accuracy, gain = label_shares().axes
+    lines = {each.get_label(): each.lines[0].get_ydata() for each in accuracy.containers}
+    assert lines["baseline"].tolist() == [0.6, 0.7, 0.8, 0.9]
+    (difference,) = gain.containers
+    assert difference.lines[0].get_ydata().tolist() == pytest.approx([6, 4, 2, 0])
+    bars = difference.lines[2][0].get_segments()
+    assert [float(y) for y in bars[0][:, 1]] == pytest.approx([4, 8])

@@ -6,7 +6,7 @@ from test_claims import distillation
 
 from kdnb import files
 from kdnb.evaluation import predictions
-from kdnb.report import results
+from kdnb.report import ledger, results, shares
 
 OPTIONS = {"first_lambda": 4.0, "last_lambda": 1.0, "hint_share": 0.5, "hint_layer": 2}
 
@@ -86,7 +86,7 @@ def test_a_grid_holds_its_other_options_fixed(home):
     assert sorted(alpha for alpha, _ in cells) == [0.2, 0.4, 0.6]
 
 
-def with_answers(home, name, seed):
+def with_answers(home, name, seed, share=1.0, epochs=15):
     """A result file in which the student is right where the baseline is wrong for 10 of 60."""
     path = distillation(home, name)
     content = files.read_json(path)
@@ -98,7 +98,10 @@ def with_answers(home, name, seed):
     answers = {"teacher": labels, "distilled": distilled, "alone": alone}
     held["predicted"] = {role: predictions.as_text(each) for role, each in answers.items()}
     content["results"]["test"] = held
-    content["config"]["seed"] = seed
+    content["config"] |= {"seed": seed, "label_share": share, "student_epochs": epochs}
+    if share < 1:  # each seed draws its own images
+        whole = content["data"]["checksum"]
+        content["data"] |= {"labelled_from": whole, "checksum": files.digest([share, seed])}
     files.write_json(path, content)
 
 
@@ -116,3 +119,41 @@ def test_runs_that_keep_their_answers_are_compared_image_by_image(home):
         stored["low"],
         stored["high"],
     )
+
+
+def test_a_curve_over_label_shares_joins_shares_of_other_lengths(home):
+    assert shares.curves(results.load()) == []
+    for seed in range(3):
+        with_answers(home, f"whole-{seed}/distill", seed)
+        with_answers(home, f"tenth-{seed}/distill", seed, 0.1, epochs=50)
+    with_answers(home, "longer/distill", 0, 0.1, epochs=90)  # one run is no point of a curve
+    (curve,) = shares.curves(results.load())
+    table = shares.table(curve)
+    assert table["share"].tolist() == [0.1, 1.0] and table["seeds"].tolist() == [3, 3]
+    assert table["epochs"].str.endswith(" + 50").tolist() == [True, False]
+    assert table["difference"].tolist() == pytest.approx([10 / 60] * 2)
+    assert (table["teacher"] == 1).all()
+    middle = table["distilled"] - table["baseline"]
+    assert middle.tolist() == pytest.approx(table["difference"].tolist())
+    assert (table["difference low"] < table["difference"]).all()
+    # the share of the labels is no evidence about a claim
+    assert len(results.pools(results.load())) == 1
+    assert shares.title(curve).startswith("Brain Tumor MRI: densenet121 → kdfmv5, kd_fmv")
+    ticks = shares.figure(curve).axes[0].get_xticklabels()
+    assert [text.get_text() for text in ticks] == ["10%", "100%"]
+    assert "10% of the labels +16.7 [" in shares.described(curve)
+    captions = [each.caption for each in ledger.pictures([], results.load())]
+    assert any("share of the training labels" in caption for caption in captions)
+
+
+def test_runs_on_other_images_are_no_part_of_a_curve(home):
+    with_answers(home, "a/distill", 0)
+    with_answers(home, "b/distill", 1)
+    for seed in range(2):
+        path = f"{seed}/distill"
+        with_answers(home, path, seed, 0.1)
+        file = home / "outputs" / f"{path}.json"
+        content = files.read_json(file)
+        content["data"]["labelled_from"] = "other"
+        files.write_json(file, content)
+    assert shares.curves(results.load()) == []

@@ -23,6 +23,7 @@ from kdnb.plots.results import (
     accuracy_grid,
     confusion,
     forest,
+    label_shares,
     learning_curves,
     reliability,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "feature_maps",
     "forest",
     "image_pairs",
+    "label_shares",
     "layer_similarity",
     "learning_curves",
     "map_similarity",

@@ -9,11 +9,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kdnb.plots.style import (
     PALETTE,
+    Style,
     done,
     intervals,
     label_rows,
@@ -24,6 +26,8 @@ from kdnb.plots.style import (
     start,
     styles,
 )
+
+ROLE_OF_ITSELF = {role: role for role in ("teacher", "distilled", "baseline")}
 
 
 def learning_curves(
@@ -227,3 +231,37 @@ def accuracy_by_view(table: pd.DataFrame, chance: float, title: str = "") -> Fig
     legend_right(axis)
     sns.despine(figure)
     return done(figure, title)
+
+
+def label_shares(table: pd.DataFrame, title: str = "") -> Figure:
+    """Balanced test accuracy of teacher, distilled student and baseline by the share of the
+    training labels, and distilled minus baseline, with 95 % intervals.
+
+    ``table`` has the columns share and, for teacher, distilled, baseline and difference, the value
+    and its bounds ``… low`` and ``… high`` (shares of 1). The band of the difference is ±1 point.
+    """
+    figure, ((accuracy, gain),) = start(1, 2, (4.6, 3.4))
+    known = styles(("teacher", "distilled", "baseline"), ROLE_OF_ITSELF)
+    for place, (role, style) in zip((0.97, 1.0, 1.03), known.items(), strict=True):
+        _with_bars(accuracy, table, role, place, style)
+    accuracy.set(ylabel="balanced test accuracy")
+    accuracy.legend()
+    gain.axhspan(-1, 1, color="0.92")
+    gain.axhline(0, color="0.6", linewidth=1)
+    points = table.drop(columns=["seeds", "n", "epochs"], errors="ignore").mul(100)
+    _with_bars(gain, points.assign(share=table["share"]), "difference", 1.0, known["distilled"])
+    gain.set(ylabel="distilled − baseline (points)")
+    for axis in (accuracy, gain):
+        axis.set(xscale="log", xlabel="share of the training labels")
+        axis.set_xticks(table["share"], [f"{share:.0%}" for share in table["share"]])
+        axis.minorticks_off()
+    percent(accuracy, "y")
+    sns.despine(figure)
+    return done(figure, title)
+
+
+def _with_bars(axis: Axes, table: pd.DataFrame, name: str, place: float, style: Style) -> None:
+    """A line with vertical bars from ``… low`` to ``… high``, moved by a factor on the x axis."""
+    below, above = table[name] - table[f"{name} low"], table[f"{name} high"] - table[name]
+    line = {"color": style.color, "linestyle": style.dash, "marker": "o", "markersize": 4}
+    axis.errorbar(place * table["share"], table[name], yerr=[below, above], label=name, **line)

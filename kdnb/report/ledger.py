@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kdnb import files
-from kdnb.report import figures, pages, questions, readme, results
+from kdnb.report import figures, pages, questions, readme, results, shares
 from kdnb.report.claims import CLAIMS, PAPERS, Claim
 from kdnb.report.measures import KINDS, Evidence
 from kdnb.report.results import Result
@@ -200,7 +200,8 @@ def described(rows: Sequence[Row]) -> str:
 
 
 def pictures(rows: Sequence[Row], found: Sequence[Result]) -> list[Picture]:
-    """The figures of the ledger: differences, effect of the papers' splits, grids of α and T."""
+    """The figures of the ledger: differences, effect of the papers' splits, curves over label
+    shares, grids of α and T."""
     drawn = []
     if (figure := figures.differences(rows)) is not None:
         caption = (
@@ -215,6 +216,13 @@ def pictures(rows: Sequence[Row], found: Sequence[Result]) -> list[Picture]:
             "two splits test on different images."
         )
         drawn.append(Picture(figure, caption, _leaks(results.leaks(found))))
+    for curve in shares.curves(found):
+        caption = (
+            f"{shares.title(curve)}. Accuracy by the share of the training labels, which each run "
+            "draws anew in whole groups; the test images are the same. Bars: 95 % intervals over "
+            "images and runs."
+        )
+        drawn.append(Picture(shares.figure(curve), caption, shares.described(curve)))
     for title, figure in figures.heat_maps(found).items():
         values = figure.axes[0].collections[0].get_array()
         framed = "The cell that the paper found best is framed."

@@ -247,6 +247,18 @@ class Pool:
         e = combine([_share(member.stored["results"][key]) for member in self.members])
         return replace(e, low=max(0.0, e.low), high=min(1.0, e.high))
 
+    def balanced_accuracy(self, role: str) -> Estimate | None:
+        """Balanced test accuracy of a role (a share of 1), images and runs as crossed random
+        effects; None for a single run, and where not every run keeps its answers."""
+        tests = self.answers(several=True)
+        if not tests:
+            return None
+        labels, groups = predictions.labels_and_groups(tests[0])
+        values = crossed.balanced(labels)[:, None] * right(tests, stored_role(role))
+        mean = crossed.difference(values, groups)
+        low, high = max(0.0, mean.low), min(1.0, mean.high)
+        return Estimate(mean.value, low, high, len(labels), mean.runs)
+
     def difference(self, against: str) -> Estimate:
         """Test accuracy of the distilled student minus that of ``teacher`` or ``baseline`` (shares
         of 1).

@@ -77,6 +77,8 @@ def _folder(variable: str, default: str) -> Path:
     chosen = Path(os.environ.get(variable) or default).expanduser()
     if chosen.is_absolute():
         return chosen
+    if not os.access(ROOT, os.W_OK):  # a repository that Kaggle or a course mounts for reading
+        return chosen.resolve()
     # Relative paths mean the repository's root, as typed there; a reader inside notebooks/ may mean
     # that folder.
     return (

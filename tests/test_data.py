@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import number_of, paint
 
-from kdnb import data
-from kdnb.images import index, splits, tables
+from kdnb import data, files
+from kdnb.images import downloads, index, splits, tables
 from kdnb.images.catalogue import DATASETS
 
 
@@ -112,6 +112,68 @@ def test_a_missing_dataset_says_what_to_get_from_where(home, name):
     spec, message = DATASETS[name], str(caught.value)
     assert spec.source in message and f"{spec.size_gb:g} GB" in message
     assert str(home / "data" / name) in message and "-p download True" in message
+
+
+def _kaggle(folder, monkeypatch):
+    """Fake mounts of Kaggle and a fake cache of kagglehub; a folder of two classes to put there."""
+    monkeypatch.setattr(downloads, "KAGGLE", folder / "input")
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(folder / "hub"))
+
+    def put(place):
+        for split, count in (("Training", 8), ("Testing", 4)):
+            for label in ("glioma", "notumor"):
+                for number in range(count):
+                    value = number_of(f"{split}{label}", number)
+                    paint(place / split / label / f"{number}.png", value)
+        return place
+
+    return put
+
+
+@pytest.mark.parametrize("below", ["", "datasets/masoudnickparvar"])
+def test_a_dataset_that_kaggle_mounts_is_found_without_an_option(
+    home, tmp_path, monkeypatch, capsys, below
+):
+    mount = tmp_path / "input" / below / "brain-tumor-mri-dataset"
+    _kaggle(tmp_path, monkeypatch)(mount)
+    before = sorted(mount.rglob("*"))
+    found = data.load("brain_tumor", split="random")
+    assert found.index.root == mount.resolve() and len(found.table) == 24
+    assert f"brain_tumor is read from {mount}" in capsys.readouterr().out
+    assert sorted(mount.rglob("*")) == before, "nothing may be written into a mount"
+    with pytest.raises(data.DatasetMissing, match="is not at"):
+        data.load("brain_tumor", data_root=tmp_path / "elsewhere")
+
+
+def test_the_newest_whole_version_in_kagglehubs_cache_is_found(home, tmp_path, monkeypatch):
+    put = _kaggle(tmp_path, monkeypatch)
+    versions = tmp_path / "hub/datasets/masoudnickparvar/brain-tumor-mri-dataset/versions"
+    for number in (2, 10, 11):
+        put(versions / str(number))
+        if number != 11:  # still being unpacked
+            (versions / f"{number}.complete").touch()
+    assert downloads.mounted(DATASETS["brain_tumor"]) == versions / "10"
+    assert downloads.mounted(DATASETS["phantom_cxr"]) is None
+    own = put(home / "data" / "brain_tumor")
+    assert data.load("brain_tumor", split="random").index.root == own.resolve()
+
+
+def test_a_missing_dataset_names_kaggles_ways(home, tmp_path, monkeypatch):
+    _kaggle(tmp_path, monkeypatch)
+    with pytest.raises(data.DatasetMissing, match='"Add input", masoudnickparvar/brain-tumor'):
+        data.load("brain_tumor")
+
+
+def test_a_repository_for_reading_only_keeps_its_files_in_the_working_directory(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for variable in ("KDNB_DATA", "KDNB_CACHE", "KDNB_OUTPUTS"):
+        monkeypatch.delenv(variable, raising=False)
+    assert files.outputs_dir() == files.ROOT / "outputs"
+    monkeypatch.setattr(files.os, "access", lambda path, mode: path != files.ROOT)
+    assert files.outputs_dir() == tmp_path / "outputs"
+    assert files.cache_dir() == tmp_path / "cache"
 
 
 def test_fetch_without_a_network_says_the_same(home, monkeypatch):

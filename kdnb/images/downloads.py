@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from kdnb import checks, files
 from kdnb.images import phantoms
 from kdnb.images.catalogue import PARTS, DatasetSpec
 
+KAGGLE = Path("/kaggle/input")  # where Kaggle's own notebooks mount datasets, read-only
 LARGER = 3  # a download this many times the size that the catalogue tells is not what it tells
 
 
@@ -39,10 +41,32 @@ def locate(spec: DatasetSpec, data_root: str | Path | None = None, download: boo
             root.resolve(),
         )
     if not root.is_dir():
+        if not data_root and (found := mounted(spec)):
+            print(f"{spec.name} is read from {found}")
+            return found
         if download:
             return fetch(spec, root)
         raise DatasetMissing(_how_to_get(spec, root, f"{spec.name} is not at {root}."))
     return root
+
+
+def mounted(spec: DatasetSpec) -> Path | None:
+    """The folder where a Kaggle notebook mounts this dataset, or else its newest whole version in
+    kagglehub's cache (``KAGGLEHUB_CACHE``, by default ``~/.cache/kagglehub``); None for neither."""
+    if not spec.kaggle:
+        return None
+    owner, name = spec.kaggle.split("/")
+    mounts = [KAGGLE / name, KAGGLE / "datasets" / owner / name]
+    if here := next(filter(Path.is_dir, mounts), None):
+        return here
+    cache = Path(os.environ.get("KAGGLEHUB_CACHE") or "~/.cache/kagglehub").expanduser()
+    versions = [
+        # kagglehub marks each version that it has unpacked to the end: 3.complete
+        mark.with_suffix("")
+        for mark in (cache / "datasets" / owner / name / "versions").glob("*.complete")
+        if mark.stem.isdigit() and mark.with_suffix("").is_dir()
+    ]
+    return max(versions, key=lambda path: int(path.name), default=None)
 
 
 def fetch(spec: DatasetSpec, root: str | Path | None = None) -> Path:
@@ -103,8 +127,9 @@ def _how_to_get(spec: DatasetSpec, root: Path, reason: str) -> str:
         f"{spec.total:,} images; licence: {spec.licence})\n"
         f"  unpack to: {root}  (or set KDNB_DATA to the folder that holds {spec.slug}/)\n"
         f"  so that it looks like:  {spec.layout.splitlines()[0]}\n"
+        f'  on Kaggle: "Add input", {spec.kaggle}; it is found where Kaggle mounts it\n'
         "  with a network, this does it:  -p download True   or   kdnb.data.fetch"
-        f'("{spec.name}")'
+        f'("{spec.name}"); a copy in kagglehub\'s cache is found too'
     )
 
 

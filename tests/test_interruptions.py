@@ -54,8 +54,8 @@ def _distil(folder, cache) -> None:
         teacher="resnet10t",
         student="kdfmv5",
         method="fitnet",
-        teacher_epochs=4,
-        student_epochs=8,
+        teacher_epochs=6,
+        student_epochs=12,
     )
     dataset = study.load_data()
     loop.distil(study, dataset, loop.train_teachers(study, dataset))

@@ -28,11 +28,8 @@ CHANGED = {
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """One cache for all notebooks and all workers, so that a network is trained once."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent  # a worker's folder lies in that of the session
-    home = shared / "lab"
+    """One cache for all notebooks, so that a network is trained once."""
+    home = tmp_path_factory.mktemp("lab")
     chosen = {name: str(home / name.removeprefix("KDNB_").lower()) for name in FOLDERS}
     before = dict(os.environ)
     os.environ.update(chosen)

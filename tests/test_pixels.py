@@ -55,9 +55,7 @@ def _open(root):
 
 
 def test_two_processes_at_once_build_one_file(folder, home):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kdnb.data"])  # imported once for both
-    with context.Pool(2) as pool:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
         sums = pool.map(_open, [folder, folder])
     assert sums[0] == sums[1] > 0
     assert len(list((home / "cache" / "pixels").glob("*.npy"))) == 1

@@ -155,10 +155,7 @@ def settled(name, classes=3):
     torch.manual_seed(0)
     model = zoo.create(name, classes, SIZE).train()
     with torch.no_grad():
-        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-        for norm in norms:
-            norm.momentum = None  # the statistics of all batches that it has seen
-        for _ in range(4 if norms else 0):
+        for _ in range(20 if any(isinstance(m, nn.BatchNorm2d) for m in model.modules()) else 0):
             model(torch.rand(8, 3, SIZE, SIZE))
         model.eval()
         linear = [m for m in model.network.modules() if isinstance(m, nn.Linear)][-1]

@@ -5,6 +5,9 @@ PROFILE ?= quick
 ARGS    ?=
 BIN     := .venv/bin
 READY   := .venv/.ready
+# Notebooks and many tests are processes of their own. Where the environment forbids Python to keep
+# what it has compiled, each of them would compile torch and the other libraries again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup reproduce test test-slow bench gpu audit study site lock format clean
 help:

@@ -12,7 +12,6 @@ import sys
 import textwrap
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 
 from kdnb import files, notebook, parameters
@@ -64,21 +63,22 @@ def notebooks() -> list[Path]:
     return sorted((files.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
-def cell(stored: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A notebook's parameters cell."""
-    return next(cell for cell in stored.cells if "parameters" in cell.metadata.get("tags", []))
+def cell(stored: dict) -> dict:
+    """A notebook's parameters cell. ``stored`` is the notebook as JSON or as nbformat reads it
+    (which takes seconds to import)."""
+    return next(c for c in stored["cells"] if "parameters" in c["metadata"].get("tags", []))
 
 
-def taken(stored: nbformat.NotebookNode) -> list[str]:
+def taken(stored: dict) -> list[str]:
     """Every parameter that a notebook takes: those of each group of which its cell shows one."""
-    shown = set(notebook.assigned(cell(stored).source))
+    shown = set(notebook.assigned("".join(cell(stored)["source"])))
     groups = [parameters.declared(group) for group in GROUPS]
     return [name for group in groups if shown & set(group) for name in group]
 
 
 def page() -> pd.DataFrame:
     """Every parameter with its default, its help and the notebooks that take it."""
-    by_notebook = {path.stem[:2]: nbformat.read(path, as_version=4) for path in notebooks()}
+    by_notebook = {path.stem[:2]: files.read_json(path) for path in notebooks()}
     rows = [
         {
             "parameter": name,
@@ -119,8 +119,8 @@ def _span(numbers: list[str]) -> str:
 def main() -> int:
     """Rewrite the parameters cell of every notebook."""
     for path in notebooks():
-        stored = json.loads(path.read_text("utf-8"))
-        (found,) = [c for c in stored["cells"] if "parameters" in c["metadata"].get("tags", [])]
+        stored = files.read_json(path)
+        found = cell(stored)
         source = written(list(notebook.assigned("".join(found["source"]))))
         found["source"] = source.splitlines(keepends=True)
         files.write_json(path, stored)

@@ -20,7 +20,7 @@ from ipykernel.kernelspec import write_kernel_spec
 from papermill.exceptions import PapermillExecutionError
 
 from kdnb import cells, files
-from kdnb.report import pages
+from kdnb.report import pages, rendering
 from kdnb.study import Study
 
 KERNEL = "kdnb"  # the name of the kernel that runs in this interpreter
@@ -139,7 +139,7 @@ def _done(path: Path, study: Study, parameters: dict[str, object], kernel: str) 
     folder, about = study.outputs_root, ""
     if "data_root" in taken:
         folder, about = study.outputs(), _about(study.outputs())
-    pages.written(pages.render(executed, folder / f"{path.stem}.html", about))
+    pages.written(rendering.render(executed, folder / f"{path.stem}.html", about))
     return True
 
 

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kdnb import data
 from kdnb.images import index
 from kdnb.images.catalogue import DATASETS
 from kdnb.leakage import detector
+from kdnb.study import Study
+from kdnb.training import loop
 
 REAL = os.environ.get("KDNB_DATA")
 FOLDERS = ("KDNB_DATA", "KDNB_CACHE", "KDNB_OUTPUTS", "KDNB_WEIGHTS")
@@ -89,3 +92,37 @@ def folder(home, searched) -> Path:
     """The tree of :func:`paint_folder`, searched for copies already."""
     shutil.copytree(searched, home / "cache" / "leakage")
     return paint_folder(home / "data" / "mine")
+
+
+def study(**changes) -> Study:
+    """A study of the tree of ``folder`` with small networks that train for two epochs."""
+    small = {
+        "dataset": "folder",
+        "data_root": "mine",
+        "teacher": "resnet10t",
+        "student": "kdfmv5",
+        "image_size": 32,
+        "teacher_epochs": 2,
+        "student_epochs": 2,
+        "batch_size": 16,
+    }
+    return Study(**small | changes)
+
+
+@pytest.fixture(scope="session")
+def taught(searched, tmp_path_factory) -> Path:
+    """The run of the teacher of :func:`study`, which most trainings below start with."""
+    root = tmp_path_factory.mktemp("taught")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDNB_CACHE", str(root / "cache"))
+        shutil.copytree(searched, root / "cache" / "leakage")
+        mine = data.load("folder", paint_folder(root / "mine"))
+        loop.train_teachers(study(), mine)
+    return root / "cache" / "runs"
+
+
+@pytest.fixture
+def mine(folder, home, taught) -> data.Dataset:
+    """The tree of :func:`paint_folder` as a dataset, whose teacher is trained already."""
+    shutil.copytree(taught, home / "cache" / "runs")
+    return data.load("folder", folder)

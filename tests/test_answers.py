@@ -5,17 +5,12 @@ import os
 
 import pytest
 import torch
+from conftest import study
 from safetensors.torch import load_file
-from test_training import study
 
-from kdnb import data, parameters
+from kdnb import parameters
 from kdnb.distillation import Method, create, hard_loss
 from kdnb.training import answers, loop, teachers
-
-
-@pytest.fixture
-def mine(folder):
-    return data.load("folder", folder)
 
 
 class Embeddings(Method):

@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 import torch
+from conftest import study
 from safetensors.torch import load_file
-from test_training import killed_after, mine, study  # noqa: F401 - a fixture
+from test_training import killed_after
 
 from kdnb.distillation import Course, Seen, create
 from kdnb.distillation.efcm import Projector, feature_distance
@@ -116,7 +117,7 @@ def test_no_share_of_stage_1_is_cross_entropy():
     assert efcm.selectable(0) and not efcm.imitating
 
 
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(mine, monkeypatch):  # noqa: F811
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(mine, monkeypatch):
     """Killed in stage 1; the projector is in the checkpoint and not in the network that is kept."""
     wanted = study(
         method="efcm", teacher="kdfmv5", teacher_epochs=1, student_epochs=4, batch_size=36

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import study
 from safetensors.torch import load_file
-from test_training import killed_after, mine, study  # noqa: F401 - a fixture
+from test_training import killed_after
 
 from kdnb.distillation import Batch, Course, Seen, create, hard_loss
 from kdnb.distillation.base import Lesson
@@ -188,7 +189,7 @@ def test_an_unknown_recipe_is_refused_with_the_nearest():
             study(**{name: "kd_octt"})
 
 
-def test_a_recipe_is_part_of_the_key(mine, home, monkeypatch):  # noqa: F811
+def test_a_recipe_is_part_of_the_key(mine, home, monkeypatch):
     folders = []
 
     def note(folder):
@@ -207,7 +208,7 @@ def test_a_recipe_is_part_of_the_key(mine, home, monkeypatch):  # noqa: F811
 
 
 def test_an_interrupted_teacher_of_the_recipe_ends_as_an_uninterrupted_one(
-    mine,  # noqa: F811
+    mine,
     monkeypatch,
 ):
     """Killed while weights are averaged; with odd batches, mixing and RandAugment."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_training import mine, study  # noqa: F401 - a fixture
+from conftest import study
 
 from kdnb.distillation import Seen, create
 from kdnb.distillation.limit_trained import right_shares
@@ -72,7 +72,7 @@ def grouped(dataset, sizes):
     return dataclasses.replace(dataset, table=table)
 
 
-def test_shards_are_disjoint_whole_and_complete(mine):  # noqa: F811
+def test_shards_are_disjoint_whole_and_complete(mine):
     dataset = grouped(mine, [4] * 6)
     parts = [dataset.shard(number, 3) for number in range(3)]
     groups = [set(part.groups("train")) for part in parts]
@@ -89,12 +89,12 @@ def test_shards_are_disjoint_whole_and_complete(mine):  # noqa: F811
     assert (parts[0].table["split"] == dataset.shard(0, 3).table["split"]).all()
 
 
-def test_a_class_that_a_shard_would_lack_is_named_with_the_way_out(mine):  # noqa: F811
+def test_a_class_that_a_shard_would_lack_is_named_with_the_way_out(mine):
     with pytest.raises(SplitError, match="class 'dark', which has 2 groups.*-p teacher_shards"):
         grouped(mine, [12, 12]).shard(0, 3)
 
 
-def test_student_of_three_teachers_of_one_name(mine):  # noqa: F811
+def test_student_of_three_teachers_of_one_name(mine):
     wanted = study(method="limit_trained", teacher="kdfmv5", student_epochs=1, teacher_epochs=1)
     assert wanted.shards == 3 and dataclasses.replace(wanted, teacher_shards=1).shards == 1
     dataset = grouped(mine, [4] * 6)

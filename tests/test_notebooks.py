@@ -150,16 +150,11 @@ def test_papermill_as_typed(home):
     assert out.exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["-p", "datset", "covid_qu_ex"], "unknown parameter 'datset'. Did you mean 'dataset'?"),
-        (["-p", "dataset", "lc25000"], "kaggle.com/datasets/andrewmvd"),
-    ],
-)
-def test_papermill_with_a_mistake_fails_at_once_and_says_why(home, arguments, message):
+def test_papermill_with_a_mistake_fails_at_once_and_says_why(home):
+    arguments = ("-p", "datset", "covid_qu_ex")
     done = as_typed("01_data_prep.ipynb", str(home / "out.ipynb"), *arguments, home=home)
-    assert done.returncode == 1 and message in done.stderr
+    assert done.returncode == 1
+    assert "unknown parameter 'datset'. Did you mean 'dataset'?" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -262,6 +257,7 @@ def test_a_failing_notebook_stops_the_series(home, capsys):
     assert run.main(["01", "02", "-p", "dataset", "eye_disease"]) == 1
     printed = capsys.readouterr()
     assert "01_data_prep failed" in printed.err and "DatasetMissing" in printed.err
+    assert "kaggle.com/datasets/" in printed.err
     assert "[2/2]" not in printed.out
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from kdnb import data, files, provenance
-from kdnb.report import pages, results
+from kdnb.report import pages, rendering, results
 from kdnb.study import Study
 from kdnb.training import loop
 
@@ -18,7 +18,7 @@ from kdnb.training import loop
 def page(home, *cells):
     executed = home / "executed.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=list(cells)), executed)
-    return pages.render(executed, home / "page.html").read_text()
+    return rendering.render(executed, home / "page.html").read_text()
 
 
 def png():
@@ -51,7 +51,7 @@ def test_figures_in_pages_are_small_pngs(home):
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
-    slim = base64.b64decode(pages._slim(base64.b64encode(buffer.getvalue()).decode()))
+    slim = base64.b64decode(rendering._slim(base64.b64encode(buffer.getvalue()).decode()))
     assert len(slim) < 0.5 * len(buffer.getvalue())
     assert Image.open(io.BytesIO(slim)).size == (200, 200)
 

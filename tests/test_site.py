@@ -20,8 +20,8 @@ EVIL = "<script>window.injected=1</script>"
 
 
 def rendered(title, image):
-    """A page as :func:`pages.render` writes it, with a skipped heading level and with markup that
-    must not run."""
+    """A page as :func:`rendering.render` writes it, with a skipped heading level and with markup
+    that must not run."""
     escaped = EVIL.replace("<", "&lt;")
     raw = (
         '<svg onload="window.injected=1"></svg><a href=" java\tscript:window.injected=1">x</a>'

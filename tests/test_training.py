@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import sample_method  # noqa: F401 - registers a method that uses every hook
 import torch
-from conftest import number_of, paint
+from conftest import number_of, paint, study
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -25,29 +25,7 @@ from kdnb.distillation.base import Lesson
 from kdnb.images.pixels import Augment
 from kdnb.models import zoo
 from kdnb.models.predict import predict
-from kdnb.study import Study
 from kdnb.training import checkpoints, loop, schedule, teachers
-
-
-@pytest.fixture
-def mine(folder):
-    return data.load("folder", folder)
-
-
-def study(**changes):
-    return Study(
-        **{
-            "dataset": "folder",
-            "data_root": "mine",
-            "teacher": "resnet10t",
-            "student": "kdfmv5",
-            "image_size": 32,
-            "teacher_epochs": 2,
-            "student_epochs": 2,
-            "batch_size": 16,
-        }
-        | changes
-    )
 
 
 def test_it_learns(mine):
@@ -61,14 +39,16 @@ def test_it_learns(mine):
 
 
 def test_a_run_is_recorded_and_found_again(mine, monkeypatch, capsys):
-    runs = loop.train_teachers(study(), mine)
+    new = study(seed=1)
+    runs = loop.train_teachers(new, mine)
+    assert "loaded from" not in capsys.readouterr().out
     record = runs[0].record
     assert record["key"]["data"] == mine.checksum and record["epochs_run"] == 2
     assert record["weights"] == zoo.checksum(runs[0].model.network)
     assert {"commit", "packages", "hardware"} <= record["provenance"].keys()
     assert not list(runs[0].folder.glob("last*"))
     monkeypatch.setattr(loop, "Training", lambda *_: pytest.fail("trained a second time"))
-    again = loop.train_teachers(study(), mine)
+    again = loop.train_teachers(new, mine)
     assert again[0].checksum == runs[0].checksum and "loaded from" in capsys.readouterr().out
 
 
@@ -110,7 +90,7 @@ def killed_after(epochs, monkeypatch):
 def test_a_resumed_run_equals_an_uninterrupted_one(mine, home, monkeypatch, method, capsys):
     """Same schedule, sampler, augmentation and moments, projectors and memories: the weights agree
     to the last bit. Dropout included (kdfmv8)."""
-    wanted = study(student="kdfmv8", student_epochs=4, image_size=64, method=method)
+    wanted = study(student="kdfmv8", student_epochs=3, method=method)
     trained = loop.train_teachers(wanted, mine)
     whole = loop.distil(wanted, mine, trained)
     shutil.rmtree(whole.folder)
@@ -355,7 +335,7 @@ def test_several_teachers(mine, method):
         teacher="resnet10t+kdfmv8",
         teacher_weights=[3, 1],
         teacher_epochs=1,
-        student_epochs=2,
+        student_epochs=1,
         image_size=64,
         method=method,
     )

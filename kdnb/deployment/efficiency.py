@@ -16,7 +16,6 @@ import pandas as pd
 import psutil
 import torch
 from torch import Tensor
-from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.benchmark import Timer
 from tqdm import tqdm
 
@@ -133,6 +132,9 @@ def peak_memory(model: Classifier) -> float:
 
     Torch's memory tracker counts tensors; a runtime's own memory comes on top.
     """
+    # imported here: it brings torch's compiler and takes seconds
+    from torch.distributed._tools.mem_tracker import MemTracker
+
     tracker, was = MemTracker(), model.training
     x = torch.zeros(1, 3, model.image_size, model.image_size, device=model.mean.device)
     tracker.track_external(model)

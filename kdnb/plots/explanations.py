@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-import shap
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -113,6 +112,8 @@ def shap_values(
     ``images`` are ``(N, H, W)`` or ``(N, H, W, 3)`` uint8, ``values`` one ``(N, H, W)`` per class,
     ``rows`` a label for each image.
     """
+    import shap  # imported here: numba, which it brings, takes seconds and few figures need it
+
     sns.reset_orig()  # the library's own style
     labels, lines = ([textwrap.fill(name, 18) for name in names] for names in (classes, rows))
     # narrower than the library's 20 inches: this figure made up most of a page's bytes

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from kdnb import distillation, files, plots
 from kdnb.data import Dataset, describe
 from kdnb.evaluation import crossed, predictions, ranking
-from kdnb.report import pages
+from kdnb.report import names, pages
 from kdnb.report.results import INITIAL_WEIGHTS, Result, is_run, setting
 from kdnb.study import Study
 from kdnb.training import methods
@@ -24,7 +24,7 @@ _OF_THE_METHOD = ("method", "options", "alpha", "temperature", "teacher_weights"
 def keep(study: Study, dataset: Dataset, teachers: dict, rows: dict[str, dict]) -> Path:
     """Write the methods that were run, beside those that a file of the same setting holds already.
     Returns the path."""
-    name = f"{KIND}-{study.teacher}-{study.student}-s{study.seed}"
+    name = names.methods(study)
     path = study.outputs() / f"{name}.json"
     before = Result(KIND, path.name, files.read_json(path)) if path.exists() else None
     known = before.stored["results"]["methods"] if before and _same(before, study, dataset) else {}

@@ -57,7 +57,12 @@ def test_a_papers_choice_for_a_dataset_is_usual_there():
 
 
 def test_many_choices_are_a_short_hash():
-    changed = {"rotated_views": 1, "rotated_weight": 1.0, "similarity_weight": 1.0, "head_epochs": 1}
+    changed = {
+        "rotated_views": 1,
+        "rotated_weight": 1.0,
+        "similarity_weight": 1.0,
+        "head_epochs": 1,
+    }
     every = changed | {"distance_weight": 1.0, "angle_weight": 1.0, "gram_weight": 1.0}
     one, other = (
         distilled(method="ssd_kd", options=every | {"gram_weight": weight}) for weight in (1.0, 2.0)

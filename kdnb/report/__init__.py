@@ -1,6 +1,6 @@
 """Results as files, and what follows from them: tables, the ledger of claims, pages, the site."""
 
-from kdnb.report import ledger, methods, names
+from kdnb.report import ledger, methods, names, systems
 from kdnb.report.claims import CLAIMS, PAPERS
 from kdnb.report.methods import keep as save_methods
 from kdnb.report.pages import points, records, save, save_figure, save_table, written
@@ -24,5 +24,6 @@ __all__ = [
     "save_figure",
     "save_methods",
     "save_table",
+    "systems",
     "written",
 ]

@@ -15,6 +15,7 @@ from kdnb.study import Study
 
 LONGEST = 100  # characters that choices may take; longer ones are replaced by a hash
 OF_TEACHERS = ("teacher_recipe", "teacher_shards")
+OF_ALL = (*OF_TEACHERS, "recipe")
 
 
 def teacher(study: Study, name: str) -> str:
@@ -32,7 +33,7 @@ def student(study: Study, kind: str) -> str:
     chosen = study.options | {name: getattr(study, name) for name in SHARED}
     usual = dict.fromkeys(SHARED) | METHODS[study.method].defaults() | _of_the_paper(study)
     changed = {name: value for name, value in chosen.items() if value != usual[name]}
-    stated = _stated(study, *OF_TEACHERS, "recipe")
+    stated = _stated(study, *OF_ALL)
     parts = (study.teacher, study.student, study.method)
     return _joined(kind, *parts, stated | changed)
 
@@ -40,7 +41,7 @@ def student(study: Study, kind: str) -> str:
 def methods(study: Study) -> str:
     """The file of all methods with one seed, ``methods-<teacher>-<student>-s<seed>``, without a
     suffix. Methods and their options stand in the file."""
-    stated = _stated(study, *OF_TEACHERS, "recipe")
+    stated = _stated(study, *OF_ALL)
     return f"{_joined('methods', study.teacher, study.student, stated)}-s{study.seed}"
 
 

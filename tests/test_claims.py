@@ -895,8 +895,8 @@ def test_the_effect_of_distillation_has_a_row_a_setting(home):
     distillation(home, "d/distill", teacher="vgg19_bn+densenet121", student="kdfmv8")
     (axis,) = figures.effects(results.load()).axes
     assert [label.get_text() for label in axis.get_yticklabels()] == [
-        "official, densenet121 → kdfmv5, kd_fmv, 2 seeds",
-        "official, 2 teachers → kdfmv8, kd_fmv, 1 seed",
+        "official, densenet121 → kdfmv5, kd_fmv, 96 px, 2 seeds",
+        "official, 2 teachers → kdfmv8, kd_fmv, 96 px, 1 seed",
     ]
 
 

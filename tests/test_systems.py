@@ -197,7 +197,7 @@ def test_a_new_method_brings_its_own_card(home, monkeypatch):
 
     card = {m.system.name: m for m in systems.measure([], every=True)}["new_way"]
     text = BeautifulSoup(site.method_card(card), "html.parser").get_text(" ", strip=True)
-    for words in ("Two terms are better", "the second term.", "Someone 2030", "two <images>"):
+    for words in ("Two terms are better", "The second term.", "Someone 2030", "two <images>"):
         assert words in text
     assert "-p methods new_way" in text and "temperature" in text
     assert 'alttext="\\mathcal{L} = a + b"' in site.method_card(card)

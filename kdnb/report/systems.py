@@ -104,7 +104,7 @@ class System:
         return f"{self.teacher} {TEACHERS[self.teacher][1]}"
 
     def _paragraphs(self) -> list[str]:
-        return (inspect.getdoc(self.facts) or "").split("\n\n")
+        return inspect.cleandoc(self.facts.__doc__ or "").split("\n\n")
 
     def claims(self) -> list[Claim]:
         """That it teaches better than each reference, as claims for the rules of the verdicts."""

@@ -251,16 +251,6 @@ def judge(claim: Claim, found: Evidence) -> Judged:
     return judged
 
 
-def whole(rows: Sequence[Row]) -> str:
-    """One verdict for all rows of a claim. If they differ: it holds in part if some rows support it
-    and none refutes it, does not hold in the opposite case, and is else undecided."""
-    verdicts = {row.verdict for row in rows}
-    if len(verdicts) == 1:
-        return verdicts.pop()
-    supported, refuted = verdicts & {HOLDS, PART}, NOT in verdicts
-    return PART if supported and not refuted else NOT if refuted and not supported else UNDECIDED
-
-
 @dataclass(frozen=True)
 class Row:
     """One line of the ledger: a claim, one piece of evidence, the verdict and its reason."""
@@ -292,3 +282,13 @@ class Row:
         )
         interval = f" [{low}, {high}]" if e.low is not None and e.low != e.high else ""
         return f"{value}{interval} {kind.unit}".rstrip().replace("-", "−")
+
+
+def whole(rows: Sequence[Row]) -> str:
+    """One verdict for all rows of a claim. If they differ: it holds in part if some rows support it
+    and none refutes it, does not hold in the opposite case, and is else undecided."""
+    verdicts = {row.verdict for row in rows}
+    if len(verdicts) == 1:
+        return verdicts.pop()
+    supported, refuted = verdicts & {HOLDS, PART}, NOT in verdicts
+    return PART if supported and not refuted else NOT if refuted and not supported else UNDECIDED

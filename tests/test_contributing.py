@@ -40,7 +40,7 @@ def test_add_a_method_is_followed_literally(tmp_path):
         timeout=1800,  # a cap for a machine that does much else
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    (stored,) = (tmp_path / "cache").rglob("distill-*logit_matching.json")
+    (stored,) = (tmp_path / "cache").rglob("distill-*logit_matching-beta_2.json")
     result = files.read_json(stored)
     assert result["config"]["options"] == {"beta": 2.0}
     runs = result["results"]["training"]

@@ -190,3 +190,15 @@ def test_every_method_says_what_it_transfers():
     assert table[list(distillation.TRANSFERS)].any(axis=1).all() and table["labels"].all()
     for name, method in distillation.METHODS.items():
         assert set(method.transfers) <= set(distillation.TRANSFERS), name
+
+
+@pytest.mark.parametrize(
+    "choices", [{"teacher": "resnet10t+resnet10t"}, {"teacher": "resnet10t", "teacher_shards": 2}]
+)
+def test_teachers_of_equal_name_are_all_measured(home, choices):
+    own = study(profile="smoke", image_size=32, **choices)
+    found = methods.measured_teachers(own, own.load_data())
+    assert list(found) == ["resnet10t 1", "resnet10t 2"]
+    # two copies of one network agree, networks of different patients do not
+    weights = {row["weights"] for row in found.values()}
+    assert len(weights) == own.teacher_shards if own.teacher_shards else len(weights) == 1

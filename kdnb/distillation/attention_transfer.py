@@ -44,6 +44,17 @@ class AttentionTransfer(Method):
 
     # torchdistill's ATLoss needs maps of one size and one teacher
     title, paper = "attention maps", "Zagoruyko & Komodakis 2017, arXiv:1612.03928"
+    idea = (
+        "The student's maps should be strong where the teacher's are: the mean of squares over the "
+        "channels of each layer is compared, scaled to norm 1."
+    )
+    equation = (
+        r"\mathcal{L} = \mathrm{CE}(y, p_s) + \beta \sum_{l} \frac{1}{h_l w_l} \left\lVert"
+        r" \frac{Q_l^s}{\lVert Q_l^s \rVert} - \frac{Q_l^t}{\lVert Q_l^t \rVert} \right\rVert^2"
+        r" \\ Q = \frac{1}{C} \sum_c A_c^2"
+    )
+    reported = "attention maps make a student better than labels alone, and add to soft targets"
+    reported_on = "natural images (CIFAR-10, ImageNet)"
     transfers = ("labels", "maps")
     version = 2
 

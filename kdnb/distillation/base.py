@@ -77,6 +77,9 @@ class Method(nn.Module):
     teacher is trained, ``taps``, the number of layers it reads (the deepest of each network's CAM
     layers; a property where an option decides), and ``pooled``, whether it reads only their means
     over all cells, ``(N, C, 1, 1)``.
+    ``idea`` (one or two sentences), ``equation`` (LaTeX, ``\\\\`` between lines), and ``reported``,
+    what the paper reports, and ``reported_on``, its data, make the method's card and its row among
+    the related systems.
     ``version`` is part of a run's key: raise it when the method computes something else or a
     default changes, so that older runs are not taken for new ones.
 
@@ -88,6 +91,10 @@ class Method(nn.Module):
     name: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str]
+    idea: ClassVar[str] = ""
+    equation: ClassVar[str] = ""
+    reported: ClassVar[str] = ""
+    reported_on: ClassVar[str] = ""
     transfers: ClassVar[tuple[str, ...]] = TRANSFERS[:1]
     needs_teacher: ClassVar[bool] = True
     teacher_shards: ClassVar[int] = 1

@@ -35,6 +35,17 @@ class CRD(Method):
     # pytorch-metric-learning keeps queues of recent embeddings of one network and torchdistill
     # exponentials that overflow; neither has memories by row that survive an interruption
     title, paper = "contrast of images", "Tian et al. 2020, arXiv:1910.10699"
+    idea = (
+        "The student's embedding of an image should be close to the teacher's of the same image, "
+        "and far from those of many images of other classes, which a memory keeps."
+    )
+    equation = (
+        r"\mathcal{L} = \mathrm{CE}(y, p_s) - \beta \Big[ \log h_{ii} + \sum_{j}"
+        r" \log(1 - h_{ij}) \Big]_{s, t} - \beta\, [\cdots]_{t, s}"
+        r" \\ h_{ij} = \frac{e^{v_i \cdot u_j / \tau}}{e^{v_i \cdot u_j / \tau} + \mathrm{const}}"
+    )
+    reported = "the contrast of embeddings teaches better than soft targets"
+    reported_on = "natural images (CIFAR-100, ImageNet)"
     transfers = ("labels", "memory")
     version = 2
     taps = 1

@@ -37,6 +37,16 @@ class DIST(Method):
 
     # torchdistill's DISTLoss is the same for one teacher; it reads modules through hooks of its own
     title, paper = "correlated probabilities", "Huang et al. 2022, arXiv:2205.10536"
+    idea = (
+        "The student's probabilities should correlate with the teacher's instead of being equal: "
+        "over the classes of an image, and over the images of a class."
+    )
+    equation = (
+        r"\mathcal{L} = \mathrm{CE}(y, p_s) + T^2 \left[ \beta\, (1 - \rho_{\mathrm{classes}})"
+        r" + \gamma\, (1 - \rho_{\mathrm{images}}) \right]"
+    )
+    reported = "correlated probabilities teach better than soft targets"
+    reported_on = "natural images (ImageNet, CIFAR-100)"
     transfers = ("labels", "probabilities", "relations")
 
     @dataclass(frozen=True)

@@ -57,6 +57,17 @@ class DKD(Method):
 
     # torchdistill and timm have no decoupled loss
     title, paper = "target class and others apart", "Zhao et al. 2022, arXiv:2203.08679"
+    idea = (
+        "Soft targets mix how sure the teacher is of the true class with how it ranks the others; "
+        "here both are learnt apart, with weights of their own."
+    )
+    equation = (
+        r"\mathcal{L} = \mathrm{CE}(y, p_s) + w(t)\, T^2 \left[ \alpha\,"
+        r" \mathrm{KL}(b_t \,\|\, b_s) + \beta\, \mathrm{KL}(\hat p_t \,\|\, \hat p_s) \right]"
+        r" \\ b = (p_y, 1 - p_y), \quad \hat p_k = \frac{p_k}{1 - p_y}"
+    )
+    reported = "decoupled soft targets teach better than plain ones"
+    reported_on = "natural images (CIFAR-100, ImageNet)"
     transfers = ("labels", "probabilities")
 
     ramp: float = 1.0  # w of this epoch

@@ -67,6 +67,16 @@ class EFCM(Method):
     """
 
     title, paper = "features without labels, then labels", "EFCM, arXiv:2409.11817"
+    idea = (
+        "The student first imitates the teacher's features on images without labels, through a "
+        "projector that is dropped; then it learns the labels, of which few are needed."
+    )
+    equation = (
+        r"\mathcal{L}_1 = \mathrm{SmoothL1}\left(\frac{g(F_s) - \mu}{\sigma},"
+        r" \frac{F_t - \mu}{\sigma}\right) \\ \mathcal{L}_2 = \mathrm{CE}(y, p_s)"
+    )
+    reported = "a small model that first imitates a foundation model's features needs few labels"
+    reported_on = "eleven downstream sets, from foundation models"
     transfers = ("labels", "maps")
     version = 2
     taps = 1

@@ -23,6 +23,16 @@ class FitNet(Method):
     """
 
     title, paper = "hints, then soft targets", "Romero et al. 2015, arXiv:1412.6550"
+    idea = (
+        "A hidden layer of the student first learns to predict a hidden layer of the teacher, the "
+        "hint; then the student learns from labels and soft targets."
+    )
+    equation = (
+        r"\mathcal{L}_1 = \frac{1}{2} \lVert h_t - r(h_s) \rVert^2"
+        r" \\ \mathcal{L}_2 = \mathrm{CE}(y, p_s) + \lambda(t)\, \mathrm{H}(p_t^{(T)}, p_s^{(T)})"
+    )
+    reported = "a thin student that is given hints is better than one with soft targets alone"
+    reported_on = "natural images and digits (CIFAR, SVHN, MNIST)"
     transfers = ("labels", "probabilities", "maps")
     version = 2
 

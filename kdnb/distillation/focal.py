@@ -50,6 +50,11 @@ class Focal(Method):
     """
 
     title, paper = "labels only, focal loss on mixed images", "KD-OCT's teacher, arXiv:2512.09069"
+    idea = (
+        "Labels of mixed images count more where the network is wrong, and the weights of the last "
+        "epochs may be averaged. KD-OCT trains its teacher this way."
+    )
+    equation = r"\mathcal{L} = -\sum_k y_k\, (1 - p_k)^{\gamma} \log p_k"
     needs_teacher = False
 
     @dataclass(frozen=True)

@@ -38,6 +38,20 @@ class LimitTrained(Hybrid):
     """
 
     title, paper = "teachers of disjoint patients", "arXiv:2303.09494"
+    idea = (
+        "Several teachers, each trained on other patients, teach one student; each is trusted by "
+        "how well it knows the image."
+    )
+    equation = (
+        r"\mathcal{L} = \alpha\, \mathrm{CE}(y, p_s) + (1 - \alpha)\, T^2\,"
+        r" \mathrm{KL}\Big(\sum_m w_m(x)\, p_m^{(T)} \,\|\, p_s^{(T)}\Big)"
+        r" \\ w_m(x) = \mathrm{softmax}_m(-\mathrm{CE}(y, p_m))"
+    )
+    reported = (
+        "teachers of small parts of the data teach a segmentation student, +9 % Dice; "
+        "classification is ours"
+    )
+    reported_on = "prostate MRI, segmentation"
     teacher_shards = 3
 
     @dataclass(frozen=True)

@@ -36,6 +36,16 @@ class SimilarityPreserving(Method):
 
     # torchdistill's SPKDLoss reads one layer of one teacher, in the precision it is given
     title, paper = "similarity of images", "Tung & Mori 2019, arXiv:1907.09682"
+    idea = (
+        "Two images that activate the teacher alike should activate the student alike: matrices of "
+        "the similarities in a batch are compared."
+    )
+    equation = (
+        r"\mathcal{L} = \mathrm{CE}(y, p_s) + \frac{\gamma}{N^2} \lVert G^s - G^t \rVert^2"
+        r" \\ G_{ij} \propto f_i \cdot f_j, \quad \lVert G_{i} \rVert = 1"
+    )
+    reported = "similarities teach better than labels alone, and add to soft targets"
+    reported_on = "natural images and textures (CIFAR-10, CINIC-10)"
     transfers = ("labels", "relations")
     version = 2
 

@@ -89,6 +89,8 @@ class Hard(Method):
     """Cross-entropy with the labels, without a teacher."""
 
     title, paper = "labels only (no teacher)", "the control of both papers"
+    idea = "The student learns from the labels alone: the control of every comparison."
+    equation = r"\mathcal{L} = \mathrm{CE}(y, p_s)"
     needs_teacher = False
 
     @dataclass(frozen=True)
@@ -116,6 +118,14 @@ class Hybrid(Hard):
     paper A, after Hinton et al. 2015, arXiv:1503.02531."""
 
     title, paper = "labels and soft targets", "paper A, hybrid supervision; alpha is its lambda"
+    idea = (
+        "Beside the labels, the student learns the teacher's probabilities of all classes, "
+        "softened by a temperature T."
+    )
+    equation = (
+        r"\mathcal{L} = \alpha\, \mathrm{CE}(y, p_s)"
+        r" + (1 - \alpha)\, T^2\, \mathrm{KL}(p_t^{(T)} \,\|\, p_s^{(T)})"
+    )
     transfers = ("labels", "probabilities")
     needs_teacher = True
 
@@ -163,6 +173,14 @@ class KDFMVAsReleased(Hybrid):
     """Paper B's loss as its published code computes it: see :func:`released_soft_loss`."""
 
     title, paper = "KD-FMV as released", "paper B, published code"
+    idea = (
+        "The soft term compares softened labels with the teacher's probabilities. The student does "
+        "not occur in it, so the run is a training with labels whose loss is scaled by alpha."
+    )
+    equation = (
+        r"\mathcal{L} = \alpha\, \mathrm{CE}(y, p_s) + (1 - \alpha)\,"
+        r" \mathrm{H}(\mathrm{softmax}(y / T),\ \mathrm{softmax}(p_t / T))"
+    )
     transfers = ("labels",)  # no gradient of the teacher's
 
     @dataclass(frozen=True)

@@ -67,12 +67,26 @@ class DualStream(nn.Module):
     """The teacher of arXiv:2512.21372: a Swin and a ViT read the same image; their patches are
     nodes of a graph, regions are weighed by attention.
 
-    The paper names these parts; sizes and wiring are ours. Both streams are tiny ones of timm.
-    Patches are compared at one 16th of the image's side, where a region joins the Swin's third
-    stage and the ViT's last tokens. After the graph (``graph``) and the pooling of regions
-    (``attention``, else their mean), the classifier also sees what each stream says of the whole
-    image. Images ``(N, 3, S, S)`` to logits ``(N, num_classes)``; S is a multiple of 32.
+    Images ``(N, 3, S, S)`` to logits ``(N, num_classes)``; S is a multiple of 32. The paper names
+    these parts. Ours: sizes and wiring. Both streams are tiny ones of timm. Patches are compared at
+    one 16th of the image's side, where a region joins the Swin's third stage and the ViT's last
+    tokens. After the graph (``graph``) and the pooling of regions (``attention``, else their mean),
+    the classifier also sees what each stream says of the whole image.
     """
+
+    # facts for tables, as a method states them
+    title, paper = "a teacher of two streams and a graph", "arXiv:2512.21372"
+    idea = (
+        "Two networks, a Swin and a ViT, read the same image. A graph joins alike patches, "
+        "attention weighs the regions, and the whole teaches a Tiny-ViT by soft targets."
+    )
+    equation = (
+        r"z_i' = z_i + \mathrm{GELU}\Big(W \Big[z_i,\ \frac{1}{|N(i)|} \sum_{j \in N(i)}"
+        r" z_j\Big]\Big) \\ a = \mathrm{softmax}_i(s(z_i')), \quad"
+        r" p_t = \mathrm{softmax}\Big(h\Big(\sum_i a_i z_i'\Big)\Big)"
+    )
+    reported = "accuracies of .9978 and .9928 with soft targets; no control is known here"
+    reported_on = "endoscopy"
 
     def __init__(
         self, num_classes: int, image_size: int, graph: bool = True, attention: bool = True

@@ -1,6 +1,6 @@
 """Results as files, and what follows from them: tables, the ledger of claims, pages, the site."""
 
-from kdnb.report import ledger, methods, shares
+from kdnb.report import ledger, methods, names, shares, systems
 from kdnb.report.claims import CLAIMS, PAPERS
 from kdnb.report.methods import keep as save_methods
 from kdnb.report.pages import points, records, save, save_figure, save_table, written
@@ -17,6 +17,7 @@ __all__ = [
     "ledger",
     "load_results",
     "methods",
+    "names",
     "points",
     "records",
     "save",
@@ -24,5 +25,6 @@ __all__ = [
     "save_methods",
     "save_table",
     "shares",
+    "systems",
     "written",
 ]

@@ -12,27 +12,24 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kdnb import files
-from kdnb.report import figures, pages, questions, readme, results, shares
+from kdnb.report import figures, pages, questions, readme, results, shares, systems
 from kdnb.report.claims import CLAIMS, PAPERS, Claim
 from kdnb.report.measures import KINDS, Evidence
 from kdnb.report.results import Result
 from kdnb.report.verdicts import (
-    HOLDS,
-    NOT,
-    PART,
     RULES,
-    SEEDS,
-    UNDECIDED,
     UNTESTED,
     VERDICTS,
     Row,
     judge,
+    whole,
 )
 
 COLUMNS = (
     *("id", "paper", "claim", "claimed", "claimed_source", "measured", "low", "high", "n"),
     *("dataset", "split", "profile", "seeds", "verdict", "result_file"),
 )
+MISSING = "no measurement yet"
 STYLE = pages.fill("ledger.css")
 
 
@@ -67,80 +64,33 @@ def csv(rows: Sequence[Row]) -> str:
     return table(rows).to_csv(index=False, float_format="%.6g")
 
 
-def whole(rows: Sequence[Row]) -> str:
-    """One verdict for all rows of a claim. If they differ: it holds in part if some rows support it
-    and none refutes it, does not hold in the opposite case, and is else undecided."""
-    verdicts = {row.verdict for row in rows}
-    if len(verdicts) == 1:
-        return verdicts.pop()
-    supported, refuted = verdicts & {HOLDS, PART}, NOT in verdicts
-    return PART if supported and not refuted else NOT if refuted and not supported else UNDECIDED
-
-
-def summary(rows: Sequence[Row], found: Sequence[Result] = ()) -> list[str]:
-    """The ledger in sentences. Every number is counted from its rows or read from the result files
-    ``found``."""
-    tested = [row for row in rows if row.measured]
-    sentences = [
-        *_verdicts(rows, tested),
-        _effect([row for row in tested if row.claim.kind == "gain"]),
-        _limits(tested),
-        _leaks(results.leaks(found)),
-    ]
-    return [sentence for sentence in sentences if sentence]
-
-
-def _verdicts(rows: Sequence[Row], tested: Sequence[Row]) -> list[str]:
-    """How many claims there are, how many have each verdict, and which hold or do not."""
-    claims, by_claim = {row.claim.id: row.claim for row in rows}, {}
-    for row in tested:
+def tally(rows: Sequence[Row]) -> dict[str, list[Claim]]:
+    """The claims of each verdict, one verdict a claim, then those without a measurement."""
+    by_claim: dict[str, list[Row]] = {}
+    for row in rows:
         by_claim.setdefault(row.claim.id, []).append(row)
-    reached: dict[str, list[Claim]] = {verdict: [] for verdict in VERDICTS}
-    for name, own in by_claim.items():
-        reached[whole(own)].append(claims[name])
+    reached: dict[str, list[Claim]] = {verdict: [] for verdict in (*VERDICTS, MISSING)}
+    for own in by_claim.values():
+        verdict = whole(own) if own[0].measured else MISSING
+        reached[verdict].append(own[0].claim)
+    return reached
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """How many claims there are, counted from the rows, and how far the measurements are from the
+    papers' settings and images: a sentence each."""
+    tested = [row for row in rows if row.measured]
+    claims = {row.claim.id: row.claim for row in rows}
     implied = sum(claim.implied for claim in claims.values())
-    counts = ", ".join(f"{verdict} {len(found)}" for verdict, found in reached.items())
-    return [
+    measured = len({row.claim.id for row in tested})
+    counted = (
         f"Claims of the two papers: {len(claims)}, of which {implied} are implied rather than "
-        f"stated; {len(by_claim)} were measured, some in several settings ({len(tested)} "
-        f"measurements). Verdicts by claim: {counts}.",
-        _listed("Claims that hold", reached[HOLDS]),
-        _listed("Claims that do not hold", reached[NOT]),
-    ]
-
-
-def _listed(title: str, claims: Sequence[Claim]) -> str:
-    """Claims in one sentence, a statement about several datasets once."""
-    datasets: dict[str, list[str]] = {}
-    for claim in claims:
-        datasets.setdefault(claim.statement, []).append(claim.title)
-    parts = [
-        f"{statement} on {', '.join(titles)}" if any(titles) else statement
-        for statement, titles in datasets.items()
-    ]
-    return f"{title}: {'; '.join(parts)}." if parts else ""
-
-
-def _effect(gains: Sequence[Row]) -> str:
-    """Distilled against baseline, counted over all settings."""
-    if not gains:
-        return ""
-    estimates = [row.evidence.estimate for row in gains]
-    above, below = sum(e.low > 0 for e in estimates), sum(e.high < 0 for e in estimates)
-    enough, settings = (
-        sum(e.seeds >= SEEDS for e in estimates),
-        figures.plural(len(gains), "setting"),
+        f"stated; {measured} were measured, some in several settings ({len(tested)} measurements)."
     )
-    return (
-        "Distilled student against the baseline (the same student without a teacher), "
-        f"{settings}: the 95 % interval of the difference in test accuracy lies above zero in "
-        f"{above}, below zero in {below}, and includes zero in "
-        f"{len(gains) - above - below}; {enough} of them with {SEEDS} training runs or more."
-    )
+    return [counted, *_limits(tested)]
 
 
-def _limits(tested: Sequence[Row]) -> str:
-    """How far the measurements are from the papers' settings and images."""
+def _limits(tested: Sequence[Row]) -> list[str]:
     sentences = []
     if tested and not any(row.evidence.profile == "paper" for row in tested):
         sentences.append(
@@ -148,15 +98,12 @@ def _limits(tested: Sequence[Row]) -> str:
         )
     others = {pages.short(row.evidence.dataset) for row in tested if row.evidence.caveat}
     if others:
-        sentences.append(
-            f"Not the published images: {', '.join(sorted(others))}; there, claims about accuracy "
-            "or maps hold at most in part, and none is refuted."
-        )
-    return " ".join(sentences)
+        sentences.append(f"Not the published images: {', '.join(sorted(others))}.")
+    return sentences
 
 
 def _leaks(table: pd.DataFrame) -> str:
-    """The effect of the papers' splits, in one sentence."""
+    """The figure of the papers' splits as text."""
     parts = [
         f"{pages.short(leak['dataset'])} {pages.points(leak)}, where {leak['copies']:,} of "
         f"{leak['n']:,} test images have a relative in training"
@@ -238,7 +185,12 @@ def context(rows: Sequence[Row], found: Sequence[Result] = ()) -> dict:
     return {
         "papers": PAPERS.values(),
         "answers": questions.answers(found),
-        "summary": summary(rows, found),
+        "summary": summary(rows),
+        "tally": tally(rows),
+        "verdicts": VERDICTS,
+        "systems": systems.measure(found),
+        "references": systems.REFERENCES,
+        "about": systems.ABOUT,
         "pictures": pictures(rows, found),
         "rules": [rule.text for rule in RULES],
         "measured": [row for row in rows if row.measured],
@@ -258,11 +210,12 @@ def fragment(rows: Sequence[Row]) -> str:
 
 
 def save(rows: Sequence[Row], folder: Path, found: Sequence[Result] = ()) -> list[Path]:
-    """Write ``claims.csv``, ``claims.html``, the README's figure and, where a Chromium is
-    installed, ``claims.pdf`` into a folder. Returns the paths."""
+    """Write ``claims.csv``, ``claims.html``, ``systems.csv``, the README's figure and, where a
+    Chromium is installed, ``claims.pdf`` into a folder. Returns the paths."""
     table = files.write_text(folder / "claims.csv", csv(rows))
     html = files.write_text(folder / "claims.html", page(rows, found))
-    saved = [table, html, pages.print_pdf(html, folder / "claims.pdf")]
+    related = files.write_text(folder / "systems.csv", systems.csv(systems.measure(found)))
+    saved = [table, html, related, pages.print_pdf(html, folder / "claims.pdf")]
     if (figure := figures.effects(found)) is not None:
         saved.append(pages.write_png(folder / readme.FIGURE, figure, shown(found)))
     return [path for path in saved if path]
@@ -287,4 +240,5 @@ def write() -> None:
     if (new := refresh(old, files.ROOT)) != old:
         files.write_text(document, new)
         print("wrote README.md")
-    print("\n".join(summary(rows, found)))
+    counts = (f"{verdict} {len(claims)}" for verdict, claims in tally(rows).items())
+    print(*summary(rows), f"Verdicts by claim: {', '.join(counts)}.", sep="\n")

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 
 from scipy import stats
 
+from kdnb.distillation.base import METHODS
 from kdnb.evaluation import crossed, predictions
-from kdnb.report import results
+from kdnb.report import methods, results
 from kdnb.report.claims import Claim
 from kdnb.report.results import Estimate, Pool, Result
 from kdnb.study import Study
@@ -25,8 +26,8 @@ class Evidence:
 
     ``note`` is added to the reason of the verdict. ``papers_setting``: the runs have the paper's
     image size, length, initial weights and split. ``accuracies`` (role → share) are those of
-    teacher and baseline. ``unmoved`` counts runs whose maps stay when the weights are randomised;
-    ``untimed`` names teachers without a timing.
+    teacher and baseline, empty where no teacher is used. ``unmoved`` counts runs whose maps stay
+    when the weights are randomised; ``untimed`` names teachers without a timing.
     """
 
     estimate: Estimate = NOTHING
@@ -305,6 +306,32 @@ def counts(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:
             )
 
 
+def method_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:
+    """Balanced accuracy of a student that the claim's subject, a method, taught minus that of one
+    which another method taught, in every cell of notebook 10. A claim about a teacher looks at its
+    own cells only."""
+    for cell in methods.cells(methods.published(found)):
+        runs, config = methods.holding(cell, claim.subject, claim.against, "hard"), cell[0].config
+        if not runs or config["teacher"] not in (claim.paper.teachers or (config["teacher"],)):
+            continue
+        taught = METHODS[claim.subject]
+        own = "its own teachers, each of a part of the patients, were not measured"
+        yield Evidence(
+            methods.gain(runs, claim.subject, claim.against),
+            dataset=cell[0].title,
+            split=cell[0].split,
+            profile=config["profile"],
+            seeds=tuple(run.config["seed"] for run in runs),
+            files=tuple(run.file for run in runs),
+            teacher=config["teacher"],
+            student=config["student"],
+            setting=methods.budget(cell),
+            note=own if taught.teacher_shards > 1 else "",
+            caveat=cell[0].caveat,
+            accuracies=methods.knowledge(runs) if taught.needs_teacher else {},
+        )
+
+
 @dataclass(frozen=True)
 class Kind:
     """How a kind of claim is measured, and how its numbers are printed: ``form`` formats ``scale``
@@ -327,4 +354,5 @@ KINDS = {
     "explanation time": Kind(explanation_times, "times as fast"),
     "latency": Kind(latencies, "times as fast"),
     "count": Kind(counts, "of the teacher's"),
+    "method": Kind(method_gains, "points", "{:+.1f}", 100),
 }

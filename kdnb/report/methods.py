@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from kdnb import distillation, files, plots
 from kdnb.data import Dataset, describe
 from kdnb.evaluation import crossed, predictions, ranking
-from kdnb.report import pages
-from kdnb.report.results import INITIAL_WEIGHTS, Result, is_run, setting
+from kdnb.report import names, pages
+from kdnb.report.results import INITIAL_WEIGHTS, Estimate, Result, is_run, setting
 from kdnb.study import Study
 from kdnb.training import methods
 
@@ -24,7 +24,7 @@ _OF_THE_METHOD = ("method", "options", "alpha", "temperature", "teacher_weights"
 def keep(study: Study, dataset: Dataset, teachers: dict, rows: dict[str, dict]) -> Path:
     """Write the methods that were run, beside those that a file of the same setting holds already.
     Returns the path."""
-    name = f"{KIND}-{study.teacher}-{study.student}-s{study.seed}"
+    name = names.methods(study)
     path = study.outputs() / f"{name}.json"
     before = Result(KIND, path.name, files.read_json(path)) if path.exists() else None
     known = before.stored["results"]["methods"] if before and _same(before, study, dataset) else {}
@@ -57,30 +57,59 @@ def stored(study: Study) -> list[list[Result]]:
     return sorted(alike, key=lambda cell: _cell(cell[0].config) != own)
 
 
+def published(results: Iterable[Result]) -> list[Result]:
+    """Result files of the comparison on published sets: no phantoms, no folder of a reader's."""
+    return [
+        result
+        for result in results
+        if result.kind == KIND and not result.synthetic and result.config["dataset"] != "folder"
+    ]
+
+
 def cells(results: Iterable[Result]) -> list[list[Result]]:
-    """Result files of the comparison by data, split and setting, each with its seeds in order."""
+    """Result files of the comparison by data, split, setting and training loop, each with its seeds
+    in order; of two files of one seed, the one that holds more methods."""
     groups: dict[str, dict[int, Result]] = {}
     for result in results:
         if result.kind == KIND:
-            key = files.digest([_cell(result.config), result.stored["data"]["checksum"]])
-            groups.setdefault(key, {}).setdefault(result.config["seed"], result)
+            setting = [_cell(result.config), result.stored["data"]["checksum"], result.training]
+            seeds, seed = groups.setdefault(files.digest(setting), {}), result.config["seed"]
+            seeds[seed] = max(seeds.get(seed, result), result, key=lambda each: len(_held(each)))
     return [[by_seed[seed] for seed in sorted(by_seed)] for by_seed in groups.values()]
 
 
-def title(cell: Sequence[Result]) -> str:
-    """A cell in words: data, networks, size, length and initial weights."""
+def _held(result: Result) -> dict[str, dict]:
+    return result.stored["results"]["methods"]
+
+
+def budget(cell: Sequence[Result]) -> str:
+    """What the runs of a cell share besides data and networks, in words: image size, length,
+    initial weights and recipes."""
     config = cell[0].config
     weights = INITIAL_WEIGHTS[config["pretrained"]]
+    stated = [f"{name} {config[name]}" for name in names.OF_ALL if config.get(name) is not None]
+    lengths = f"{config['teacher_epochs']} + {config['student_epochs']} epochs"
+    words = [f"{config['image_size']} px", lengths, f"{weights} initial weights", *stated]
+    return ", ".join(words)
+
+
+def title(cell: Sequence[Result]) -> str:
+    """A cell in words: data, networks, split and budget."""
+    config = cell[0].config
     return (
         f"{pages.short(cell[0].title)}: {config['teacher']} → {config['student']}, "
-        f"{cell[0].split} split, {config['image_size']} px, {config['teacher_epochs']} + "
-        f"{config['student_epochs']} epochs, {weights} initial weights"
+        f"{cell[0].split} split, {budget(cell)}"
     )
+
+
+def holding(cell: Sequence[Result], *methods: str) -> list[Result]:
+    """The runs of a cell that hold all of these methods."""
+    return [result for result in cell if set(methods) <= _held(result).keys()]
 
 
 def common(cell: Sequence[Result]) -> list[str]:
     """Methods that every run of a cell holds."""
-    held = [result.stored["results"]["methods"] for result in cell]
+    held = [_held(result) for result in cell]
     return [name for name in held[0] if all(name in each for each in held)]
 
 
@@ -89,7 +118,7 @@ def scores(cells: Iterable[Sequence[Result]], measure: str = "balanced_accuracy"
     run holds."""
     rows = {
         (title(cell), result.config["seed"]): {
-            name: row[measure] for name, row in result.stored["results"]["methods"].items()
+            name: row[measure] for name, row in _held(result).items()
         }
         for cell in cells
         for result in cell
@@ -105,22 +134,44 @@ def against(cell: Sequence[Result], reference: str) -> pd.DataFrame:
     One row a method: label, difference, low, high (shares of 1), p, seeds and n. Images, in their
     groups, and seeds are crossed random effects (:mod:`kdnb.evaluation.crossed`).
     """
-    held = cell[0].stored["results"]
-    labels, groups = predictions.labels_and_groups(held)
-    weights = crossed.balanced(labels)
-    right = {name: _right(cell, name, labels) for name in common(cell)}
     rows = []
-    for name in right.keys() - {reference}:
-        gap = crossed.difference((right[name] - right[reference]) * weights[:, None], groups)
+    for name in set(common(cell)) - {reference}:
+        gap, n = _gap(cell, name, reference)
         row = {"label": name, "difference": gap.value, "low": gap.low, "high": gap.high}
-        rows.append(row | {"p": gap.p_value, "seeds": gap.runs, "n": len(labels)})
+        rows.append(row | {"p": gap.p_value, "seeds": gap.runs, "n": n})
     table = pd.DataFrame(rows)
     return table.sort_values("difference", ascending=False, ignore_index=True)
 
 
+def gain(cell: Sequence[Result], name: str, reference: str) -> Estimate:
+    """One row of :func:`against`, as an estimate (shares of 1)."""
+    gap, n = _gap(cell, name, reference)
+    return Estimate(gap.value, gap.low, gap.high, n, gap.runs)
+
+
+def _gap(cell: Sequence[Result], name: str, reference: str) -> tuple[crossed.Difference, int]:
+    """A difference in balanced accuracy, and the number of images."""
+    labels, groups = predictions.labels_and_groups(cell[0].stored["results"])
+    one, other = (_right(cell, each, labels) for each in (name, reference))
+    gaps = (one - other) * crossed.balanced(labels)[:, None]
+    return crossed.difference(gaps, groups), len(labels)
+
+
+def knowledge(cell: Sequence[Result]) -> dict[str, float]:
+    """Balanced accuracy (a share of 1, mean over the runs) of the best teacher and of the student
+    without one (``hard``)."""
+    held = [result.stored["results"] for result in cell]
+    taught = [
+        np.mean([each["teachers"][name]["balanced_accuracy"] for each in held])
+        for name in held[0]["teachers"]
+    ]
+    alone = np.mean([each["methods"]["hard"]["balanced_accuracy"] for each in held])
+    return {"teacher": float(max(taught)), "baseline": float(alone)}
+
+
 def _right(cell: Sequence[Result], name: str, labels: np.ndarray) -> np.ndarray:
     """Whether each image is classified correctly in each run, ``(N, S)`` of 0 and 1."""
-    answers = [each.stored["results"]["methods"][name]["predicted"] for each in cell]
+    answers = [_held(each)[name]["predicted"] for each in cell]
     return np.stack([predictions.from_text(text) == labels for text in answers], 1).astype(float)
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 import pandas as pd
 from bs4 import BeautifulSoup  # nbconvert brings it
 from jinja2 import Environment, PackageLoader
+from latex2mathml.converter import convert as mathml
+from markupsafe import Markup  # jinja2 brings it
 from matplotlib.figure import Figure
 
 from kdnb import files, provenance
@@ -97,10 +99,39 @@ def points(row: Mapping[str, object]) -> str:
     return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*values).replace("-", "−")
 
 
+def setting(row: object) -> str:
+    """Data, split, networks and budget of a row of the ledger, in words."""
+    e = row.evidence
+    return f"{e.dataset}, split {e.split}: {e.teacher} → {e.student}, {e.setting}"
+
+
+def equation(latex: str) -> Markup:
+    """Lines of LaTeX, with ``\\\\`` between them, as MathML, which browsers show without a script;
+    the text of each line stays readable as LaTeX."""
+    lines = [line.strip() for line in latex.split(r"\\")]
+    shown = [(line, mathml(line, display="block")) for line in lines]
+    return Markup(
+        "".join(
+            html.replace("<math ", f'<math alttext="{escape(line)}" ', 1) for line, html in shown
+        )
+    )
+
+
+def sentence(text: str) -> str:
+    """A text with a capital letter and a full stop."""
+    return f"{text[:1].upper()}{text[1:].removesuffix('.')}."
+
+
 TEMPLATES = Environment(
     loader=PackageLoader("kdnb.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
-TEMPLATES.filters |= {"short": short, "points": points}
+TEMPLATES.filters |= {
+    "short": short,
+    "points": points,
+    "setting": setting,
+    "mathml": equation,
+    "sentence": sentence,
+}
 
 
 def fill(template: str, **values: object) -> str:

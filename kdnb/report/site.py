@@ -20,7 +20,7 @@ from bs4 import BeautifulSoup, PageElement, Tag  # nbconvert brings it
 
 from kdnb import files
 from kdnb.images.catalogue import DATASETS, DatasetSpec
-from kdnb.report import ledger, pages, questions, results
+from kdnb.report import ledger, pages, questions, results, systems
 from kdnb.report.results import Result
 from kdnb.report.verdicts import Row
 
@@ -92,15 +92,20 @@ def write(source: Path, outputs: Path) -> None:
         page = convert(html, name, source / "_static") + "\n" + toctree
         files.write_text(source / f"{name}.md", page)
 
-    listed = _toctree(["datasets/index", "notebooks/index", "bibliography"], hidden=True)
+    names = ["datasets/index", "methods/index", "notebooks/index", "bibliography"]
+    listed = _toctree(names, hidden=True)
     add("index", _front(rows, found, notebooks, cards), listed)
     for slug, card in cards.items():
         add(f"datasets/{slug}", _dataset(card, rows, notebooks))
+    ways = systems.measure(found, every=True)
+    for each in ways:
+        add(f"methods/{each.system.name}", method_card(each))
     for page in notebooks:
         add(page.name, page.path.read_text(encoding="utf-8"))
-    for name, text in _lists(notebooks, cards).items():
+    for name, text in _lists(notebooks, cards, ways).items():
         files.write_text(source / f"{name}.md", text)
     linked = {file for row in rows for file in row.evidence.files}
+    linked |= {file for each in ways for file in each.files}
     linked |= {file for answer in questions.answers(found) for file in answer.files}
     _copy_results(linked, outputs, source / "extra")
 
@@ -127,7 +132,7 @@ def _cards(found: Sequence[Result], notebooks: Sequence[Page]) -> dict[str, Card
 def _copy_results(linked: Iterable[str], outputs: Path, extra: Path) -> None:
     """Copy the result files that the ledger links to."""
     extra.mkdir(exist_ok=True)
-    for file in sorted({*linked, "outputs/claims.csv"}):
+    for file in sorted({*linked, "outputs/claims.csv", "outputs/systems.csv"}):
         origin, copy = outputs / Path(file).relative_to("outputs"), extra / file
         if origin.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -146,9 +151,14 @@ def _front(
         for folder in dict.fromkeys(page.folder for page in notebooks)
     ]
     datasets = [(card.title, f"datasets/{slug}.html") for slug, card in cards.items()]
-    others = [("data cards", datasets), ("sources", [("bibliography", "bibliography.html")])]
-    context = ledger.context(rows, found) | {"link": "./", "sections": sections + others}
-    return pages.fill("front.html.j2", **context)
+    methods = [(each.name, f"methods/{each.name}.html") for each in systems.systems()]
+    others = [
+        ("data cards", datasets),
+        ("ways of teaching", methods),
+        ("sources", [("bibliography", "bibliography.html")]),
+    ]
+    links = {"link": "./", "cards": "methods/", "sections": sections + others}
+    return pages.fill("front.html.j2", **ledger.context(rows, found) | links)
 
 
 def _dataset(card: Card, rows: Sequence[Row], notebooks: Sequence[Page]) -> str:
@@ -184,6 +194,12 @@ def _dataset(card: Card, rows: Sequence[Row], notebooks: Sequence[Page]) -> str:
         notebooks=[(p.title, f"../{p.name}.html") for p in notebooks if p.dataset == spec.slug],
         link="../",
     )
+
+
+def method_card(measured: systems.Measured) -> str:
+    """The card of a way of teaching."""
+    words = {"references": systems.REFERENCES, "about": systems.ABOUT}
+    return pages.fill("method.html.j2", measured=measured, link="../", **words)
 
 
 def _folder(folder: str, cards: dict[str, Card]) -> str:
@@ -263,14 +279,18 @@ def _toctree(names: Iterable[str], hidden: bool = False) -> str:
     return "\n".join(["```{toctree}", options, *names, "```", ""])
 
 
-def _lists(notebooks: Sequence[Page], cards: dict[str, Card]) -> dict[str, str]:
+def _lists(
+    notebooks: Sequence[Page], cards: dict[str, Card], ways: Sequence[systems.Measured]
+) -> dict[str, str]:
     """Name → text of the pages that list others."""
     folders: dict[str, list[str]] = {}
     for page in notebooks:
         folders.setdefault(page.folder, []).append(page.path.stem)
+    taught = "Each method and related system: its idea, our choices, its result here."
     ran = "Each page is one notebook on one dataset, executed, with its figures."
     return {
         "datasets/index": _list("Datasets", "Each dataset, and the copy used here.", cards),
+        "methods/index": _list("Ways of teaching", taught, [each.system.name for each in ways]),
         "notebooks/index": _list("Executed notebooks", ran, [f"{f}/index" for f in folders]),
         **{
             f"notebooks/{folder}/index": _list(_folder(folder, cards), "", names)

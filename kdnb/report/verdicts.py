@@ -4,7 +4,7 @@ its reason. Pure functions."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kdnb.report.claims import Claim
@@ -109,7 +109,7 @@ NO_GRADIENT = (
     "the measured difference is that of two trainings with labels alone"
 )
 TESTS: dict[str, Callable[[Claim, Estimate], Judged]] = {
-    "gain": lambda claim, e: gain(e, MARGIN if claim.quantity == "accuracy" else SIMILARITY),
+    "gain": lambda claim, e: gain(e, MARGIN if "accuracy" in claim.quantity else SIMILARITY),
     "no loss": lambda claim, e: no_loss(e),
     "about": lambda claim, e: about(e, claim.value),
     "reaches": lambda claim, e: reaches(e, claim.value),
@@ -159,7 +159,7 @@ def _setting(claim: Claim, found: Evidence, judged: Judged) -> Judged:
 
 def _teacher(claim: Claim, found: Evidence, judged: Judged) -> Judged:
     (verdict, why), shares = judged, found.accuracies
-    if shares["teacher"] > shares["baseline"]:
+    if not shares or shares["teacher"] > shares["baseline"]:
         return judged
     why += "; the teacher ({teacher:.3f}) is no better than the baseline ({baseline:.3f})"
     return (UNTESTED if verdict == NOT else verdict), why.format(**shares)
@@ -187,7 +187,8 @@ class Rule:
     apply: Callable[[Claim, Evidence, Judged], Judged]
 
 
-TRAINED = ("accuracy", "fidelity", "gain", "optimum", "maps", "layers")
+PAPERS = ("accuracy", "fidelity", "gain", "optimum", "maps", "layers")  # of papers A and B
+TRAINED = (*PAPERS, "method")
 RULES = (  # applied in this order
     Rule(
         "A difference is judged by its 95 % interval, not by its mean. One point of accuracy, or "
@@ -218,13 +219,13 @@ RULES = (  # applied in this order
         "A printed accuracy can be reached in any setting, but only the paper's own (224 px, "
         "pretrained weights, full length) can refute it. That a student is as good as its teacher "
         "holds fully only there, because a teacher trained for less may not be at its best.",
-        TRAINED,
+        PAPERS,
         _setting,
     ),
     Rule(
         "A teacher that is no better than the baseline (the same student without a teacher) cannot "
         "refute that distillation helps.",
-        ("gain",),
+        ("gain", "method"),
         _teacher,
     ),
     Rule(
@@ -281,3 +282,13 @@ class Row:
         )
         interval = f" [{low}, {high}]" if e.low is not None and e.low != e.high else ""
         return f"{value}{interval} {kind.unit}".rstrip().replace("-", "−")
+
+
+def whole(rows: Sequence[Row]) -> str:
+    """One verdict for all rows of a claim. If they differ: it holds in part if some rows support it
+    and none refutes it, does not hold in the opposite case, and is else undecided."""
+    verdicts = {row.verdict for row in rows}
+    if len(verdicts) == 1:
+        return verdicts.pop()
+    supported, refuted = verdicts & {HOLDS, PART}, NOT in verdicts
+    return PART if supported and not refuted else NOT if refuted and not supported else UNDECIDED

@@ -10,7 +10,7 @@ from kdnb.training.loop import (
 )
 from kdnb.training.methods import MethodParameters, measured_teachers, train_methods
 from kdnb.training.split_audit import SplitAuditParameters
-from kdnb.training.trio import Comparison, Trio, trio
+from kdnb.training.trio import Comparison, Trio, by_name, trio
 
 __all__ = [
     "Comparison",
@@ -18,6 +18,7 @@ __all__ = [
     "SplitAuditParameters",
     "Trio",
     "VERSION",
+    "by_name",
     "distil",
     "fit",
     "measured_teachers",

@@ -15,6 +15,7 @@ from kdnb.parameters import Parameters, parameter
 from kdnb.study import Study
 from kdnb.training import loop
 from kdnb.training.checkpoints import Run
+from kdnb.training.trio import by_name
 
 REFERENCES = ("hard", "hybrid")  # what every method is compared with: no teacher, soft targets
 EVERY = "all"
@@ -70,9 +71,10 @@ def labelled(method: distillation.Method) -> str:
 
 
 def measured_teachers(study: Study, dataset: Dataset) -> dict[str, dict]:
-    """What a result file holds of each teacher, trained on all training images."""
-    whole = contestants(study)["hybrid"]
-    return {run.model.name: measured(run, dataset) for run in loop.train_teachers(whole, dataset)}
+    """What a result file holds of each teacher of soft targets; teachers of equal name are
+    numbered."""
+    trained = by_name(loop.train_teachers(contestants(study)["hybrid"], dataset))
+    return {name: measured(run, dataset) for name, run in trained.items()}
 
 
 def train_methods(study: Study, dataset: Dataset) -> Iterator[tuple[str, dict]]:

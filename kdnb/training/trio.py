@@ -86,7 +86,7 @@ class Trio:
     @property
     def teacher_names(self) -> tuple[str, ...]:
         """The name of each teacher."""
-        return tuple(f"teacher {name}" for name in _distinct([r.model.name for r in self.teachers]))
+        return tuple(f"teacher {name}" for name in by_name(self.teachers))
 
     @property
     def teacher_name(self) -> str:
@@ -154,12 +154,14 @@ class Trio:
         return table.assign(role=table[column].map(self.roles))
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Names of which equal ones are numbered: ``resnet18 1``, ``resnet18 2``."""
-    return [
-        name if names.count(name) == 1 else f"{name} {names[: place + 1].count(name)}"
+def by_name(runs: Sequence[Run]) -> dict[str, Run]:
+    """Runs by the names of their networks; equal names are numbered: ``resnet18 1``,
+    ``resnet18 2``."""
+    names = [run.model.name for run in runs]
+    return {
+        name if names.count(name) == 1 else f"{name} {names[: place + 1].count(name)}": runs[place]
         for place, name in enumerate(names)
-    ]
+    }
 
 
 @dataclass(frozen=True)

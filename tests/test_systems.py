@@ -1,0 +1,214 @@
+"""Related systems: verdicts by the rules of the ledger, cards from the classes."""
+
+import re
+from io import StringIO
+
+import numpy as np
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+from latex2mathml.converter import convert
+from test_prose import options, value
+
+from kdnb import cells, distillation, files
+from kdnb.evaluation import predictions
+from kdnb.report import ledger, pages, results, site, systems
+from kdnb.report.claims import CLAIMS
+from kdnb.report.verdicts import HOLDS, NOT, PART, UNDECIDED, UNTESTED
+from kdnb.study import Study
+from kdnb.training import methods
+
+TAUGHT = {"hard": 0.6, "hybrid": 0.7, "dkd": 0.9, "crckd": 0.4, "limit_trained": 0.5}
+RELATED = ("dual_stream", "kd_oct", "efcm", "limit_trained", "ssd_kd", "crckd", "fitnet")
+GENERIC = ("attention_transfer", "similarity_preserving", "rkd", "crd", "dkd", "dist")
+
+
+def compared(
+    home, name, seed=0, right=TAUGHT, known=0.8, title="Brain Tumor MRI", caveat="", **choices
+):
+    """A file as notebook 10 writes it; ``right`` are the shares of 300 images that each method's
+    student answers correctly, ``known`` is the teacher's balanced accuracy."""
+    labels, rng = np.arange(300) % 3, np.random.default_rng(seed)
+    rows = {}
+    for method, share in right.items():
+        answers = np.where(rng.permutation(300) >= 300 * share, (labels + 1) % 3, labels)
+        rows[method] = {"predicted": predictions.as_text(answers), "balanced_accuracy": share}
+    given = {"dataset": "brain_tumor", "methods": "all", "seed": seed} | choices
+    truth = predictions.truth(labels, np.arange(300))
+    return files.write_json(
+        home / "outputs" / f"{name}.json",
+        {
+            "results": truth | {"methods": rows, "teachers": {"t": {"balanced_accuracy": known}}},
+            "config": Study.of(methods.MethodParameters)(**given).config(),
+            "data": {
+                "title": title,
+                "caveat": caveat,
+                "split": "group (copies together)",
+                "checksum": files.digest([given["dataset"]]),
+                "classes": ["a", "b", "c"],
+            },
+        },
+    )
+
+
+def found(name, reference):
+    """The comparison of a system with a reference in the result files under ``outputs/``."""
+    (own,) = [m for m in systems.measure(results.load(), every=True) if m.system.name == name]
+    return own.against(reference)
+
+
+def test_three_seeds_decide_and_every_rule_applies(home):
+    compared(home, "a/methods-x-s0")
+    (row,) = found("dkd", "hybrid").rows
+    assert row.verdict == UNDECIDED and "1 run trained, 3 are needed" in row.why
+    for seed in (1, 2):
+        compared(home, f"a/methods-x-s{seed}", seed)
+    for reference, gap in (("hybrid", 0.2), ("hard", 0.3)):
+        (row,) = found("dkd", reference).rows
+        e = row.evidence.estimate
+        assert row.verdict == HOLDS and e.value == pytest.approx(gap, abs=0.01)
+        assert e.low > 0 and (e.n, e.seeds, row.evidence.seeds) == (300, 3, (0, 1, 2))
+        assert row.evidence.files == tuple(f"outputs/a/methods-x-s{seed}.json" for seed in range(3))
+    assert found("hybrid", "hard").verdict == HOLDS and found("hybrid", "hybrid") is None
+    (worse,) = found("limit_trained", "hybrid").rows
+    assert worse.verdict == NOT and "its own teachers" in worse.why
+    assert found("crckd", "hybrid").verdict == NOT
+    assert found("rkd", "hybrid").verdict == UNTESTED and not found("rkd", "hybrid").measured
+
+
+def test_a_teacher_that_knows_no_more_refutes_a_method_that_learns_from_it(home):
+    for seed in range(3):
+        compared(home, f"a/methods-x-s{seed}", seed, known=0.55)
+    (row,) = found("limit_trained", "hard").rows
+    assert row.verdict == UNTESTED and "teacher (0.550) is no better" in row.why
+    # a mean teacher is the student's own average: the given teacher plays no part
+    assert found("crckd", "hard").verdict == NOT
+
+
+def test_a_partial_copy_weakens_and_phantoms_and_own_folders_do_not_count(home):
+    for seed in range(3):
+        compared(home, f"a/methods-x-s{seed}", seed, caveat="partial copy: 9 images")
+        compared(home, f"b/methods-x-s{seed}", seed, dataset="phantom_cxr", caveat="synthetic")
+        compared(home, f"c/methods-x-s{seed}", seed, dataset="folder", title="Your images")
+    (row,) = found("dkd", "hard").rows
+    assert row.verdict == PART and row.why.endswith("on a partial copy")
+    (row,) = found("crckd", "hard").rows
+    assert row.verdict == UNTESTED and "a partial copy cannot refute it" in row.why
+
+
+def test_each_setting_has_its_row_and_names_it(home):
+    for seed in range(3):
+        compared(home, f"a/methods-x-s{seed}", seed)
+        named = {"dataset": "medmnist:breastmnist", "title": "BreastMNIST", "image_size": 64}
+        compared(home, f"b/methods-x-s{seed}", seed, right=TAUGHT | {"dkd": 0.2}, **named)
+        compared(home, f"c/methods-x-s{seed}", seed, recipe="kd_oct", student_epochs=3)
+    comparison = found("dkd", "hybrid")
+    assert [row.verdict for row in comparison.rows] == [HOLDS, NOT, HOLDS]
+    assert comparison.verdict == UNDECIDED
+    words = [
+        row["setting"]
+        for row in systems.table(systems.measure(results.load())).to_dict("records")
+        if row["system"] == "dkd" and row["against"] == "plain soft targets"
+    ]
+    assert words[0].startswith("Brain Tumor MRI, split group: densenet121 → kdfmv5, 96 px, 8 + 15")
+    assert "64 px" in words[1] and words[2].endswith(
+        "8 + 3 epochs, random initial weights, recipe kd_oct"
+    )
+
+
+def test_runs_without_the_method_do_not_count_and_the_fuller_file_speaks(home):
+    for seed in range(4):
+        some = TAUGHT if seed else {"hard": 0.6, "hybrid": 0.7}
+        compared(home, f"a/methods-x-s{seed}", seed, right=some)
+    few = {name: TAUGHT[name] for name in ("hard", "hybrid")}
+    compared(home, "methods-x-s1", 1, right=few, methods="")
+    (row,) = found("dkd", "hybrid").rows
+    assert (
+        row.evidence.seeds == (1, 2, 3) and row.evidence.files[0] == "outputs/a/methods-x-s1.json"
+    )
+    (row,) = found("hybrid", "hard").rows
+    assert row.evidence.seeds == (0, 1, 2, 3)
+
+
+def test_a_teacher_is_a_system_in_its_own_cells_only(home):
+    compared(home, "a/methods-x-s0")
+    assert not found("dual_stream", "hard").measured
+    compared(home, "b/methods-y-s0", teacher="dual_stream", image_size=96)
+    (row,) = found("dual_stream", "hard").measured
+    assert row.evidence.teacher == "dual_stream" and found("dual_stream", "hybrid") is None
+
+
+def test_every_related_system_has_a_row_beside_the_claims_of_the_papers(home):
+    """They are counted apart from the claims of papers A and B."""
+    measured = systems.measure(results.load())
+    assert {each.system.name for each in measured} == {*RELATED, *GENERIC}
+    for each in measured:
+        assert each.system.fact("reported_on") and each.system.fact("paper"), each.system.name
+        for row in each.rows:
+            assert row.verdict == UNTESTED and f"to run it: {row.claim.run}" in row.why
+    ids = {row.claim.id for each in measured for row in each.rows}
+    assert not ids & {claim.id for claim in CLAIMS}
+    assert len(ledger.measure(results.load())) == len(CLAIMS)
+    page = ledger.page(ledger.measure(results.load()), results.load())
+    rows = BeautifulSoup(page, "html.parser").select("tr[id^=system-]")
+    assert [row["id"] for row in rows] == [f"system-{each.system.name}" for each in measured]
+
+
+def test_commands_are_commands():
+    for system in systems.systems():
+        words = system.command.split()
+        assert words[:4] == ["python", "-m", "kdnb.run", "10"]
+        Study.of(*cells.WINGS).from_parameters(options(words))
+    assert value("224") == 224
+
+
+def test_the_csv_has_a_row_a_comparison(home):
+    compared(home, "a/methods-x-s0")
+    table = pd.read_csv(StringIO(systems.csv(systems.measure(results.load()))))
+    dkd = table[(table["system"] == "dkd") & (table["against"] == "plain soft targets")]
+    assert dkd["measured"].item() == pytest.approx(0.2, abs=0.01)
+    assert dkd["result_file"].item() == "outputs/a/methods-x-s0.json"
+    assert (table["measured"].notna() == table["result_file"].notna()).all()
+
+
+@pytest.mark.parametrize("system", systems.systems(), ids=lambda system: system.name)
+def test_a_class_states_what_its_card_shows(system):
+    assert system.idea.endswith(".") and len(system.idea) < 260 and "`" not in system.idea
+    assert all("<math" in convert(line) for line in system.equation.split(r"\\"))
+    assert "\\" not in re.sub("<[^>]*>", "", pages.equation(system.equation)), "unread LaTeX"
+    assert "`" not in system.ours
+    assert bool(system.ours) == ("Ours" in (system.facts.__doc__ or ""))
+
+
+def test_a_new_method_brings_its_own_card(home, monkeypatch):
+    monkeypatch.setattr(distillation.base, "METHODS", dict(distillation.METHODS))
+    monkeypatch.setattr(systems, "METHODS", distillation.base.METHODS)
+
+    @distillation.register("new_way")
+    class NewWay(distillation.METHODS["hybrid"]):
+        """A sum of two terms.
+
+        Ours: the second term.
+        """
+
+        title, paper = "a new way", "Someone 2030"
+        idea, equation = "Two terms are better than one.", r"\mathcal{L} = a + b"
+        reported, reported_on = "two terms teach better", "two <images>"
+
+    card = {m.system.name: m for m in systems.measure([], every=True)}["new_way"]
+    text = BeautifulSoup(site.method_card(card), "html.parser").get_text(" ", strip=True)
+    for words in ("Two terms are better", "The second term.", "Someone 2030", "two <images>"):
+        assert words in text
+    assert "-p methods new_way" in text and "temperature" in text
+    assert 'alttext="\\mathcal{L} = a + b"' in site.method_card(card)
+    assert "new_way" in {each.system.name for each in systems.measure([])}
+
+
+def test_a_card_shows_the_result_and_its_files(home):
+    for seed in range(3):
+        compared(home, f"a/methods-x-s{seed}", seed)
+    cards = {m.system.name: m for m in systems.measure(results.load(), every=True)}
+    html = site.method_card(cards["dkd"])
+    assert re.search(r"\+\d\d\.\d \[\+\d+\.\d, \+\d+\.\d\] points", html) and "v-holds" in html
+    assert 'href="../outputs/a/methods-x-s2.json"' in html and "3 runs" in html
+    assert "Result here" not in site.method_card(cards["hard"])

@@ -33,6 +33,7 @@ def test_usual_choices_have_the_short_name():
             "limit_trained-teacher_shards_2-weighting_equal",
         ),
         ({"teacher_recipe": "kd_oct"}, "hybrid-teacher_recipe_kd_oct"),
+        ({"label_share": 0.1}, "hybrid-label_share_0.1"),
     ],
 )
 def test_other_choices_are_added(choices, name):

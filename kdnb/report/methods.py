@@ -87,7 +87,7 @@ def budget(cell: Sequence[Result]) -> str:
     initial weights and recipes."""
     config = cell[0].config
     weights = INITIAL_WEIGHTS[config["pretrained"]]
-    stated = [f"{name} {config[name]}" for name in names.OF_ALL if config.get(name) is not None]
+    stated = [f"{name} {value}" for name, value in names.stated(config).items()]
     lengths = f"{config['teacher_epochs']} + {config['student_epochs']} epochs"
     words = [f"{config['image_size']} px", lengths, f"{weights} initial weights", *stated]
     return ", ".join(words)

@@ -6,21 +6,21 @@ its name: a run with another budget replaces it. ``make study`` gives each run a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from kdnb import files
+from kdnb import files, parameters
 from kdnb.distillation.base import METHODS, SHARED
 from kdnb.report.claims import CLAIMS
 from kdnb.study import Study
 
 LONGEST = 100  # characters that choices may take; longer ones are replaced by a hash
-OF_TEACHERS = ("teacher_recipe", "teacher_shards")
+OF_TEACHERS = ("label_share", "teacher_recipe", "teacher_shards")
 OF_ALL = (*OF_TEACHERS, "recipe")
 
 
 def teacher(study: Study, name: str) -> str:
     """The file of one teacher of a study, ``teacher-<name>``, without a suffix."""
-    return _joined("teacher", name, _stated(study, *OF_TEACHERS))
+    return _joined("teacher", name, stated(study.config(), OF_TEACHERS))
 
 
 def student(study: Study, kind: str) -> str:
@@ -33,21 +33,24 @@ def student(study: Study, kind: str) -> str:
     chosen = study.options | {name: getattr(study, name) for name in SHARED}
     usual = dict.fromkeys(SHARED) | METHODS[study.method].defaults() | _of_the_paper(study)
     changed = {name: value for name, value in chosen.items() if value != usual[name]}
-    stated = _stated(study, *OF_ALL)
     parts = (study.teacher, study.student, study.method)
-    return _joined(kind, *parts, stated | changed)
+    return _joined(kind, *parts, stated(study.config()) | changed)
 
 
 def methods(study: Study) -> str:
     """The file of all methods with one seed, ``methods-<teacher>-<student>-s<seed>``, without a
     suffix. Methods and their options stand in the file."""
-    stated = _stated(study, *OF_ALL)
-    return f"{_joined('methods', study.teacher, study.student, stated)}-s{study.seed}"
+    name = _joined("methods", study.teacher, study.student, stated(study.config()))
+    return f"{name}-s{study.seed}"
 
 
-def _stated(study: Study, *names: str) -> dict[str, object]:
-    values = {name: getattr(study, name) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
+def stated(config: Mapping[str, object], choices: Sequence[str] = OF_ALL) -> dict[str, object]:
+    """Those of ``choices`` that differ from their defaults, by name, in a study's configuration;
+    older files lack newer choices, which then had their defaults."""
+    fields = parameters.declared(Study)
+    usual = {name: parameters.default(fields[name]) for name in choices}
+    values = {name: config.get(name, usual[name]) for name in choices}
+    return {name: value for name, value in values.items() if value != usual[name]}
 
 
 def _of_the_paper(study: Study) -> dict[str, object]:

@@ -107,12 +107,11 @@ class Dataset:
         """How these files differ from the published set, in a few words; empty if they do not."""
         if self.spec.synthetic:
             return "synthetic"
-        found, published = len(self.table), self.spec.total
-        few = (
-            f", {len(self.classes)} of {len(self.spec.classes)} classes"
-            if len(self.classes) < len(self.spec.classes)
-            else ""
-        )
+        found, published, few = len(self.table), self.spec.total, ""
+        if self.spec.classes and not set(self.classes) <= set(self.spec.classes):
+            few = f", other labels ({', '.join(self.classes)})"
+        elif len(self.classes) < len(self.spec.classes):
+            few = f", {len(self.classes)} of {len(self.spec.classes)} classes"
         size = tuple(self.table[["width", "height"]].mode().iloc[0])
         if self.spec.native_size and size != self.spec.native_size:
             native = "×".join(map(str, self.spec.native_size))
@@ -318,6 +317,8 @@ def _stated_by(spec: DatasetSpec, source: Source) -> str:
         return f"from {Path(source.labels).name}"
     if spec.own:
         return "as folders or file headers state them"
+    if spec.group_of or spec.tables:
+        return f"as {spec.group_key.split(';')[0]}"
     return f"by {_quoted([pattern for pattern, _ in spec.groups])}" if spec.groups else ""
 
 

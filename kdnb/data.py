@@ -238,6 +238,7 @@ def load(
     download: bool = False,
     per_class: int | None = None,
     source: Source | None = None,
+    fold: tuple[int, int] | None = None,
 ) -> Dataset:
     """Load a dataset of the catalogue, ``medmnist:<name>``, or ``folder`` with ``data_root``.
 
@@ -246,12 +247,13 @@ def load(
     nothing against it and, for one's own images, where at most 1 % of the test images have a
     relative in training or validation; else group. One's own images are searched for copies first.
     ``per_class`` keeps at most so many images of a class in each split (for trying things out).
-    ``source`` says how the files are read (:class:`~kdnb.images.source.Source`). Raises
+    ``source`` says how the files are read (:class:`~kdnb.images.source.Source`). ``fold`` (k, n)
+    takes part k of n parts of the groups as test set, counted from 0, whatever ``split`` is. Raises
     ``UnknownName``, ``DatasetMissing`` or ``SplitError``, each telling what to do next.
     """
     files.lookup(split, splits.MODES, "split")
     checks.within(1, math.inf, per_class=per_class)
-    spec = describe(name)
+    spec, split = describe(name), split if fold is None else "group"
     root = downloads.locate(spec, data_root, download)
     found = index.build(spec, root, source)
     copies = _copies(spec, found, split)
@@ -262,7 +264,10 @@ def load(
     group = relatives.groups(table, copies)
     mode, reason = splits.resolve(spec, table, split, group if spec.own else None)
     kept = DRAWN_ALONE if spec.synthetic else relatives.kept_together(table, copies, known)
-    table, used = splits.assign(spec, table, mode, group, kept, reason)
+    if fold is None:
+        table, used = splits.assign(spec, table, mode, group, kept, reason)
+    else:
+        table, used = splits.fold(spec, table, *fold, group, kept)
     if per_class:
         table = table.groupby(["split", "label"], sort=False).head(per_class).reset_index(drop=True)
     return Dataset(spec, found, table, used, known, copies or detector.recall(found, spec.slug))

@@ -16,6 +16,8 @@ from kdnb import data
 from kdnb.images import catalogue, index, splits, tables
 from kdnb.images.catalogue import DATASETS
 from kdnb.images.source import Source
+from kdnb.parameters import BadParameter
+from kdnb.study import Study
 
 
 def test_every_entry_tells_what_a_reader_needs():
@@ -154,6 +156,26 @@ def test_the_split_is_the_same_every_time(home):
         paint(home / "flat" / "ab"[seed % 2] / f"{seed}.png", seed)
     first, second = (data.load("folder", home / "flat") for _ in range(2))
     assert first.table.equals(second.table) and first.checksum == second.checksum
+
+
+def test_folds_are_test_sets_of_a_study(folder):
+    wanted = {"dataset": "folder", "data_root": str(folder)}
+    first = Study(**wanted, folds=3)
+    assert first.fold == 0 and first.outputs().name == "fold-0-of-3"
+    loaded = [Study(**wanted, folds=3, fold=number).load_data() for number in range(3)]
+    paths = [set(d.table.loc[d.table["split"] == "test", "path"]) for d in loaded]
+    assert sum(map(len, paths)) == len(set.union(*paths)) == 126
+    assert len({d.checksum for d in loaded}) == 3
+    assert {d.split_name for d in loaded} == {"group"}
+    plain = Study(**wanted)
+    assert plain.load_data().checksum == data.load("folder", folder).checksum
+    for bad, message in (
+        ({"fold": 1}, "-p folds 5"),
+        ({"folds": 3, "fold": 3}, "between 0 and 2"),
+        ({"folds": 3, "split": "official"}, "-p split group"),
+    ):
+        with pytest.raises(BadParameter, match=message):
+            Study(**wanted, **bad)
 
 
 def test_per_class_keeps_a_few_of_each(folder):

@@ -362,6 +362,7 @@ class Study(Budget, Recipe, Training, Data):
             wanted = needs if every else Training.needs
             capabilities.check(name, num_classes, self.image_size, wanted)
 
+    @typed
     def mirrored(self, dataset: data.Dataset) -> str:
         """The mirrorings over which teachers are tested, empty by default. Raises
         :class:`BadParameter` where mirror images of a dataset are not plausible."""

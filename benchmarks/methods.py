@@ -2,16 +2,20 @@
 bench``.
 
 Times are CPU seconds of the training loop, which other programs change little: those of three
-epochs minus those of one, so that building networks and opening the data are not in them. Teachers
-are asked for every batch, except where a row says that their answers were kept.
+epochs minus those of one, so that building networks and opening the data are not in them. Each is
+the least of several repeats, in which method and reference take turns: other programs only add.
+Teachers are asked for every batch, except where a row says that their answers were kept.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,41 +23,80 @@ import pandas as pd
 import seaborn as sns
 
 from kdnb import data, files, provenance
-from kdnb.distillation import METHODS, Method, create
+from kdnb.distillation import Method, create
 from kdnb.plots import style
 from kdnb.study import Study
 from kdnb.training import answers, loop
 from kdnb.training.checkpoints import Run
+from kdnb.training.methods import named
 
-TEACHER, STUDENT, SIZE, BATCH, PER_CLASS = "densenet121", "kdfmv5", 96, 16, 32
 GRID_TEACHER, GRID_STUDENT, CELLS = "vgg19", "ofa595", 13
 REFERENCE = "hybrid"
 GOALS = {"logits only": 1.03, "features": 1.4, "ssd_kd": 2.5, "crckd": 2.5, "grid": 0.45}
+KEPT = "4"  # gigabytes of kept answers
 
 
-def seconds(study: Study, dataset: data.Dataset, method: Method, teacher: Run) -> float:
-    """CPU seconds of two epochs."""
+@dataclass(frozen=True)
+class Setup:
+    """What is measured on: networks, size and batch, images a class, and repeats of each time."""
+
+    teacher: str = "densenet121"
+    student: str = "kdfmv5"
+    size: int = 96
+    batch: int = 16
+    per_class: int = 32
+    repeats: int = 5
+
+
+TOY = Setup("resnet10t", "resnet10t", 32, 8, 4, 2)
+
+
+@contextlib.contextmanager
+def own_cache(folder: Path) -> Iterator[None]:
+    """A cache without earlier runs; the environment is what it was afterwards."""
+    data.load("phantom_cxr", per_class=1)  # drawn once, for every cache
+    folder.mkdir()
+    (folder / "phantom_cxr").symlink_to(files.cache_dir().resolve() / "phantom_cxr")
+    before = {name: os.environ.get(name) for name in ("KDNB_CACHE", answers.LIMIT)}
+    os.environ["KDNB_CACHE"] = str(folder)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def seconds(
+    study: Study,
+    dataset: data.Dataset,
+    method: Method,
+    teacher: Run,
+    lengths: Sequence[int] = (1, 3),
+) -> float:
+    """CPU seconds of the epochs by which the longest of these lengths exceeds the others."""
     spent = []
-    for epochs in (1, 3):
+    for epochs in lengths:
         begun = time.process_time()
         run = loop.fit(study, dataset, study.student, method, epochs, [teacher])
         spent.append(time.process_time() - begun)
         shutil.rmtree(run.folder)  # a run that is only loaded would cost nothing
-    return spent[1] - spent[0]
+    return spent[-1] - sum(spent[:-1])
 
 
-def prepared(teacher: str, student: str) -> tuple[Study, data.Dataset, Run]:
+def prepared(setup: Setup) -> tuple[Study, data.Dataset, Run]:
     """Study, images and a teacher, whose knowledge does not matter here."""
     study = Study(
         dataset="phantom_cxr",
-        teacher=teacher,
-        student=student,
-        image_size=SIZE,
-        batch_size=BATCH,
+        teacher=setup.teacher,
+        student=setup.student,
+        image_size=setup.size,
+        batch_size=setup.batch,
         profile="smoke",
     )
-    dataset = data.load("phantom_cxr", per_class=PER_CLASS)
-    return study, dataset, loop.fit(study, dataset, teacher, create("hard"), 1)
+    dataset = data.load("phantom_cxr", per_class=setup.per_class)
+    return study, dataset, loop.fit(study, dataset, setup.teacher, create("hard"), 1)
 
 
 def kind(method: Method) -> str:
@@ -63,68 +106,64 @@ def kind(method: Method) -> str:
     return "features" if method.taps else "logits only"
 
 
-def methods(names: Sequence[str]) -> list[dict]:
+def least(repeats: int, measures: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+    """The least value of each measure in so many repeats, in each of which all take turns: the
+    speed of a machine changes within minutes."""
+    rounds = [{name: measure() for name, measure in measures.items()} for _ in range(repeats)]
+    return {name: min(each[name] for each in rounds) for name in measures}
+
+
+def methods(names: Sequence[str], setup: Setup) -> Iterator[dict]:
     """One row a method: its cost in units of plain soft targets, asked and with kept answers."""
-    study, dataset, teacher = prepared(TEACHER, STUDENT)
-    images, rows = 2 * len(dataset.pixels(SIZE, "train")), []
+    study, dataset, teacher = prepared(setup)
+    images = 2 * len(dataset.pixels(setup.size, "train"))
+
+    def timed(method: Method, kept: str) -> Callable[[], float]:
+        def measure():
+            os.environ[answers.LIMIT] = kept
+            return seconds(study, dataset, method, teacher)
+
+        return measure
+
     for name in names:
-        os.environ[answers.LIMIT] = "0"
         method = create(name)
-        # beside each, because the speed of the machine changes in an hour
-        own, reference = (
-            seconds(study, dataset, each, teacher) for each in (method, create(REFERENCE))
-        )
-        row = {"method": name, "kind": kind(method), "teacher": TEACHER, "student": STUDENT}
-        row |= {"images_per_cpu_second": images / own, "times_soft_targets": own / reference}
+        measures = {"reference": timed(create(REFERENCE), "0"), "own": timed(method, "0")}
         if method.cacheable and method.needs_teacher:
-            del os.environ[answers.LIMIT]
-            seconds(study, dataset, method, teacher)
-            kept = seconds(study, dataset, method, teacher)
-            row["times_soft_targets_with_kept_answers"] = kept / reference
-        rows.append(row)
-        print(pd.Series(row).to_string(), end="\n\n", flush=True)
-    return rows
+            measures["kept"] = timed(method, KEPT)
+            measures["kept"]()  # the first run asks the teacher
+        spent = least(setup.repeats, measures)
+        row = {"method": name, "kind": kind(method), "images_per_cpu_second": images / spent["own"]}
+        row["times_soft_targets"] = spent["own"] / spent["reference"]
+        if "kept" in spent:
+            row["times_soft_targets_with_kept_answers"] = spent["kept"] / spent["reference"]
+        yield row | {"cpu_seconds": spent, "repeats": setup.repeats}
 
 
-def grid() -> dict:
+def grid(setup: Setup) -> dict:
     """A grid of cells in which the teacher answers once, in units of one in which it is asked."""
-    study, dataset, teacher = prepared(GRID_TEACHER, GRID_STUDENT)
-    os.environ[answers.LIMIT] = "0"
-    asked = seconds(study, dataset, create(REFERENCE), teacher)
-    os.environ[answers.LIMIT] = "4"
-    begun = time.process_time()
-    run = loop.fit(study, dataset, GRID_STUDENT, create(REFERENCE), 3, [teacher])
-    first = time.process_time() - begun
-    shutil.rmtree(run.folder)
-    kept = seconds(study, dataset, create(REFERENCE, alpha=0.3), teacher)
+    study, dataset, teacher = prepared(setup)
+
+    def measured(alpha: float, kept: str, epochs: Sequence[int] = (1, 3)) -> float:
+        os.environ[answers.LIMIT] = kept
+        return seconds(study, dataset, create(REFERENCE, alpha=alpha), teacher, epochs)
+
+    first = measured(0.5, KEPT, [3])  # asks the teacher once for all cells
+    cell = {"asked": lambda: measured(0.5, "0"), "kept": lambda: measured(0.3, KEPT)}
+    spent = least(setup.repeats, cell)
     size = sum(path.stat().st_size for path in answers.folder().rglob("*.safetensors"))
     return {
-        "teacher": GRID_TEACHER,
-        "student": GRID_STUDENT,
         "cells": CELLS,
-        "asked_cpu_seconds": asked,
-        "kept_cpu_seconds": kept,
+        "asked_cpu_seconds": spent["asked"],
+        "kept_cpu_seconds": spent["kept"],
         "first_run_cpu_seconds": first,
-        "share_of_time": (asked + (CELLS - 1) * kept) / (CELLS * asked),
-        "answers_bytes_per_image_and_epoch": size / (3 * len(dataset.pixels(SIZE, "train"))),
+        "share_of_time": (spent["asked"] + (CELLS - 1) * spent["kept"]) / (CELLS * spent["asked"]),
+        "answers_bytes_per_image_and_epoch": size / (3 * len(dataset.pixels(setup.size, "train"))),
+        "repeats": setup.repeats,
     }
 
 
-def main() -> None:
-    """Measure and write ``outputs/benchmarks/methods.json`` and its figure."""
-    with TemporaryDirectory() as folder:
-        os.environ["KDNB_CACHE"] = str(Path(folder, "cache"))
-        measured, rows = grid(), methods([name for name in METHODS if name != "hard"])
-    facts = {
-        "data": "phantom radiographs",
-        "image_size": SIZE,
-        "batch_size": BATCH,
-        "hardware": provenance.hardware(),
-        "commit": provenance.collect()["commit"],
-    }
-    stored = {"goals": GOALS, "grid": measured | facts, "results": [row | facts for row in rows]}
-    place = files.outputs_dir() / "benchmarks"
-    print("wrote", files.write_json(place / "methods.json", stored))
+def draw(rows: Sequence[dict], setup: Setup, path: Path) -> None:
+    """The cost of each method as bars."""
     drawn, axes = style.start(size=(6.4, 4.2))
     table = pd.DataFrame(rows).sort_values("times_soft_targets")
     sns.barplot(table, y="method", x="times_soft_targets", hue="kind", ax=axes[0, 0])
@@ -132,9 +171,45 @@ def main() -> None:
     axes[0, 0].set(ylabel="", xlabel="cost of an image (plain soft targets: 1)")
     axes[0, 0].legend(title="")
     sns.despine(drawn)
-    with files.atomic(place / "methods.png") as picture:
-        title = f"{TEACHER} teaches {STUDENT}, {SIZE} px, batches of {BATCH}, teacher asked"
-        style.done(drawn, title).savefig(picture, dpi=110, bbox_inches="tight")
+    title = f"{setup.teacher} teaches {setup.student}, {setup.size} px, batches of {setup.batch}"
+    with files.atomic(path) as picture:
+        style.done(drawn, f"{title}, teacher asked").savefig(picture, dpi=110, bbox_inches="tight")
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="benchmarks.methods", description=__doc__.split("\n")[0])
+    parser.add_argument("--methods", type=named, default=named("all"), help="a+b, or all")
+    parser.add_argument("--repeats", type=int, help=f"of each time ({Setup.repeats})")
+    parser.add_argument("--toy", action="store_true", help="try the script: tiny networks")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Measure and write ``outputs/benchmarks/methods.json`` after every row, and its figure; rows
+    of other methods stay. A toy's rows prove nothing and go into the cache."""
+    asked = parsed(arguments)
+    setup = TOY if asked.toy else Setup()
+    setup = replace(setup, repeats=asked.repeats) if asked.repeats else setup
+    place = (files.cache_dir() if asked.toy else files.outputs_dir()) / "benchmarks"
+    path = place / "methods.json"
+    stored = files.read_json(path) if path.exists() else {"grid": {}, "results": []}
+    facts = {"data": "phantom radiographs", "image_size": setup.size, "batch_size": setup.batch}
+    facts |= {"hardware": provenance.hardware(), "commit": provenance.collect()["commit"]}
+    pair = {"teacher": setup.teacher, "student": setup.student}
+    cells = setup if asked.toy else replace(setup, teacher=GRID_TEACHER, student=GRID_STUDENT)
+    with TemporaryDirectory() as folder, own_cache(Path(folder, "cache")):
+        for row in methods([name for name in asked.methods if name != "hard"], setup):
+            print(pd.Series(row).to_string(), end="\n\n", flush=True)
+            others = [each for each in stored["results"] if each["method"] != row["method"]]
+            stored |= {"goals": GOALS, "results": [*others, row | pair | facts]}
+            files.write_json(path, stored)
+        if asked.methods == named("all"):
+            taught = {"teacher": cells.teacher, "student": cells.student}
+            files.write_json(path, stored | {"grid": taught | grid(cells) | facts})
+    draw(stored["results"], setup, place / "methods.png")
+    print("wrote", path)
+    return path
 
 
 if __name__ == "__main__":

@@ -109,12 +109,11 @@ class Dataset:
         """How these files differ from the published set, in a few words; empty if they do not."""
         if self.spec.synthetic:
             return "synthetic"
-        found, published = len(self.table), self.spec.total
-        few = (
-            f", {len(self.classes)} of {len(self.spec.classes)} classes"
-            if len(self.classes) < len(self.spec.classes)
-            else ""
-        )
+        found, published, few = len(self.table), self.spec.total, ""
+        if self.spec.classes and not set(self.classes) <= set(self.spec.classes):
+            few = f", other labels ({', '.join(self.classes)})"
+        elif len(self.classes) < len(self.spec.classes):
+            few = f", {len(self.classes)} of {len(self.spec.classes)} classes"
         size = tuple(self.table[["width", "height"]].mode().iloc[0])
         if self.spec.native_size and size != self.spec.native_size:
             native = "×".join(map(str, self.spec.native_size))
@@ -256,6 +255,7 @@ def load(
     download: bool = False,
     per_class: int | None = None,
     source: Source | None = None,
+    fold: tuple[int, int] | None = None,
 ) -> Dataset:
     """Load a dataset of the catalogue, ``medmnist:<name>``, or ``folder`` with ``data_root``.
 
@@ -264,12 +264,13 @@ def load(
     nothing against it and, for one's own images, where at most 1 % of the test images have a
     relative in training or validation; else group. One's own images are searched for copies first.
     ``per_class`` keeps at most so many images of a class in each split (for trying things out).
-    ``source`` says how the files are read (:class:`~kdnb.images.source.Source`). Raises
+    ``source`` says how the files are read (:class:`~kdnb.images.source.Source`). ``fold`` (k, n)
+    takes part k of n parts of the groups as test set, counted from 0, whatever ``split`` is. Raises
     ``UnknownName``, ``DatasetMissing`` or ``SplitError``, each telling what to do next.
     """
     files.lookup(split, splits.MODES, "split")
     checks.within(1, math.inf, per_class=per_class)
-    spec = describe(name)
+    spec, split = describe(name), split if fold is None else "group"
     root = downloads.locate(spec, data_root, download)
     found = index.build(spec, root, source)
     copies = _copies(spec, found, split)
@@ -280,7 +281,10 @@ def load(
     group = relatives.groups(table, copies)
     mode, reason = splits.resolve(spec, table, split, group if spec.own else None)
     kept = DRAWN_ALONE if spec.synthetic else relatives.kept_together(table, copies, known)
-    table, used = splits.assign(spec, table, mode, group, kept, reason)
+    if fold is None:
+        table, used = splits.assign(spec, table, mode, group, kept, reason)
+    else:
+        table, used = splits.fold(spec, table, *fold, group, kept)
     if per_class:
         table = table.groupby(["split", "label"], sort=False).head(per_class).reset_index(drop=True)
     return Dataset(spec, found, table, used, known, copies or detector.recall(found, spec.slug))
@@ -335,6 +339,8 @@ def _stated_by(spec: DatasetSpec, source: Source) -> str:
         return f"from {Path(source.labels).name}"
     if spec.own:
         return "as folders or file headers state them"
+    if spec.group_of or spec.tables:
+        return f"as {spec.group_key.split(';')[0]}"
     return f"by {_quoted([pattern for pattern, _ in spec.groups])}" if spec.groups else ""
 
 

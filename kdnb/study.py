@@ -64,6 +64,10 @@ class Data(Source):
         low=1e-4,
         high=1.0,
     )
+    folds: int | None = parameter(
+        None, "cross-validation: parts of the groups, one of them the test set", low=3, high=20
+    )
+    fold: int | None = parameter(None, "the part that is the test set; None: the first, 0", low=0)
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,9 @@ class Training(Parameters):
         None,
         "kd_oct (focal loss, mixed images, averaged weights); None: the settings here",
         valid=_recipe("of_teacher"),
+    )
+    teacher_flips: bool = parameter(
+        False, "True tests teachers on mirror images too and averages their answers"
     )
     # paper B's code trains for 100 epochs at batch 16 from ImageNet weights; paper A's settings
     # could not be read
@@ -190,6 +197,7 @@ class Study(Budget, Recipe, Training, Data):
             if getattr(self, name) is None and field.metadata["profiles"]:
                 object.__setattr__(self, name, field.metadata["profiles"][self.profile])
         super().__post_init__()
+        self._resolve_folds()
         self._resolve_options()
         self._resolve_pretrained(stated)
         count = len(self.teachers) * self.shards
@@ -198,6 +206,19 @@ class Study(Budget, Recipe, Training, Data):
             raise BadParameter(
                 f"{len(self.teacher_weights)} teacher_weights for {count} teachers: "
                 f"{self.teacher}{parts}"
+            )
+
+    def _resolve_folds(self) -> None:
+        if self.folds is None and self.fold is not None:
+            raise BadParameter(f"fold {self.fold} of how many: -p folds 5")
+        if self.folds is None:
+            return
+        object.__setattr__(self, "fold", self.fold or 0)
+        if self.fold >= self.folds:
+            raise BadParameter(f"fold must lie between 0 and {self.folds - 1}, got {self.fold}")
+        if self.split not in ("auto", "group"):
+            raise BadParameter(
+                f"folds keep groups together, and split {self.split} does not: -p split group"
             )
 
     def _resolve_pretrained(self, stated: str | None) -> None:
@@ -322,7 +343,9 @@ class Study(Budget, Recipe, Training, Data):
             self.download,
             PER_CLASS.get(self.profile),
             self.source,
+            None if self.folds is None else (self.fold, self.folds),
         )
+        self.mirrored(loaded)
         if len(loaded.classes) < 2:
             raise BadParameter(
                 f"{loaded.title} has one class, {loaded.classes[0]!r}; a classifier needs two or "
@@ -345,6 +368,17 @@ class Study(Budget, Recipe, Training, Data):
             wanted = needs if every else Training.needs
             capabilities.check(name, num_classes, self.image_size, wanted)
 
+    @typed
+    def mirrored(self, dataset: data.Dataset) -> str:
+        """The mirrorings over which teachers are tested, empty by default. Raises
+        :class:`BadParameter` where mirror images of a dataset are not plausible."""
+        if self.teacher_flips and not dataset.spec.flips:
+            raise BadParameter(
+                f"teacher_flips: no mirror image of {dataset.title} is plausible "
+                f"({dataset.spec.modality}); leave it out"
+            )
+        return dataset.spec.flips if self.teacher_flips else ""
+
     @property
     def source(self) -> Source:
         """How the files are read."""
@@ -358,8 +392,10 @@ class Study(Budget, Recipe, Training, Data):
 
     def outputs(self) -> Path:
         """Where results go: ``outputs/<dataset>/``, below that ``<split>/`` for a split that is not
-        the default."""
+        the default, or a folder for each fold."""
         folder = self.outputs_root / data.describe(self.dataset).slug
+        if self.folds is not None:
+            return folder / f"fold-{self.fold}-of-{self.folds}"
         return folder if self.split == "auto" else folder / self.split
 
     def config(self) -> dict[str, object]:

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import distillation, gpu, growth, latency, shared_cores
+from benchmarks import distillation, gpu, growth, latency, methods, shared_cores
 from kdnb import files
+from kdnb.images import phantoms
 
 FOLDER = files.ROOT / "outputs" / "benchmarks"
 
@@ -106,6 +107,36 @@ def test_torch_is_imported_with_the_short_spin():
         [sys.executable, "-c", "import kdnb"], env=bare, capture_output=True, text=True, check=True
     ).stderr
     assert f"GOMP_SPINCOUNT = '{shared_cores.SPINS['kdnb']}'" in output
+
+
+def test_the_cost_of_a_method_is_the_least_of_repeats_that_take_turns():
+    turns, values = [], {"reference": iter([2.0, 5.0, 3.0]), "own": iter([9.0, 4.0, 6.0])}
+
+    def measure(name):
+        turns.append(name)
+        return next(values[name])
+
+    measures = {name: lambda name=name: measure(name) for name in values}
+    assert methods.least(3, measures) == {"reference": 2.0, "own": 4.0}
+    assert turns == ["reference", "own"] * 3
+
+
+def test_the_costs_of_methods_are_kept_row_by_row(home, monkeypatch):
+    monkeypatch.setattr(phantoms, "PER_CLASS", {"Train": 8, "Val": 2, "Test": 2})
+    path = methods.main(["--toy", "--methods", "dkd+attention_transfer"])
+    assert path.is_relative_to(home / "cache"), "a toy's rows are no results"
+    monkeypatch.setattr(methods, "draw", lambda *given: None)
+    methods.main(["--toy", "--methods", "dkd", "--repeats", "1"])
+    rows = {row["method"]: row for row in files.read_json(path)["results"]}
+    assert [*rows] == ["attention_transfer", "dkd"]
+    assert [row["repeats"] for row in rows.values()] == [methods.TOY.repeats, 1]
+    assert "times_soft_targets_with_kept_answers" in rows["dkd"]
+    for row in rows.values():
+        spent = row["cpu_seconds"]
+        assert row["times_soft_targets"] == pytest.approx(spent["own"] / spent["reference"])
+    assert path.with_suffix(".png").exists() and os.environ["KDNB_CACHE"] == str(home / "cache")
+    with pytest.raises(SystemExit):
+        methods.main(["--methods", "dkdd"])
 
 
 def test_the_script_for_a_gpu_measures_every_kind_of_row(home):

@@ -5,6 +5,7 @@ import pytest
 
 from kdnb import plots
 from kdnb.explanations import cases
+from kdnb.study import Study
 
 
 @pytest.fixture
@@ -28,6 +29,14 @@ def test_the_share_of_each_map_in_the_lesion(looked):
     assert found["distilled_minus_alone"]["mean"] == pytest.approx(0.25)
     assert found["distilled_minus_teacher"]["mean"] == pytest.approx(-0.5)
     assert found["distilled_minus_chance"]["mean"] == pytest.approx(0.25)
+
+
+def test_a_method_without_a_given_teacher_says_whose_maps_are_compared():
+    assert cases.teaching_of(Study(method="attention_transfer")) == (
+        "densenet121 taught the student by attention_transfer"
+    )
+    text = cases.teaching_of(Study(method="crckd"))
+    assert "mean teacher" in text and "used nothing of densenet121" in text
 
 
 def test_the_figure_has_every_network_and_the_share_of_the_image(looked):

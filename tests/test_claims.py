@@ -996,6 +996,20 @@ def test_estimates_are_pooled_by_random_effects():
     assert found.estimate.high - 0.05 == pytest.approx(12.7062 * 0.05, rel=1e-4)
 
 
+def test_likeness_to_a_network_that_did_not_teach_is_no_answer(home):
+    spearman = {"mean": 0.2, "low": 0.1, "high": 0.3, "n": 18}
+    for method in ("attention_transfer", "crckd"):
+        path = explained(home, f"runs/{method}/explain", spearman, (4, 1))
+        stored = files.read_json(path)
+        likeness = stored["results"]["likeness_distilled_minus_alone"]
+        likeness["score_cam"] = likeness.pop("grad_cam")
+        stored["config"] = Study(dataset="eye_disease", method=method).config()
+        files.write_json(path, stored)
+    answer = questions.looks(results.load())
+    assert answer.answer == "nearer to its teacher's maps than alone in 1 of 1 settings"
+    assert "attention_transfer" in answer.files[0] and len(answer.files) == 1
+
+
 def test_the_five_answers_come_from_result_files(home):
     empty = questions.answers(results.load())
     assert [row.files for row in empty] == [()] * 5 and all(not row.numbers for row in empty)

@@ -13,8 +13,11 @@ import pytest
 from conftest import number_of, paint
 
 from kdnb import data, files
-from kdnb.images import downloads, index, splits, tables
+from kdnb.images import catalogue, downloads, index, splits, tables
 from kdnb.images.catalogue import DATASETS
+from kdnb.images.source import Source
+from kdnb.parameters import BadParameter
+from kdnb.study import Study
 
 
 def test_every_entry_tells_what_a_reader_needs():
@@ -81,11 +84,98 @@ def test_patients_and_copies_stay_on_one_side(home):
     assert table["split"].nunique() == 3
 
 
+def skin(root, lesions=40, tests=14):
+    """Images and tables as HAM10000 has them, two images of each training lesion."""
+    codes, rows, number = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"), [], 0
+    for name, count, each in (
+        ("HAM10000_metadata", lesions, 2),
+        ("ISIC2018_Task3_Test_GroundTruth", tests, 1),
+    ):
+        rows = []
+        for lesion in range(count):
+            for _ in range(each):
+                number += 1
+                paint(root / f"images/ISIC_{number:07}.jpg", number, size=64)
+                rows.append(f"{name}{lesion},ISIC_{number:07},{codes[lesion % 7]},histo")
+        text = "\n".join(["lesion_id,image_id,dx,dx_type", *rows, "L,ISIC_missing,nv,histo"])
+        (root / f"{name}.csv").write_text(text)
+
+
+def test_labels_splits_and_lesions_of_ham10000_come_from_its_tables(home):
+    skin(home / "data" / "ham10000")
+    dataset = data.load("ham10000")
+    table = dataset.table
+    assert set(dataset.classes) == set(DATASETS["ham10000"].classes)
+    assert (table["split"] == "test").sum() == 14 and dataset.split_name == "official"
+    assert table["patient"].nunique() == 54
+    assert table.groupby("patient")["split"].nunique().max() == 1
+    assert "lesions" in dataset.split and "partial copy: 94 of 11,527" in dataset.title
+    # without the test images, the lesions are split anew; without a table, nothing says the labels
+    (home / "data/ham10000/ISIC2018_Task3_Test_GroundTruth.csv").unlink()
+    assert data.load("ham10000").split_name == "group"
+    (home / "data/ham10000/HAM10000_metadata.csv").unlink()
+    with pytest.raises(data.ReadingError, match="no table HAM10000_metadata.*-p labels"):
+        data.load("ham10000")
+
+
+def test_a_copy_of_ham10000_with_other_labels_says_which(home):
+    root = home / "data" / "ham10000"
+    skin(root)
+    names = sorted(path.stem for path in (root / "images").iterdir())
+    rows = [f"{name},{number % 2}" for number, name in enumerate(names)]
+    (root / "metadata.csv").write_text("\n".join(["isic_id,target", *rows]))
+    dataset = data.load("ham10000", source=Source(labels="metadata.csv"))
+    assert dataset.classes == ("0", "1") and "other labels (0, 1)" in dataset.title
+
+
+@pytest.mark.parametrize("layout", ["as published", "numbered on"])
+def test_neighbouring_frames_are_on_one_side(home, layout):
+    root, count = home / "data" / "wcebleedgen", 60
+    names = sorted(range(1, catalogue.FRAMES + 1), key=str)  # what img1, img2, … were before
+    for order, label in enumerate(("bleeding", "non-bleeding")):
+        for number in range(1, count + 1):
+            place = order * catalogue.FRAMES + names.index(number) + 1
+            name = (
+                f"WCEBleedGen/{label}/Images/img- ({number}).png"
+                if layout == "as published"
+                else f"{label}/img{place}.png"
+            )
+            paint(root / name, number_of(label, number), size=64, mode="RGB")
+    table = data.load("wcebleedgen").table
+    blocks = table.groupby("patient")
+    assert blocks.ngroups == 2 * count // catalogue.BLOCK
+    assert set(blocks.size()) == {catalogue.BLOCK}
+    assert blocks["split"].nunique().max() == 1 and blocks["label"].nunique().max() == 1
+    numbers = table["patient"].str.extract(r"-(\d+)$")[0].astype(int)
+    assert sorted(set(numbers)) == list(range(1, count, catalogue.BLOCK))
+    assert set(table["split"]) == {"train", "val", "test"}
+
+
 def test_the_split_is_the_same_every_time(home):
     for seed in range(60):
         paint(home / "flat" / "ab"[seed % 2] / f"{seed}.png", seed)
     first, second = (data.load("folder", home / "flat") for _ in range(2))
     assert first.table.equals(second.table) and first.checksum == second.checksum
+
+
+def test_folds_are_test_sets_of_a_study(folder):
+    wanted = {"dataset": "folder", "data_root": str(folder)}
+    first = Study(**wanted, folds=3)
+    assert first.fold == 0 and first.outputs().name == "fold-0-of-3"
+    loaded = [Study(**wanted, folds=3, fold=number).load_data() for number in range(3)]
+    paths = [set(d.table.loc[d.table["split"] == "test", "path"]) for d in loaded]
+    assert sum(map(len, paths)) == len(set.union(*paths)) == 126
+    assert len({d.checksum for d in loaded}) == 3
+    assert {d.split_name for d in loaded} == {"group"}
+    plain = Study(**wanted)
+    assert plain.load_data().checksum == data.load("folder", folder).checksum
+    for bad, message in (
+        ({"fold": 1}, "-p folds 5"),
+        ({"folds": 3, "fold": 3}, "between 0 and 2"),
+        ({"folds": 3, "split": "official"}, "-p split group"),
+    ):
+        with pytest.raises(BadParameter, match=message):
+            Study(**wanted, **bad)
 
 
 def test_per_class_keeps_a_few_of_each(folder):

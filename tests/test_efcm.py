@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 from test_training import killed_after
 
 from kdnb.distillation import Course, Seen, create
-from kdnb.distillation.efcm import Projector, feature_distance
+from kdnb.distillation.efcm import EFCM, Projector, feature_distance
 from kdnb.models import zoo
 from kdnb.training import loop
+from kdnb.training.teachers import Asked
 
 LABELS = torch.tensor([0, 1, 2, 0])
 STUDENT = zoo.create("kdfmv5", 3, 32)
@@ -109,6 +110,21 @@ def test_one_image_and_two_classes(precision):
     loss.backward()
     assert loss.dtype == torch.float32 and torch.isfinite(loss)
     assert all(torch.isfinite(weights.grad).all() for weights in efcm.parameters())
+
+
+def test_stage_2_asks_no_teacher_and_learns_the_same(mine, monkeypatch):  # noqa: F811
+    wanted = study(
+        method="efcm", teacher="kdfmv5", teacher_epochs=1, student_epochs=2, batch_size=36
+    )
+    trained, asked = loop.train_teachers(wanted, mine), []
+    ask = Asked.__call__
+    monkeypatch.setattr(Asked, "__call__", lambda *given: asked.append(1) or ask(*given))
+    first = loop.distil(wanted, mine, trained)
+    sparing = len(asked)
+    shutil.rmtree(first.folder)
+    monkeypatch.setattr(EFCM, "asks_teachers", lambda self, epoch: True)
+    again = loop.distil(wanted, mine, trained)
+    assert again.checksum == first.checksum and len(asked) - sparing == 2 * sparing > 0
 
 
 def test_no_share_of_stage_1_is_cross_entropy():

@@ -14,13 +14,17 @@ from conftest import study
 from safetensors.torch import load_file
 from test_training import killed_after
 
+from kdnb import device
 from kdnb.distillation import Batch, Course, Seen, create, hard_loss
 from kdnb.distillation.base import Lesson
 from kdnb.distillation.focal import focal_loss
 from kdnb.images.augmentation import RandAugment, drawn_from, mixed
 from kdnb.models import zoo
+from kdnb.models.predict import predict
+from kdnb.parameters import BadParameter
 from kdnb.training import loop, recipes
 from kdnb.training.schedule import Settings, learning_rate
+from kdnb.training.trio import trio
 
 LABELS = torch.tensor([0, 1, 2, 0])
 
@@ -42,6 +46,40 @@ def test_the_students_loss_is_the_papers():
     closed = 0.7 * 4 * (F.softmax(student / 4, 1) - targets) / 4
     closed = closed + 0.3 * (F.softmax(student, 1) - one_hot) / 4
     assert torch.allclose(gradient, closed, atol=1e-6)
+
+
+@pytest.mark.parametrize("flips", ["", "h", "v", "hv"])
+def test_the_answer_for_mirror_images_is_their_mean(mine, flips):  # noqa: F811
+    pixels = mine.pixels(32, "test")
+    model = zoo.create("resnet10t", 3, 32).eval()
+    axes = {"": [()], "h": [(), (3,)], "v": [(), (2,)], "hv": [(), (3,), (2,), (3, 2)]}[flips]
+    with torch.inference_mode():
+        images = pixels.floats(pixels.rows)
+        expected = torch.stack([model(images.flip(each)) for each in axes]).mean(0).numpy()
+    found = predict(model, pixels, 7, flips=flips)
+    tolerance = 1e-4 if device.precision() == "no" else 5e-2
+    assert np.allclose(found, expected, atol=tolerance * np.abs(expected).max())
+    plain = predict(model, pixels, 7)
+    assert np.array_equal(found, plain) == (flips == "")
+    with pytest.raises(ValueError, match="made of h and v"):
+        predict(model, pixels, flips="d")
+
+
+def test_only_teachers_are_tested_on_mirror_images(mine):  # noqa: F811
+    spec = dataclasses.replace(mine.spec, flips="h")
+    mirrored = dataclasses.replace(mine, spec=spec)
+    plain = study(teacher="kdfmv5", teacher_epochs=1, student_epochs=1)
+    wanted = dataclasses.replace(plain, teacher_flips=True)
+    first, second = (trio(each, mirrored).test(mirrored).logits for each in (plain, wanted))
+    pixels = mirrored.pixels(plain.image_size, "test")
+    teacher = trio(wanted, mirrored).teachers[0]
+    expected = predict(teacher.model, pixels, flips="h")
+    assert np.array_equal(second["teacher kdfmv5"], expected)
+    assert not np.array_equal(first["teacher kdfmv5"], expected)
+    for name in ("distilled kdfmv5", "baseline kdfmv5"):
+        assert np.array_equal(first[name], second[name])
+    with pytest.raises(BadParameter, match="no mirror image"):
+        wanted.mirrored(dataclasses.replace(mine, spec=dataclasses.replace(spec, flips="")))
 
 
 def test_focal_loss_by_hand():

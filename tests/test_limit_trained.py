@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from conftest import study
 
-from kdnb.distillation import Seen, create
-from kdnb.distillation.limit_trained import right_shares
+from kdnb.distillation import Course, Seen, create
+from kdnb.distillation.limit_trained import feature_divergence, right_shares
 from kdnb.images.splits import SplitError
+from kdnb.models import zoo
 from kdnb.training import loop
 from kdnb.training.trio import Trio
 
@@ -40,6 +41,60 @@ def test_the_loss_in_closed_form(weighting):
     assert found["soft_loss"].item() == pytest.approx(16 * divergence.item(), rel=1e-4)
     (gradient,) = torch.autograd.grad(found["soft_loss"], student)
     assert torch.allclose(gradient, 4 * (F.softmax(student / 4, 1) - targets) / 5, atol=1e-6)
+
+
+@pytest.mark.parametrize("weighting", ["loss", "equal"])
+def test_the_divergence_of_maps_in_closed_form(weighting):
+    """On the coarser grid of 2×2, with the weights of the soft targets."""
+    torch.manual_seed(0)
+    labels = torch.tensor([0, 1, 2, 0])
+    maps = torch.randn(4, 6, 4, 4, requires_grad=True)
+    student = Seen(torch.randn(4, 3), (maps,))
+    teachers = [Seen(torch.randn(4, 3), (torch.randn(4, c, 2, 2),)) for c in (5, 8)]
+    method = create("limit_trained", weighting=weighting, feature_weight=0.7)
+    course = Course(labels, 1, zoo.create("kdfmv5", 3, 32))
+    method.build(student, teachers, course)
+    assert method.taps == 1 and len(method.regressors) == 2
+    found = method.loss(*method.embed(torch.empty(0), student, teachers), labels)
+    shares = torch.ones(2, 4)
+    if weighting == "loss":
+        shares = torch.stack([F.softmax(t.logits, 1)[torch.arange(4), labels] for t in teachers])
+    terms = []
+    for regressor, teacher in zip(method.regressors, teachers, strict=True):
+        q = F.softmax(regressor(F.avg_pool2d(maps, 2)), 1)
+        p = F.softmax(teacher.features[0], 1)
+        terms.append((p * (p / q).log()).sum(1).mean((1, 2)))
+    expected = (shares / shares.sum(0) * torch.stack(terms)).sum(0).mean()
+    assert found["feature_loss"].item() == pytest.approx(expected.item(), rel=1e-4)
+    plain = create("limit_trained", weighting=weighting)
+    plain.build(student, teachers, course)
+    without = plain.loss(*plain.embed(torch.empty(0), student, teachers), labels)
+    assert without.keys() == {"loss", "hard_loss", "soft_loss"} and plain.taps == 0
+    assert found["loss"].item() == pytest.approx(without["loss"].item() + 0.7 * expected.item())
+    found["loss"].backward()
+    assert maps.grad.any()
+    assert all(weights.grad.any() for weights in method.regressors[0].parameters())
+
+
+def test_the_divergence_of_equal_maps_is_zero_and_of_large_ones_finite():
+    maps = torch.randn(1, 4, 3, 3)
+    assert torch.allclose(feature_divergence(maps, maps), torch.zeros(1), atol=1e-6)
+    large = (1e4 * maps).bfloat16().requires_grad_()
+    loss = feature_divergence(large, -large.detach()).sum()
+    loss.backward()
+    assert loss.dtype == torch.float32 and torch.isfinite(loss)
+    assert torch.isfinite(large.grad).all()
+
+
+def test_the_option_leaves_the_key_of_earlier_runs():
+    assert create("limit_trained").key == {
+        "method": "limit_trained",
+        "alpha": 0.5,
+        "temperature": 4.0,
+        "teacher_weights": None,
+    }
+    assert create("limit_trained").reads_logits_only() and create("limit_trained").cacheable
+    assert not create("limit_trained", feature_weight=1.0).cacheable
 
 
 def test_one_teacher_makes_it_plain_soft_targets():

@@ -4,7 +4,7 @@ import pytest
 
 from kdnb import data
 from kdnb.distillation import create
-from kdnb.images import splits
+from kdnb.images import catalogue, splits
 from kdnb.leakage import synthetic_duplicates
 from kdnb.study import Study
 from kdnb.training import loop
@@ -15,6 +15,8 @@ KNOWN = {
     "eye_disease": (4_213, 4, {"label conflict"}),
     "covid_qu_ex": (3_000, 3, {"copy across splits"}),
     "lc25000": (5_505, 3, {"class without images"}),
+    "ham10000": (7_496, 7, {"row without a file", "table of labels"}),
+    "wcebleedgen": (2_618, 2, set()),
 }
 
 
@@ -49,6 +51,25 @@ def test_both_eyes_of_a_patient_stay_together(real):
     table = data.load("eye_disease").table
     known = table[table["patient"] != ""]
     assert len(known) > 1000 and known.groupby("patient")["split"].nunique().max() == 1
+
+
+def test_the_test_images_of_ham10000_are_those_of_isic_2018(real):
+    if not (real / "ham10000").is_dir():
+        pytest.skip("ham10000 is not in KDNB_DATA")
+    dataset = data.load("ham10000")
+    assert dataset.counts().sum()["test"] == 1_512 and dataset.split_name == "official"
+    assert "partial copy: 7,496 of 11,527" in dataset.title
+    melanoma = (dataset.table["label"] == "melanoma").sum()
+    assert melanoma == 662 and dataset.table["patient"].nunique() == 7_207
+
+
+def test_neighbouring_frames_of_wcebleedgen_stay_together(real):
+    if not (real / "wcebleedgen").is_dir():
+        pytest.skip("wcebleedgen is not in KDNB_DATA")
+    table = data.load("wcebleedgen").table
+    assert table.groupby("patient")["split"].nunique().max() == 1
+    assert table.groupby("patient")["path"].size().max() <= catalogue.BLOCK
+    assert table.groupby("patient")["label"].nunique().max() == 1
 
 
 def test_detected_groups_of_lc25000_agree_with_the_published_ones(real):

@@ -15,7 +15,13 @@ from kdnb.distillation import Batch, Course, Seen, create
 from kdnb.distillation.base import Lesson, see
 from kdnb.distillation.crckd import sigmoid_ramp
 from kdnb.distillation.memory import Memory, noise_contrast, others_of_class
-from kdnb.distillation.relations import angles, distances, gram, root_mean_square
+from kdnb.distillation.relations import (
+    angles,
+    distances,
+    gram,
+    gram_distance,
+    root_mean_square,
+)
 from kdnb.distillation.ssd_kd import learnable_rows, rotated, similarities, train_head
 from kdnb.models import zoo
 from kdnb.study import Study
@@ -67,6 +73,26 @@ def test_the_root_of_a_mean_square_has_a_gradient_everywhere():
     equal = torch.zeros(2, requires_grad=True)
     root_mean_square(equal).backward()
     assert torch.equal(equal.grad, torch.zeros(2))
+
+
+@pytest.mark.parametrize("shape", [(3, 40, 2, 3), (3, 5, 3, 3), (1, 64, 1, 1)])
+@pytest.mark.parametrize("apart", [1.0, 1e-3])
+def test_the_distance_of_gram_matrices_needs_no_gram_matrix(shape, apart):
+    torch.manual_seed(0)
+    other = torch.rand(shape)
+    own = (other + apart * torch.randn(shape)).requires_grad_()
+    direct, ours = root_mean_square(gram(own) - gram(other)), gram_distance(own, other)
+    assert ours.dtype == torch.float32 and ours.item() == pytest.approx(direct.item(), rel=1e-3)
+    wanted, found = (torch.autograd.grad(each, own)[0] for each in (direct, ours))
+    assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item())
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_equal_maps_have_distance_and_gradient_zero(level):
+    maps = torch.full((2, 40, 2, 2), level, requires_grad=True)
+    distance = gram_distance(maps, maps.detach().clone())
+    distance.backward()
+    assert distance == 0 and not maps.grad.any()
 
 
 # SSD-KD

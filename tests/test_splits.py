@@ -28,6 +28,29 @@ def table_of(sizes: dict[str, list[int]]) -> tuple[pd.DataFrame, np.ndarray]:
     return table, pd.factorize(table["label"] + table["number"].astype(str))[0]
 
 
+@pytest.mark.parametrize("count", [3, 5])
+def test_folds_test_every_image_once_and_part_no_group(count):
+    table, group = table_of({"a": [3, 1, 2] * 6, "b": [4] * 8, "c": [1] * 9})
+    parts = [splits.fold(FOLDER, table, number, count, group)[0] for number in range(count)]
+    tested = [set(part.index[part["split"] == "test"]) for part in parts]
+    assert sum(map(len, tested)) == len(set.union(*tested)) == len(table)
+    for part in parts:
+        assert part.groupby("group")["split"].nunique().max() == 1
+        counts = pd.crosstab(part["label"], part["split"])
+        assert set(counts.columns) == {"train", "val", "test"} and (counts > 0).all(axis=None)
+    again, used = splits.fold(FOLDER, table, 1, count, group, "copies")
+    assert again.equals(parts[1]) and used.startswith(f"group: part 2 of {count} tested")
+    assert used.endswith("kept together: copies")
+
+
+def test_too_few_groups_for_the_folds_are_refused():
+    table, group = table_of({"a": [2] * 9, "b": [5] * 4})
+    with pytest.raises(splits.SplitError, match="class 'b' has 4 groups.*-p folds"):
+        splits.fold(FOLDER, table, 0, 5, group)
+    with pytest.raises(ValueError, match="between 0 and 2"):
+        splits.fold(FOLDER, table, 3, 3, group)
+
+
 groups_of_classes = st.dictionaries(
     st.sampled_from("abcde"),
     st.lists(st.integers(1, 12), min_size=3, max_size=25),

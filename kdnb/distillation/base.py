@@ -169,6 +169,10 @@ class Method(nn.Module):
         an uninterrupted one would.
         """
 
+    def asks_teachers(self, epoch: int) -> bool:
+        """Whether teachers are asked in this epoch; where not, ``embed`` and ``loss`` get none."""
+        return True
+
     def end_epoch(self, epoch: int, student: Classifier) -> None:
         """Finish an epoch after its last step, before the student is validated and kept."""
 

@@ -102,6 +102,10 @@ class EFCM(Method):
         """Choose the stage."""
         self.imitating = epoch < self.first
 
+    def asks_teachers(self, epoch: int) -> bool:
+        """Stage 2 has no teacher."""
+        return epoch < self.first
+
     def selectable(self, epoch: int) -> bool:
         """The classifier learns in stage 2 only."""
         return epoch >= self.first
@@ -114,7 +118,7 @@ class EFCM(Method):
         if not self.imitating:
             # every parameter takes part in every step; what does not learn has weight zero
             idle = sum(weights.sum() for weights in self.projectors.parameters())
-            return Seen(student.logits + 0 * idle), [Seen(each.logits) for each in teachers]
+            return Seen(student.logits + 0 * idle), []
         maps, targets = [], []
         for projector, teacher in zip(self.projectors, teachers, strict=True):
             own, target = on_one_grid(student.features[0], teacher.features[0])

@@ -22,7 +22,7 @@ from kdnb.distillation.base import (
     register,
     see,
 )
-from kdnb.distillation.relations import angles, distances, gram, root_mean_square
+from kdnb.distillation.relations import angles, distances, gram_distance
 from kdnb.distillation.soft_targets import (
     ALPHA,
     TEMPERATURE,
@@ -207,7 +207,7 @@ class SSDKD(Method):
             for name, relate in (("distance", distances), ("angle", angles)):
                 pair = relate(points), relate(their_points)
                 relations[name].append(F.smooth_l1_loss(*pair))
-            relations["gram"].append(root_mean_square(gram(own) - gram(target)))
+            relations["gram"].append(gram_distance(own, target))
         found = {name: self.averaged(terms) for name, terms in relations.items()}
         loss = options.alpha * hard + (1 - options.alpha) * soft + options.rotated_weight * turned
         for name, term in found.items():

@@ -260,6 +260,18 @@ def differences(similarities: Mapping[str, tuple[pd.DataFrame, dict]]) -> pd.Dat
     return table.rename_axis(["method", "distilled student minus", "measure"])
 
 
+def teaching_of(study: Study) -> str:
+    """Whose maps the student's are compared with, in one sentence: the teacher's, or those of a
+    network that took no part in its training where the method uses no given teacher."""
+    method = study.make_method()
+    if method.needs_teacher:
+        return f"{study.teacher} taught the student by {method.name}"
+    return (
+        f"{method.name} ({method.title}) used nothing of {study.teacher}, which was trained on the "
+        "labels for comparison: likeness to its maps is no effect of distillation"
+    )
+
+
 def looked_at(chosen: Cases, found: Audit) -> dict[str, dict[str, dict[str, dict]]]:
     """The share of each network's map that lies in the lesion and in the organ, where the images
     have such masks: method → place → network by role → mean over images with its interval.

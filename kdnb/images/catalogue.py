@@ -3,7 +3,10 @@ else."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 from kdnb.images.phantoms import PER_CLASS
 
@@ -17,8 +20,11 @@ class DatasetSpec:
     ``classes`` maps a readable name to the folder names that stand for it in public copies
     (compared without case, blanks and punctuation); empty means that the folders name the classes.
     ``counts`` are the published images a class. ``groups`` are (pattern, name) pairs that read a
-    patient from a file name; ``group_key`` says it in words. ``trees`` are top folders that hold
-    the same images twice. ``flips`` are the mirrorings that keep an image plausible. ``distrust``
+    patient from a file name; ``group_key`` says it in words. ``tables`` are (name, split) pairs of
+    the tables that state the labels where no folder does, without their suffix, with the split of
+    their images; the labels are spelt as ``classes`` says. ``trees`` are top folders that hold the
+    same images twice. ``group_of`` gives the group of a path where no pattern can. ``flips`` are
+    the mirrorings that keep an image plausible. ``distrust``
     says what was measured against the official split; where it is stated, the default is a split by
     groups. ``pooled``: papers put the published parts together and split anew, whatever the
     official split.
@@ -38,7 +44,9 @@ class DatasetSpec:
     distrust: str = ""
     pooled: bool = False
     groups: tuple[tuple[str, str], ...] = ()
+    tables: tuple[tuple[str, str], ...] = ()
     trees: tuple[str, ...] = ()
+    group_of: Callable[[str], str] | None = None
     kaggle: str | None = None
     size_gb: float | None = None
     native_size: tuple[int, int] | None = None
@@ -83,6 +91,25 @@ def _phantom(
         group_key="one image a synthetic patient",
         notes="Synthetic and no medical evidence of any kind.",
     )
+
+
+# Copies of WCEBleedGen number the frames of each class from 1, or all frames from 1 in the order of
+# their former names as text (img1, img10, img100, img1000, img1001, …): bleeding ones first.
+FRAMES, BLOCK = 1309, 10  # frames of a class, and of a block
+_AS_TEXT = sorted(range(1, FRAMES + 1), key=str)
+
+
+def _capsule_frames(path: str) -> str:
+    """The block of consecutive frames of WCEBleedGen that a path belongs to; empty for others."""
+    name = PurePosixPath(path).name.lower()
+    if found := re.match(r"img- ?\((\d+)\)\.", name):
+        number, label = int(found[1]), re.search(r"non[ _-]?bleeding", path, re.IGNORECASE)
+    elif (found := re.match(r"img(\d+)\.", name)) and 0 < int(found[1]) <= 2 * FRAMES:
+        label, place = divmod(int(found[1]) - 1, FRAMES)
+        number = _AS_TEXT[place]
+    else:
+        return ""
+    return f"{'non-bleeding' if label else 'bleeding'}-{(number - 1) // BLOCK * BLOCK + 1}"
 
 
 _ENTRIES = (
@@ -261,6 +288,66 @@ _ENTRIES = (
         group_key="subjects are not reliably in the file names",
         notes="Slices of one subject stand in both official splits. Paper B used an augmented "
         "copy of about 34,000 images.",
+    ),
+    DatasetSpec(
+        name="ham10000",
+        title="HAM10000",
+        modality="dermoscopy",
+        color="RGB",
+        flips="hv",
+        classes={
+            "actinic keratosis": ("akiec",),
+            "basal cell carcinoma": ("bcc",),
+            "benign keratosis": ("bkl",),
+            "dermatofibroma": ("df",),
+            "melanoma": ("mel",),
+            "melanocytic nevus": ("nv",),
+            "vascular lesion": ("vasc",),
+        },
+        # the 10,015 images of HAM10000, and the test images that ISIC 2018 put beside them
+        counts={
+            "actinic keratosis": 327 + 43,
+            "basal cell carcinoma": 514 + 93,
+            "benign keratosis": 1099 + 217,
+            "dermatofibroma": 115 + 44,
+            "melanoma": 1113 + 171,
+            "melanocytic nevus": 6705 + 909,
+            "vascular lesion": 142 + 35,
+        },
+        citation="Tschandl, Rosendahl & Kittler (2018), The HAM10000 dataset, a large collection "
+        "of multi-source dermatoscopic images of common pigmented skin lesions, Scientific Data "
+        "5:180161, doi:10.1038/sdata.2018.161",
+        licence="CC BY-NC-SA 4.0",
+        source="https://doi.org/10.7910/DVN/DBW86T",
+        layout="**/ISIC_*.jpg, with the tables HAM10000_metadata.csv and, for the test images of "
+        "ISIC 2018, ISIC2018_Task3_Test_GroundTruth.csv (image_id, lesion_id, dx)",
+        official_split="HAM10000 / test images of ISIC 2018 task 3",
+        tables=(("HAM10000_metadata", "train"), ("ISIC2018_Task3_Test_GroundTruth", "test")),
+        group_key="lesions (lesion_id of the tables); patients are not published",
+        notes="HAM10000 holds 10,015 images of 7,470 lesions, ISIC 2018 added 1,512 test images. "
+        "More than half of the lesions are confirmed by histology.",
+    ),
+    DatasetSpec(
+        name="wcebleedgen",
+        title="WCEBleedGen",
+        modality="capsule endoscopy",
+        color="RGB",
+        flips="hv",
+        native_size=(224, 224),
+        classes={"bleeding": (), "non-bleeding": ()},
+        counts={"bleeding": 1309, "non-bleeding": 1309},
+        citation="Handa et al. (2024), WCEBleedGen: A wireless capsule endoscopy dataset and its "
+        "benchmarking for automatic bleeding classification, detection, and segmentation, "
+        "arXiv:2408.12466",
+        licence="as on the Zenodo page",
+        source="https://zenodo.org/records/10156571",
+        layout="WCEBleedGen/bleeding/Images/img- (<number>).png\n"
+        "WCEBleedGen/non-bleeding/images/img- (<number>).png  (or img<number>.png)",
+        group_of=_capsule_frames,
+        group_key=f"blocks of {BLOCK} consecutive frames of a class; videos and patients are not "
+        "stated",
+        notes="Neighbouring numbers are neighbouring frames of a video, and some frames stand in "
+        "it twice. Blocks leave a fifth of the frames with a neighbour in another block.",
     ),
     DatasetSpec(
         name="folder",

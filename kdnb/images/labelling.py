@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+
+import pandas as pd
 
 from kdnb import files
 from kdnb.images import labels, masks, read, scan, sorting
@@ -53,9 +55,9 @@ def label(tree: Tree, found: Sorted) -> Labelling:
     Raises :class:`~kdnb.images.scan.ReadingError` where the folders or a table can be read in
     several ways, and ``FileNotFoundError`` where the folders are those of no image.
     """
-    path, stated, notes = _table(tree, found)
-    if path and stated.label is not None:
-        own = from_table(tree, found, path, stated)
+    tables, stated, notes = _tables(tree, found)
+    if tables and stated.label is not None:
+        own = from_table(tree, found, tables, stated)
     elif tree.spec.classes:
         own = from_catalogue(tree, found)
     elif tree.how.classes_from == "masks":
@@ -63,8 +65,8 @@ def label(tree: Tree, found: Sorted) -> Labelling:
     else:
         own = from_tree(tree, found, notes)
     notes = [*found.notes, *notes, *own.notes, *(("folds", note) for note in stated.notes)]
-    if path and stated.label is None:
-        notes.append(("labels", f"none in {path}: from the folders"))
+    if tables and stated.label is None:
+        notes.append(("labels", f"none in {tables[0]}: from the folders"))
     pairing, places = found.pairing, found.pairing.images
     if stated.masks is not None:
         pairing = masks.as_stated(pairing, stated.masks)
@@ -77,7 +79,7 @@ def label(tree: Tree, found: Sorted) -> Labelling:
         masks=pairing.masks,
         images=[place.path for place in places if place.path in labelled],
         problems=[
-            *sorting.name_others(tree, found, path),
+            *sorting.name_others(tree, found, tables),
             *own.problems,
             *stated.problems,
             *pairing.problems,
@@ -89,8 +91,8 @@ def label(tree: Tree, found: Sorted) -> Labelling:
 # --- a table -------------------------------------------------------------------------------------
 
 
-def _table(tree: Tree, found: Sorted) -> tuple[Path | None, Stated, list[Note]]:
-    """The table of labels that is read and its statements; notes on tables that are not read.
+def _tables(tree: Tree, found: Sorted) -> tuple[list[Path], Stated, list[Note]]:
+    """The tables of labels that are read and their statements; notes on tables that are not read.
 
     A table that lies in the tree is read where no folder tells the classes.
     """
@@ -98,15 +100,17 @@ def _table(tree: Tree, found: Sorted) -> tuple[Path | None, Stated, list[Note]]:
     names, drawn = [place.path for place in images], found.pairing.all_masks
     if tree.table:
         table = labels.load(tree.table)
-        return tree.table, labels.state(table, names, drawn, how.columns, tree.table.name), []
+        return [tree.table], labels.state(table, names, drawn, how.columns, tree.table.name), []
+    if tree.spec.tables:
+        return *_published(tree, names), []
     if tree.spec.classes:
-        return None, Stated(), []
+        return [], Stated(), []
     tables = labels.beside(tree.root, [name for name, _, _ in tree.walk.files], names, drawn)
     stating = [path for path, stated in tables.items() if stated.label]
     chosen = how.classes_level or how.classes or how.classes_from == "masks"
     no_folders = len({place.levels for place in scan.without_outer(images)[1]}) < 2
     if len(stating) == 1 and no_folders and not chosen:
-        return tree.root / stating[0], tables[stating[0]], []
+        return [tree.root / stating[0]], tables[stating[0]], []
     notes = [
         (
             "not read",
@@ -114,18 +118,53 @@ def _table(tree: Tree, found: Sorted) -> tuple[Path | None, Stated, list[Note]]:
         )
         for path, stated in tables.items()
     ]
-    return None, Stated(), notes
+    return [], Stated(), notes
+
+
+def _published(tree: Tree, images: Sequence[str]) -> tuple[list[Path], Stated]:
+    """The tables that the catalogue names, as one, with their statements on ``images``.
+
+    Raises :class:`~kdnb.images.scan.ReadingError` where none of them is there, or one twice.
+    """
+    found, parts = [], []
+    for name, split in tree.spec.tables:
+        here = [path for path, _, _ in tree.walk.files if _is_table(path, name)]
+        if len(here) > 1:
+            raise ReadingError(f"{name} is there {len(here)} times: keep one of {', '.join(here)}")
+        for path in here:
+            found.append(tree.root / path)
+            parts.append(labels.load(found[-1]).assign(split=split))
+    if not found:
+        wanted = " or ".join(name for name, _ in tree.spec.tables)
+        raise ReadingError(
+            f"{tree.spec.name}: no table {wanted} below {tree.root}, which states the labels; "
+            f"get it from {tree.spec.source}, or state labels of your own: -p labels labels.csv"
+        )
+    whole = pd.concat(parts, ignore_index=True).fillna("")
+    return found, labels.state(whole, images, name=_names(found))
+
+
+def _is_table(path: str, name: str) -> bool:
+    file = PurePosixPath(path.lower())
+    return file.stem == name.lower() and file.suffix in labels.SUFFIXES
+
+
+def _names(tables: Sequence[Path]) -> str:
+    return " and ".join(path.name for path in tables)
 
 
 def _columns(stated: Stated) -> str:
     return ", ".join(f"{key} in {name!r}" for key, name in stated.columns.items())
 
 
-def from_table(tree: Tree, found: Sorted, path: Path, stated: Stated) -> Labelling:
-    """Labels that a table states."""
+def from_table(tree: Tree, found: Sorted, tables: Sequence[Path], stated: Stated) -> Labelling:
+    """Labels that tables state; those of the catalogue's tables by its names of the classes."""
     given = stated.label or {}
     spelt = scan.settled(text for text in given.values() if text)
-    rows, name = by_file(given), path.name
+    if not tree.table:
+        known = _spellings(tree.spec.classes)
+        spelt = {same: known.get(files.simplify(text), text) for same, text in spelt.items()}
+    rows, name = by_file(given), _names(tables)
     missing = [place.path for place in found.pairing.images if place.path not in rows]
     patients, notes = scan.propose_patients(found.pairing.images, tree.how)
     if tree.spec.classes:  # the catalogue knows where patients are named
@@ -148,11 +187,7 @@ def from_table(tree: Tree, found: Sorted, path: Path, stated: Stated) -> Labelli
 def from_catalogue(tree: Tree, found: Sorted) -> Labelling:
     """Labels by the known spellings of a published set's folders, the deepest folder first."""
     classes = tree.spec.classes
-    spelt = {
-        files.simplify(spelling): name
-        for name, spellings in classes.items()
-        for spelling in (name, *spellings)
-    }
+    spelt = _spellings(classes)
     exact = {scan.same_name(name): name for name in classes}
     known, problems = {}, []
     for place in found.pairing.images:
@@ -169,11 +204,22 @@ def from_catalogue(tree: Tree, found: Sorted) -> Labelling:
     return Labelling(known, problems=problems)
 
 
+def _spellings(classes: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The name of a class by each of its spellings, simplified."""
+    return {
+        files.simplify(spelling): name
+        for name, spellings in classes.items()
+        for spelling in (name, *spellings)
+    }
+
+
 def _known_patients(tree: Tree, names: Sequence[str], patients: dict[str, str]) -> dict[str, str]:
     """Patients that a table states or the tree suggests, then those by the catalogue's patterns of
-    file names; for a published set, the reader's own pattern goes before both."""
+    file names or its function; for a published set, the reader's own pattern goes before both."""
     patients = dict(patients)
     for name in names:
+        if tree.spec.group_of and (block := tree.spec.group_of(name)):
+            patients.setdefault(name, block)
         for pattern, text in tree.spec.groups:
             if match := re.search(pattern, PurePosixPath(name).name, flags=re.IGNORECASE):
                 patients.setdefault(name, text.format(*match.groups()))
@@ -198,7 +244,8 @@ def from_tree(tree: Tree, found: Sorted, tables: Sequence[Note]) -> Labelling:
     """Labels by the folders; an error names the tables in the tree that are not read."""
     images = found.pairing.images
     if not images:
-        raise sorting.nothing_found(tree, sorting.name_others(tree, found, tree.table))
+        read_here = [tree.table] if tree.table else []
+        raise sorting.nothing_found(tree, sorting.name_others(tree, found, read_here))
     try:
         reading = scan.propose(images, tree.how)
     except ReadingError as error:

@@ -84,14 +84,14 @@ def _is_image(path: Path) -> bool:
     return last in read.suffixes() or (last not in DOCUMENTS and read.is_dicom(path))
 
 
-def name_others(tree: Tree, found: Sorted, table: Path | None) -> list[Problem]:
+def name_others(tree: Tree, found: Sorted, tables: Sequence[Path]) -> list[Problem]:
     """Why files are not in the index that the system does not hand out or that are no images;
-    ``table`` is the table of labels that is read."""
+    ``tables`` are the tables of labels that are read."""
     return [
         *tree.walk.refused,
         *(
             (name, "table of labels", "read")
-            if table == tree.root / name
+            if tree.root / name in tables
             else (name, "not an image file", f"suffix {read.suffix(name) or 'none'}")
             for name in found.others
         ),

@@ -163,8 +163,7 @@ def shard(table: pd.DataFrame, number: int, count: int) -> pd.DataFrame:
             f"class {groups.idxmin()!r}, which has {groups.min()} groups of related images there. "
             f"{way_out}"
         )
-    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=SEED)
-    folds = [own for _, own in splitter.split(train, train["label"], train["group"])]
+    folds = _parts(train, count)
     for part, own in enumerate(folds):
         if missing := set(train["label"]) - set(train["label"].iloc[own]):
             raise SplitError(
@@ -208,6 +207,50 @@ def _smallest_share(table: pd.DataFrame) -> float:
     """The share with which every class keeps an image for training and one for validation."""
     counts = pd.crosstab(table["label"], table["split"])[["train", "val"]]
     return float(np.ceil(501 / counts.min().min()) / 1000)
+
+
+def fold(
+    spec: DatasetSpec,
+    table: pd.DataFrame,
+    number: int,
+    count: int,
+    group: np.ndarray,
+    kept: str = "groups of images",
+) -> tuple[pd.DataFrame, str]:
+    """Put part ``number`` of ``count`` of the groups of an index table into test, the others into
+    train and val; returns it as :func:`assign` does.
+
+    Over all numbers each row is in test once. Groups stay whole, and classes have about the same
+    share of each part. Raises ``ValueError`` for a number that is no part, :class:`SplitError`
+    where a part would lack a class.
+    """
+    if not 0 <= number < count:
+        raise ValueError(f"fold must lie between 0 and {count - 1}, got {number}")
+    table = table.assign(group=group, split="train")
+    groups = table.groupby("label")["group"].nunique()
+    if groups.min() < count:
+        raise SplitError(
+            f"{spec.name}: class {groups.idxmin()!r} has {groups.min()} groups of related images "
+            f"(kept together: {kept}), too few for {count} folds: use fewer, -p folds, or none"
+        )
+    parts = _parts(table, count)
+    for part in parts:
+        if missing := set(table["label"]) - set(table["label"].iloc[part]):
+            raise SplitError(
+                f"{spec.name}: a fold of {count} has no image of {', '.join(sorted(missing))}: "
+                "use fewer, -p folds, or none"
+            )
+    table.loc[table.index[parts[number]], "split"] = "test"
+    table = _carve(table, "train", "val", SHARE / (1 - 1 / count))
+    used = f"group: part {number + 1} of {count} tested, validation cut from the others"
+    _no_empty_part(spec, table, "group", used)
+    return table, f"{used}; kept together: {kept}"
+
+
+def _parts(table: pd.DataFrame, count: int) -> list[np.ndarray]:
+    """Row numbers of ``count`` parts of a table, of whole groups and stratified by class."""
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=SEED)
+    return [own for _, own in splitter.split(table, table["label"], table["group"])]
 
 
 def _by_image(spec: DatasetSpec, table: pd.DataFrame) -> pd.DataFrame:

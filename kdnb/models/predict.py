@@ -11,12 +11,30 @@ from kdnb.images.pixels import Pixels
 from kdnb.models.zoo import Classifier
 
 
-def predict(model: Classifier, pixels: Pixels, batch_size: int = 64) -> np.ndarray:
+def mirrorings(flips: str) -> list[tuple[int, ...]]:
+    """The axes of ``(N, C, H, W)`` images to flip for each view, none for the first.
+
+    Raises ``ValueError`` for letters other than ``h`` and ``v``.
+    """
+    if not set(flips) <= {"h", "v"}:
+        raise ValueError(f"flips must be made of h and v, got {flips!r}")
+    views: list[tuple[int, ...]] = [()]
+    for letter, axis in (("h", 3), ("v", 2)):
+        if letter in flips:
+            views += [(*axes, axis) for axes in views]
+    return views
+
+
+def predict(model: Classifier, pixels: Pixels, batch_size: int = 64, flips: str = "") -> np.ndarray:
     """Logits ``(N, K)`` float32 of un-augmented images, in eval mode, without gradients.
+
+    ``flips``, a part of ``hv``, averages them over the image and its mirror images (left-right,
+    upside down, both): test-time augmentation.
 
     Computed on the network's own device, in mixed precision where that is fast; the network stays
     there and keeps its mode.
     """
+    views = mirrorings(flips)
     place, training = device.of(model), model.training
     model.to(memory_format=torch.channels_last).eval()
     loader, answers = pixels.batches(batch_size), []
@@ -28,8 +46,11 @@ def predict(model: Classifier, pixels: Pixels, batch_size: int = 64) -> np.ndarr
             leave=False,
             disable=len(loader) < 20,
         ):
-            answers.append(
-                model(images.to(place).contiguous(memory_format=torch.channels_last)).float().cpu()
-            )
+            images = images.to(place)
+            logits = [
+                model(images.flip(axes).contiguous(memory_format=torch.channels_last)).float()
+                for axes in views
+            ]
+            answers.append((sum(logits) / len(logits)).cpu() if flips else logits[0].cpu())
     model.train(training)
     return torch.cat(answers).numpy()

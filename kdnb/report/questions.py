@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from kdnb.distillation.base import METHODS
 from kdnb.report import pages, results
 from kdnb.report.claims import CLAIMS
 from kdnb.report.figures import plural
@@ -218,6 +219,9 @@ def looks(found: Sequence[Result]) -> Answer:
     """Where the student's Score-CAM lies: like its teacher's, and in the lesion and organ."""
     likeness, places, files = {}, [], []
     for pool in results.pools(found, kind="explain"):
+        method = METHODS.get(pool.first.config["method"])
+        if method is not None and not method.needs_teacher:
+            continue  # its student learnt nothing from this teacher
         stored = [member.stored["results"] for member in pool.members]
         entries = [each.get("likeness_distilled_minus_alone", {}).get(METHOD) for each in stored]
         if all(entry and entry["spearman"]["n"] for entry in entries):

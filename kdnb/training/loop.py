@@ -145,7 +145,7 @@ def _check(name: str, method: Method, teachers: Sequence[Run]) -> None:
         if not teachers:
             raise ValueError(f"{method.name} needs a teacher, and {name} was given none")
         method.teacher_weights(teachers)
-    if name == zoo.SUPERNET and not method.reads_logits_only():
+    if name == zoo.SUPERNET and (method.taps or not method.reads_logits_only()):
         plain = [m for m, known in distillation.METHODS.items() if known.reads_logits_only()]
         raise ValueError(
             f"{name} trains several subnets at once, and they learn from logits only; "
@@ -284,7 +284,8 @@ class Training:
         self.lesson.method.start_epoch(epoch, self.lesson.student)
         self.prepared.train()
         rows = self.train.rows[torch.tensor([*itertools.chain(*self.batches)])]
-        for teacher in self.teachers:
+        self.asked = self.teachers if self.lesson.method.asks_teachers(epoch) else []
+        for teacher in self.asked:
             teacher.start_epoch(epoch, rows)
         for step, batch in enumerate(self.loader, epoch * len(self.loader)):
             losses, count = self._step(step, Batch(*batch), views)
@@ -292,7 +293,7 @@ class Training:
                 sums[name] = sums.get(name, 0.0) + value.detach() * count
             seen += count
             bar.update()
-        for teacher in self.teachers:
+        for teacher in self.asked:
             teacher.end_epoch()
         self.lesson.method.end_epoch(epoch, self.lesson.student)
         scores = self._validate()
@@ -321,7 +322,7 @@ class Training:
         batch = method.change_batch(self._on_device(batch, views), student, views)
         images = batch.images.contiguous(memory_format=torch.channels_last)
         with self.launch.autocast():
-            seen = [teacher(images, batch.rows) for teacher in self.teachers]
+            seen = [teacher(images, batch.rows) for teacher in self.asked]
             answer, teachers = self.prepared(images, seen)
         losses, count = self._losses(answer, teachers, batch)
         # the gradients of the processes are averaged, not added

@@ -73,8 +73,9 @@ def labelled(method: distillation.Method) -> str:
 def measured_teachers(study: Study, dataset: Dataset) -> dict[str, dict]:
     """What a result file holds of each teacher of soft targets; teachers of equal name are
     numbered."""
+    flips = study.mirrored(dataset)
     trained = by_name(loop.train_teachers(contestants(study)["hybrid"], dataset))
-    return {name: measured(run, dataset) for name, run in trained.items()}
+    return {name: measured(run, dataset, flips) for name, run in trained.items()}
 
 
 def train_methods(study: Study, dataset: Dataset) -> Iterator[tuple[str, dict]]:
@@ -97,10 +98,11 @@ def train_methods(study: Study, dataset: Dataset) -> Iterator[tuple[str, dict]]:
         yield name, {"summary": method.summary} | measured(trained, dataset)
 
 
-def measured(run: Run, dataset: Dataset) -> dict:
-    """Test results of one network, its budget, and its answer for every test image."""
+def measured(run: Run, dataset: Dataset, flips: str = "") -> dict:
+    """Test results of one network, its budget, and its answer for every test image, averaged over
+    the mirrorings ``flips``."""
     pixels = dataset.pixels(run.model.image_size, "test")
-    labels, logits = pixels.labels[pixels.rows].numpy(), predict(run.model, pixels)
+    labels, logits = pixels.labels[pixels.rows].numpy(), predict(run.model, pixels, flips=flips)
     groups = dataset.groups("test")
     scores = metrics.evaluate(labels, logits, dataset.classes, dataset.split_name, groups)
     epochs = len(run.history)

@@ -113,9 +113,11 @@ def classifier(model: Classifier) -> nn.Module:
 
 PLAIN = TrainingRecipe()
 
-# Not part of the recipe: 384 px (-p image_size), five folds, test-time augmentation. Ours: weights
-# are averaged after two thirds of the epochs (the paper: from epoch 100, of how many is not given),
-# and training does not stop before.
+# Not part of the recipe: 384 px (-p image_size 384), five folds by patient (-p folds 5 -p fold 0
+# to 4), test-time augmentation (-p teacher_flips True; its views are not given, ours are the mirror
+# images that the modality allows, when the teacher is tested). Ours: weights are averaged after two
+# thirds of the epochs (the paper: from epoch 100, of how many is not given), and training does not
+# stop before.
 TEACHERS = {
     "kd_oct": TrainingRecipe(
         "kd_oct of the teacher",

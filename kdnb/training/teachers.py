@@ -49,10 +49,9 @@ def answer(teacher: Classifier, images: Tensor, taps: int = 0, pooled: bool = Fa
     """
     with torch.inference_mode(), device.autocast(images.device):
         found = see(teacher, images, taps, pooled)
-    # copied outside: a tensor of the inference mode may not enter the student's graph
-    return Seen(
-        found.logits.float().clone(), tuple(maps.float().clone() for maps in found.features)
-    )
+    # copied outside, once: a tensor of the inference mode may not enter the student's graph
+    logits, *features = (each.to(torch.float32, copy=True) for each in (found[0], *found[1]))
+    return Seen(logits, tuple(features))
 
 
 class Asked:

@@ -37,13 +37,15 @@ def trio(study: Study, dataset: Dataset) -> Trio:
         loop.distil(study, dataset, teachers),
         loop.train_baseline(study, dataset),
         study.teacher_weights,
+        study.mirrored(dataset),
     )
 
 
 @dataclass(frozen=True)
 class Trio:
     """The runs of one study by role: ``teachers``, the ``distilled`` student, and the ``baseline``,
-    which is the same student without a teacher.
+    which is the same student without a teacher. ``flips`` are the mirrorings over which the
+    teachers are tested (:func:`kdnb.models.predict`).
 
     Mappings go from the name that a figure shows (``teacher densenet121``) to what it is of, the
     teachers first; ``roles`` gives the role of each name.
@@ -53,6 +55,7 @@ class Trio:
     distilled: Run
     baseline: Run
     teacher_weights: Sequence[float] | None = None
+    flips: str = ""
 
     @property
     def runs(self) -> dict[str, Run]:
@@ -124,7 +127,11 @@ class Trio:
     def predict(self, pixels: Pixels) -> dict[str, np.ndarray]:
         """Logits ``(N, K)`` of each network, and of several teachers together, which is what the
         student learns from."""
-        logits = {name: predict(model, pixels) for name, model in self.models.items()}
+        flips = dict.fromkeys(self.teacher_names, self.flips)
+        logits = {
+            name: predict(model, pixels, flips=flips.get(name, ""))
+            for name, model in self.models.items()
+        }
         if len(self.teachers) > 1:
             answers = [logits[name] for name in self.teacher_names]
             logits[TOGETHER] = soft_targets.average(answers, self.teacher_weights)

@@ -339,7 +339,7 @@ def _stated_by(spec: DatasetSpec, source: Source) -> str:
         return f"from {Path(source.labels).name}"
     if spec.own:
         return "as folders or file headers state them"
-    if spec.group_of or spec.tables:
+    if spec.groups_of or spec.tables:
         return f"as {spec.group_key.split(';')[0]}"
     return f"by {_quoted([pattern for pattern, _ in spec.groups])}" if spec.groups else ""
 

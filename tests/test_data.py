@@ -128,18 +128,17 @@ def test_a_copy_of_ham10000_with_other_labels_says_which(home):
     assert dataset.classes == ("0", "1") and "other labels (0, 1)" in dataset.title
 
 
-@pytest.mark.parametrize("layout", ["as published", "numbered on"])
+@pytest.mark.parametrize("layout", ["as published", "short names", "numbered on"])
 def test_neighbouring_frames_are_on_one_side(home, layout):
     root, count = home / "data" / "wcebleedgen", 60
     names = sorted(range(1, catalogue.FRAMES + 1), key=str)  # what img1, img2, … were before
     for order, label in enumerate(("bleeding", "non-bleeding")):
         for number in range(1, count + 1):
             place = order * catalogue.FRAMES + names.index(number) + 1
-            name = (
-                f"WCEBleedGen/{label}/Images/img- ({number}).png"
-                if layout == "as published"
-                else f"{label}/img{place}.png"
-            )
+            name = {
+                "as published": f"WCEBleedGen/{label}/Images/img- ({number}).png",
+                "short names": f"{label}/img{number}.png",
+            }.get(layout, f"{label}/img{place}.png")
             paint(root / name, number_of(label, number), size=64, mode="RGB")
     table = data.load("wcebleedgen").table
     blocks = table.groupby("patient")

@@ -4,7 +4,7 @@ else."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -23,7 +23,7 @@ class DatasetSpec:
     patient from a file name; ``group_key`` says it in words. ``tables`` are (name, split) pairs of
     the tables that state the labels where no folder does, without their suffix, with the split of
     their images; the labels are spelt as ``classes`` says. ``trees`` are top folders that hold the
-    same images twice. ``group_of`` gives the group of a path where no pattern can. ``flips`` are
+    same images twice. ``groups_of`` gives groups by path where no pattern can. ``flips`` are
     the mirrorings that keep an image plausible. ``distrust``
     says what was measured against the official split; where it is stated, the default is a split by
     groups. ``pooled``: papers put the published parts together and split anew, whatever the
@@ -46,7 +46,7 @@ class DatasetSpec:
     groups: tuple[tuple[str, str], ...] = ()
     tables: tuple[tuple[str, str], ...] = ()
     trees: tuple[str, ...] = ()
-    group_of: Callable[[str], str] | None = None
+    groups_of: Callable[[Sequence[str]], dict[str, str]] | None = None
     kaggle: str | None = None
     size_gb: float | None = None
     native_size: tuple[int, int] | None = None
@@ -93,23 +93,32 @@ def _phantom(
     )
 
 
-# Copies of WCEBleedGen number the frames of each class from 1, or all frames from 1 in the order of
-# their former names as text (img1, img10, img100, img1000, img1001, …): bleeding ones first.
+# Copies of WCEBleedGen number the frames of each class from 1, or, as img1310 for a frame without
+# bleeding tells, all frames in the order of their former names as text (img1, img10, img100, …),
+# bleeding ones first.
 FRAMES, BLOCK = 1309, 10  # frames of a class, and of a block
 _AS_TEXT = sorted(range(1, FRAMES + 1), key=str)
 
 
-def _capsule_frames(path: str) -> str:
-    """The block of consecutive frames of WCEBleedGen that a path belongs to; empty for others."""
-    name = PurePosixPath(path).name.lower()
-    if found := re.match(r"img- ?\((\d+)\)\.", name):
-        number, label = int(found[1]), re.search(r"non[ _-]?bleeding", path, re.IGNORECASE)
-    elif (found := re.match(r"img(\d+)\.", name)) and 0 < int(found[1]) <= 2 * FRAMES:
-        label, place = divmod(int(found[1]) - 1, FRAMES)
-        number = _AS_TEXT[place]
-    else:
-        return ""
-    return f"{'non-bleeding' if label else 'bleeding'}-{(number - 1) // BLOCK * BLOCK + 1}"
+def _capsule_frames(paths: Sequence[str]) -> dict[str, str]:
+    """The block of consecutive frames of WCEBleedGen that each path belongs to; frames without a
+    number have none."""
+    numbers, classes = {}, {}
+    for path in paths:
+        if found := re.match(r"img(?:- ?\()?(\d+)\)?\.", PurePosixPath(path).name.lower()):
+            numbers[path] = int(found[1])
+            other = re.search(r"non[ _-]?bleeding", path, re.IGNORECASE)
+            classes[path] = "non-bleeding" if other else "bleeding"
+    if any(numbers[path] > FRAMES for path, name in classes.items() if name == "non-bleeding"):
+        numbers = {
+            path: _AS_TEXT[(number - 1) % FRAMES]
+            for path, number in numbers.items()
+            if 0 < number <= 2 * FRAMES
+        }
+    return {
+        path: f"{classes[path]}-{(number - 1) // BLOCK * BLOCK + 1}"
+        for path, number in numbers.items()
+    }
 
 
 _ENTRIES = (
@@ -343,7 +352,7 @@ _ENTRIES = (
         source="https://zenodo.org/records/10156571",
         layout="WCEBleedGen/bleeding/Images/img- (<number>).png\n"
         "WCEBleedGen/non-bleeding/images/img- (<number>).png  (or img<number>.png)",
-        group_of=_capsule_frames,
+        groups_of=_capsule_frames,
         group_key=f"blocks of {BLOCK} consecutive frames of a class; videos and patients are not "
         "stated",
         notes="Neighbouring numbers are neighbouring frames of a video, and some frames stand in "

@@ -94,7 +94,7 @@ def build(
         VERSION,
         str(tree.root),
         {name: list(spelt) for name, spelt in spec.classes.items()},
-        (*spec.groups, spec.group_key) if spec.group_of else spec.groups,
+        (*spec.groups, spec.group_key) if spec.groups_of else spec.groups,
         dataclasses.asdict(tree.how),
         files.file_sha256(tree.table) if tree.table else spec.tables or "",
         dataclasses.astuple(tree.walk),

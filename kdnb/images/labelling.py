@@ -217,9 +217,9 @@ def _known_patients(tree: Tree, names: Sequence[str], patients: dict[str, str]) 
     """Patients that a table states or the tree suggests, then those by the catalogue's patterns of
     file names or its function; for a published set, the reader's own pattern goes before both."""
     patients = dict(patients)
+    if tree.spec.groups_of:
+        patients = tree.spec.groups_of(names) | patients
     for name in names:
-        if tree.spec.group_of and (block := tree.spec.group_of(name)):
-            patients.setdefault(name, block)
         for pattern, text in tree.spec.groups:
             if match := re.search(pattern, PurePosixPath(name).name, flags=re.IGNORECASE):
                 patients.setdefault(name, text.format(*match.groups()))

@@ -19,6 +19,7 @@ from kdnb import files, notebook, parameters
 from kdnb.deployment.efficiency import RuntimeParameters
 from kdnb.deployment.search import SearchParameters
 from kdnb.explanations.settings import MapParameters, SampleParameters
+from kdnb.features.settings import FeatureParameters
 from kdnb.study import Study
 from kdnb.training.methods import MethodParameters
 from kdnb.training.split_audit import SplitAuditParameters
@@ -30,6 +31,7 @@ WINGS = (
     SearchParameters,
     SplitAuditParameters,
     MethodParameters,
+    FeatureParameters,
 )
 GROUPS = (*Study.parts, *WINGS)
 

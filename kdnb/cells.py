@@ -16,10 +16,10 @@ import nbformat
 import pandas as pd
 
 from kdnb import files, notebook, parameters
+from kdnb.classical.settings import FeatureParameters
 from kdnb.deployment.efficiency import RuntimeParameters
 from kdnb.deployment.search import SearchParameters
 from kdnb.explanations.settings import MapParameters, SampleParameters
-from kdnb.features.settings import FeatureParameters
 from kdnb.study import Study
 from kdnb.training.methods import MethodParameters
 from kdnb.training.split_audit import SplitAuditParameters

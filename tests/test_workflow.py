@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from kdnb import cells, files, parameters, run
-from kdnb.features import FeatureParameters
+from kdnb.classical import FeatureParameters
 from kdnb.study import Study
 from kdnb.training import MethodParameters
 

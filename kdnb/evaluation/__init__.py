@@ -1,5 +1,7 @@
-"""Evaluation of predictions: metrics with intervals, paired comparisons, calibration, ensembles; shortcuts are
-measured in :mod:`kdnb.evaluation.shortcuts`, which reads datasets and networks."""
+"""Evaluation of predictions: metrics with intervals, paired comparisons, calibration, ensembles.
+
+Shortcuts are measured in :mod:`kdnb.evaluation.shortcuts`, which reads datasets and networks.
+"""
 
 from kdnb.evaluation import ensembles
 from kdnb.evaluation.calibration import TemperatureScaling, calibrate, reliability

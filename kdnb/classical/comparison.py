@@ -11,13 +11,13 @@ import pandas as pd
 import torch
 
 from kdnb import distillation
+from kdnb.classical import blocks as sources
+from kdnb.classical import pipelines
+from kdnb.classical.blocks import Block
+from kdnb.classical.pipelines import Fitted
+from kdnb.classical.settings import HANDCRAFTED
 from kdnb.data import Dataset
 from kdnb.evaluation import metrics, predictions
-from kdnb.features import blocks as sources
-from kdnb.features import pipelines
-from kdnb.features.blocks import Block
-from kdnb.features.pipelines import Fitted
-from kdnb.features.settings import HANDCRAFTED
 from kdnb.models.predict import predict
 from kdnb.study import Study
 from kdnb.training import loop
@@ -93,7 +93,7 @@ def on_test(fitted: Fitted, dataset: Dataset) -> np.ndarray:
 
 
 def importance(fitted: Fitted, blocks: Sequence[Block], dataset: Dataset) -> pd.DataFrame:
-    """Permutation importance of each block on the test images (:mod:`kdnb.features.pipelines`)."""
+    """Permutation importance of each block on the test images (:mod:`kdnb.classical.pipelines`)."""
     groups, test = dataset.table["group"].to_numpy(), rows(dataset, "test")
     return pipelines.importance(fitted, blocks, test, dataset.labels, groups)
 

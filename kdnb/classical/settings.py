@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 
 from kdnb import files
-from kdnb.features.handcrafted import FAMILIES
+from kdnb.classical.handcrafted import FAMILIES
 from kdnb.models import zoo
 from kdnb.parameters import BadParameter, Parameters, parameter
 

@@ -21,8 +21,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from kdnb import checks, files
+from kdnb.classical.blocks import Block
 from kdnb.evaluation import calibration, crossed, metrics, statistics
-from kdnb.features.blocks import Block
 
 COSTS = (0.1, 1.0, 10.0, 100.0)  # candidates of the SVC's C
 FOLDS = 3

@@ -4,8 +4,8 @@ and support vector machines on both.
 ``load`` computes blocks of features, ``fit_parts`` fits a pipeline on all of them and on parts.
 """
 
-from kdnb.features.blocks import BadFeature, Block, load, table
-from kdnb.features.comparison import (
+from kdnb.classical.blocks import BadFeature, Block, load, table
+from kdnb.classical.comparison import (
     against,
     by_networks,
     by_view,
@@ -21,9 +21,9 @@ from kdnb.features.comparison import (
     teach,
     truth,
 )
-from kdnb.features.handcrafted import FAMILIES, fft, glcm, lbp, wavelets
-from kdnb.features.pipelines import Fitted, TooFewGroups
-from kdnb.features.settings import ATTRIBUTIONS, FeatureParameters
+from kdnb.classical.handcrafted import FAMILIES, fft, glcm, lbp, wavelets
+from kdnb.classical.pipelines import Fitted, TooFewGroups
+from kdnb.classical.settings import ATTRIBUTIONS, FeatureParameters
 
 __all__ = [
     "ATTRIBUTIONS",

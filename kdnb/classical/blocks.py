@@ -16,10 +16,10 @@ import torch
 from tqdm import tqdm
 
 from kdnb import device, files
+from kdnb.classical import handcrafted, settings
+from kdnb.classical.handcrafted import FAMILIES
 from kdnb.data import Dataset
 from kdnb.evaluation import shortcuts
-from kdnb.features import handcrafted, settings
-from kdnb.features.handcrafted import FAMILIES
 from kdnb.images.pixels import Pixels
 from kdnb.models import zoo
 from kdnb.models.predict import penultimate

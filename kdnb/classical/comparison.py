@@ -165,8 +165,8 @@ def truth(dataset: Dataset) -> dict[str, str]:
 
 
 def stored(logits: Mapping[object, np.ndarray], found: Mapping[object, dict]) -> dict[object, dict]:
-    """What a result file holds of each classifier: its measures with intervals, and its class for
-    every test image as text."""
+    """What a result file holds of each classifier, from its logits ``(n, K)`` and its
+    :func:`scores`: the measures with intervals, and its class for every test image as text."""
     names = ("n", "accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "cross_entropy", "ece")
     limits = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc")
     return {

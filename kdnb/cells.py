@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdnb import files, notebook, parameters
+from kdnb.classical.settings import FeatureParameters
 from kdnb.deployment.efficiency import RuntimeParameters
 from kdnb.deployment.search import SearchParameters
 from kdnb.explanations.settings import MapParameters, SampleParameters
@@ -29,6 +30,7 @@ WINGS = (
     SearchParameters,
     SplitAuditParameters,
     MethodParameters,
+    FeatureParameters,
 )
 GROUPS = (*Study.parts, *WINGS)
 

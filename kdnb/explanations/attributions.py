@@ -78,14 +78,16 @@ def captum(
 
 
 def occlusion_window(job: Job) -> tuple[int, int, int]:
-    """Channels, height and width of the occluded patch: the side divided by ``cells``."""
-    side = max(2, job.x.shape[-1] // job.options["cells"])
+    """Channels, height and width of the occluded patch: ``window``, or the side divided by
+    ``cells``."""
+    side = job.options["window"] or max(2, job.x.shape[-1] // job.options["cells"])
     return (3, side, side)
 
 
 def occlusion_stride(job: Job) -> tuple[int, int, int]:
-    """Half a patch, so that neighbouring patches overlap by half."""
-    return (3, *(max(1, side // 2) for side in occlusion_window(job)[1:]))
+    """``stride``, or half a patch, so that neighbouring patches overlap by half."""
+    step = job.options["stride"] or max(1, occlusion_window(job)[1] // 2)
+    return (3, step, step)
 
 
 def shap(job: Job) -> Tensor:

@@ -89,14 +89,15 @@ METHODS: dict[str, Method] = {
     "occlusion": Method(
         title="Occlusion",
         source="Zeiler & Fergus 2014, arXiv:1311.2901",
-        definition="squares of the mean colour, 1/{cells} of the side, overlapping by half",
+        definition="squares of the mean colour, side {window} px, stride {stride} px (None: "
+        "1/{cells} of the image's side, overlapping by half)",
         run=attributions.captum(
             captum.attr.Occlusion,
             sliding_window_shapes=attributions.occlusion_window,
             strides=attributions.occlusion_stride,
             perturbations_per_eval=8,
         ),
-        options={"cells": 8},
+        options={"cells": 8, "window": None, "stride": None},
         signed=True,
     ),
     "saliency": Method(

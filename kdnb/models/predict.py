@@ -1,9 +1,11 @@
-"""Logits of a network for a set of images, in batches, on the device that the network is on."""
+"""Logits and features of a network for a set of images, in batches, on the device that the network
+is on."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from kdnb import device
@@ -54,3 +56,33 @@ def predict(model: Classifier, pixels: Pixels, batch_size: int = 64, flips: str 
             answers.append((sum(logits) / len(logits)).cpu() if flips else logits[0].cpu())
     model.train(training)
     return torch.cat(answers).numpy()
+
+
+def penultimate(model: Classifier, pixels: Pixels, batch_size: int = 64) -> np.ndarray:
+    """What the last linear layer of a network reads of un-augmented images, ``(N, F)`` float32.
+
+    Computed as :func:`predict` does; the layer's hook is removed again. Raises ``ValueError`` for a
+    network that does not end in a linear layer.
+    """
+    found = [
+        layer
+        for layer in model.network.modules()
+        if isinstance(layer, nn.Linear) and layer.out_features == model.num_classes
+    ]
+    kept: list[Tensor] = []
+
+    def keep(layer, given):
+        kept.append(given[0].float().cpu().clone())
+
+    hook = found[-1].register_forward_pre_hook(keep) if found else None
+    try:
+        predict(model, pixels, batch_size)
+    finally:
+        if hook is not None:
+            hook.remove()
+    if not kept or kept[0].ndim != 2:
+        raise ValueError(
+            f"{model.name} does not end in a linear layer, so it has no features to read: choose "
+            "another network"
+        )
+    return torch.cat(kept).numpy()

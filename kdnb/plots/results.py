@@ -265,3 +265,25 @@ def _with_bars(axis: Axes, table: pd.DataFrame, name: str, place: float, style: 
     below, above = table[name] - table[f"{name} low"], table[f"{name} high"] - table[name]
     line = {"color": style.color, "linestyle": style.dash, "marker": "o", "markersize": 4}
     axis.errorbar(place * table["share"], table[name], yerr=[below, above], label=name, **line)
+
+
+def agreement(table: pd.DataFrame, title: str = "") -> Figure:
+    """Matrix of Cohen's kappa between classifiers, with the share of images on which they disagree.
+
+    ``table`` has one row a pair: one, other, kappa (in [−1, 1]) and disagreement (share of 1).
+    """
+    names = list(dict.fromkeys([*table["one"], *table["other"]]))
+    kappa = pd.DataFrame(np.nan, names, names)
+    words = pd.DataFrame("", names, names)
+    for row in table.itertuples():
+        for pair in ((row.one, row.other), (row.other, row.one)):
+            kappa.loc[pair] = row.kappa
+            words.loc[pair] = f"{row.kappa:.2f}\n{row.disagreement:.0%}".replace("-", "−")
+    figure, axes = start(size=(1.15 * len(names) + 3.2, 0.75 * len(names) + 1.6))
+    axis = axes[0, 0]
+    options = {"cmap": "viridis", "linewidths": 0.5, "cbar_kws": {"label": "kappa"}}
+    sns.heatmap(kappa, annot=words, fmt="", vmin=0, vmax=1, ax=axis, **options)
+    axis.set_xticklabels([textwrap.fill(name, 14) for name in names], rotation=0)
+    axis.tick_params(labelsize="small", rotation=0)
+    axis.set_title("kappa, share of images with different answers", loc="left", fontsize="small")
+    return done(figure, title)

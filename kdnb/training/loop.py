@@ -73,7 +73,7 @@ def fit(
     name: str,
     method: Method,
     epochs: int,
-    teachers: Sequence[Run] = (),
+    teachers: Sequence[Run | teaching.Told] = (),
     start: nn.Module | None = None,
     recipe: TrainingRecipe | None = None,
     role: str = "student",
@@ -86,12 +86,15 @@ def fit(
     is a network of the same shape whose weights the training begins with, at a tenth of the peak
     learning rate. ``recipe`` is that of the study's student by default. ``role`` is ``teacher``
     or ``student``: ``study.pretrained`` says for each whether it starts from published weights.
-    Raises ``ValueError`` where method, network and teachers do not fit.
+    A teacher that is no network (:class:`~kdnb.training.teachers.Told`) needs fixed views and a
+    method that learns from logits. Raises ``ValueError`` where method, network and teachers do not
+    fit.
     """
     _check(name, method, teachers)
     teachers = list(teachers) if method.needs_teacher else []
     recipe = recipe or recipes.of_student(study.recipe)
     settings = _settings(study, name, epochs, start, recipe, role)
+    _check_told(method, teachers, settings.augment)
     key = {
         "version": VERSION,
         "model": name,
@@ -139,7 +142,19 @@ def _settings(
     return recipe.adapted(settings)
 
 
-def _check(name: str, method: Method, teachers: Sequence[Run]) -> None:
+def _check_told(method: Method, teachers: Sequence[Run | teaching.Told], augment: bool) -> None:
+    """Refuse what a teacher cannot answer that knows the images of the table alone."""
+    if not any(isinstance(teacher, teaching.Told) for teacher in teachers):
+        return
+    if augment or not (method.cacheable and method.reads_logits_only()):
+        raise ValueError(
+            f"a pipeline of features answers for the images as they are, and for classes alone: "
+            f"{method.name} needs {'random views' if augment else 'more of its teacher'}. "
+            "Take fixed views (-p augment False) and a method that reads logits (hybrid, kd_fmv)"
+        )
+
+
+def _check(name: str, method: Method, teachers: Sequence[Run | teaching.Told]) -> None:
     """Refuse at once what could not be trained."""
     if method.needs_teacher:
         if not teachers:
@@ -171,7 +186,7 @@ class Training:
         lesson: Lesson,
         dataset: Dataset,
         settings: Settings,
-        teachers: list[Classifier],
+        teachers: list[Classifier | teaching.Told],
         folder: Path,
         recipe: TrainingRecipe,
     ):
@@ -201,7 +216,9 @@ class Training:
         # recalibrated after every epoch
         self.prepared, self.optimizer = self.launch.prepare(lesson, optimizer)
 
-    def _teachers(self, teachers: list[Classifier], dataset: Dataset) -> list[teaching.Asked]:
+    def _teachers(
+        self, teachers: list[Classifier | teaching.Told], dataset: Dataset
+    ) -> list[teaching.Asked]:
         """Teachers that are asked for each batch, or whose answers are kept on disk."""
         method, size = self.lesson.method, self.lesson.student.image_size
         reads = self.device, method.taps, method.pooled

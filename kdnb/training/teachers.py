@@ -11,6 +11,7 @@ import copy
 import functools
 import hashlib
 import os
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,25 @@ def answer(teacher: Classifier, images: Tensor, taps: int = 0, pooled: bool = Fa
     return Seen(logits, tuple(features))
 
 
+@dataclass(frozen=True)
+class Told:
+    """A teacher that is no network: its ``logits`` ``(R, K)`` for all rows of the table, as the
+    images are. It stands where the run of a teacher does, and teaches on fixed views alone."""
+
+    name: str
+    logits: Tensor
+
+    @property
+    def model(self) -> Told:
+        """Itself: what answers."""
+        return self
+
+    @property
+    def checksum(self) -> str:
+        """Names the answers."""
+        return zoo.tensors_checksum({"logits": self.logits})
+
+
 class Asked:
     """A teacher that is asked for every batch.
 
@@ -61,7 +81,11 @@ class Asked:
     """
 
     def __init__(
-        self, teacher: Classifier, where: torch.device, taps: int = 0, pooled: bool = False
+        self,
+        teacher: Classifier | Told,
+        where: torch.device,
+        taps: int = 0,
+        pooled: bool = False,
     ):
         self.teacher, self.where, self.taps, self.pooled = teacher, where, taps, pooled
 
@@ -86,11 +110,15 @@ class Asked:
 
 
 class FixedViews(Asked):
-    """A teacher whose logits for all images, not augmented, are computed once and kept on disk."""
+    """A teacher whose logits for all images, not augmented, are computed once and kept on disk, or
+    are all that there is of it."""
 
-    def __init__(self, teacher: Classifier, where: torch.device, dataset: Dataset, image_size: int):
+    def __init__(
+        self, teacher: Classifier | Told, where: torch.device, dataset: Dataset, image_size: int
+    ):
         super().__init__(teacher, where)
-        self.logits = fixed_logits(teacher, dataset, image_size)
+        told = isinstance(teacher, Told)
+        self.logits = teacher.logits if told else fixed_logits(teacher, dataset, image_size)
 
     def __call__(self, images: Tensor, rows: Tensor) -> Seen:
         """The logits of these rows."""

@@ -1,5 +1,5 @@
 # The experiments of both papers as papermill runs of the notebooks: all teachers (02), then all
-# students (03), then what a row of study.yaml requests in `also` (explain: 04, layers: 05, methods: 10). Each run
+# students (03), then what a row of study.yaml requests in `also` (explain: 04, layers: 05, methods: 10, labels: 11). Each run
 # has its own folder outputs/runs/<cell>/. study.yaml defines the sets, profiles/ where they run.
 #
 #   snakemake --profile profiles/local --config set=cpu         on this machine; --dry-run lists the runs
@@ -27,9 +27,12 @@ LOGS = os.path.join("logs", "study")
 NOTEBOOKS = os.path.join(workflow.basedir, "notebooks")
 STUDENTS_OWN = (
     "student", "recipe", "method", "options", "alpha", "temperature", "teacher_weights",
-    "student_epochs", "methods",
+    "student_epochs", "methods", "curation", "curation_temperature", "label_shares",
 )
-ALSO = {"explain": "04_explain.ipynb", "layers": "05_feature_maps.ipynb", "methods": "10_methods.ipynb"}
+ALSO = {
+    "explain": "04_explain.ipynb", "layers": "05_feature_maps.ipynb", "methods": "10_methods.ipynb",
+    "labels": "11_labels.ipynb",
+}
 PYTHON = sys.executable
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from kdnb import cells, files, parameters, run
 from kdnb.study import Study
-from kdnb.training import MethodParameters
+from kdnb.training import LabelParameters, MethodParameters
 
 TINY = {
     "dataset": "folder",
@@ -280,5 +280,5 @@ def test_parameters_of_the_student_are_not_passed_to_the_teacher():
     text = (files.ROOT / "Snakefile").read_text()
     listed = ast.literal_eval(re.search(r"STUDENTS_OWN = (\(.+?\))", text, re.DOTALL)[1])
     # those of notebooks that a row asks for beside 02 and 03 are no teacher's either
-    also = set(parameters.declared(MethodParameters))
+    also = {*parameters.declared(MethodParameters), *parameters.declared(LabelParameters)}
     assert set(listed) == set(student) - set(teacher) | also

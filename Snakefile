@@ -1,6 +1,7 @@
 # The experiments of both papers as papermill runs of the notebooks: all teachers (02), then all
 # students (03), then what a row of study.yaml requests in `also` (explain: 04, layers: 05, methods: 10,
-# features: 12). Each run has its own folder outputs/runs/<cell>/. study.yaml defines the sets, profiles/ where they run.
+# labels: 11, features: 12). Each run has its own folder outputs/runs/<cell>/. study.yaml defines the sets, profiles/ where
+# they run.
 #
 #   snakemake --profile profiles/local --config set=cpu         on this machine; --dry-run lists the runs
 #   snakemake --profile profiles/slurm --config set=paper       on a cluster
@@ -27,11 +28,11 @@ LOGS = os.path.join("logs", "study")
 NOTEBOOKS = os.path.join(workflow.basedir, "notebooks")
 STUDENTS_OWN = (
     "student", "recipe", "method", "options", "alpha", "temperature", "teacher_weights",
-    "student_epochs", "methods", "features",
+    "student_epochs", "methods", "curation", "curation_temperature", "label_shares", "features",
 )
 ALSO = {
     "explain": "04_explain.ipynb", "layers": "05_feature_maps.ipynb", "methods": "10_methods.ipynb",
-    "features": "12_features.ipynb",
+    "labels": "11_labels.ipynb", "features": "12_features.ipynb",
 }
 PYTHON = sys.executable
 

@@ -20,6 +20,7 @@ from kdnb.deployment.efficiency import RuntimeParameters
 from kdnb.deployment.search import SearchParameters
 from kdnb.explanations.settings import MapParameters, SampleParameters
 from kdnb.study import Study
+from kdnb.training.labels import LabelParameters
 from kdnb.training.methods import MethodParameters
 from kdnb.training.split_audit import SplitAuditParameters
 
@@ -30,6 +31,7 @@ WINGS = (
     SearchParameters,
     SplitAuditParameters,
     MethodParameters,
+    LabelParameters,
     FeatureParameters,
 )
 GROUPS = (*Study.parts, *WINGS)

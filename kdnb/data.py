@@ -25,6 +25,7 @@ from kdnb.leakage.relatives import Finding, Patients
 
 MASKS = ("mask", "organ_mask")  # columns of the index that name a mask of the image
 DRAWN_ALONE = "every phantom is drawn alone"
+HIDDEN = ""  # the label of a training image that is used without it
 SEEDS = 2**32 - 1  # the largest seed that pandas and numpy take
 
 
@@ -35,7 +36,8 @@ class Dataset:
     ``table`` has the index's columns and ``group``, the number of the images that are kept together
     with this one; ``split`` says how the parts came about, ``patients`` how patients are known.
     ``copies`` is the finding of the search for copies, None where none was made yet;
-    ``labelled_from`` the checksum of the set of which these images are the labelled share.
+    ``labelled_from`` the checksum of the set of which these images are the labelled share, and
+    ``unlabelled`` the rows of its other training images.
     """
 
     spec: DatasetSpec
@@ -45,6 +47,7 @@ class Dataset:
     patients: Patients = Patients()
     copies: detector.Leakage | None = None
     labelled_from: str = ""
+    unlabelled: tuple[int, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -132,8 +135,9 @@ class Dataset:
 
     @property
     def labels(self) -> np.ndarray:
-        """Label numbers, shape ``(N,)``."""
-        return self.table["label"].map({name: i for i, name in enumerate(self.classes)}).to_numpy()
+        """Label numbers, shape ``(N,)``; −1 where :meth:`with_unlabelled` hides a label."""
+        numbers = {name: i for i, name in enumerate(self.classes)} | {HIDDEN: -1}
+        return self.table["label"].map(numbers).to_numpy()
 
     def groups(self, split: str) -> np.ndarray:
         """Group numbers of one split's images, ``(n,)`` in the order of :meth:`pixels`: intervals
@@ -214,7 +218,30 @@ class Dataset:
             return self
         table = splits.labelled(self.table, share, seed)
         used = f"{self.split}; labels of {share:.0%} of the training and validation groups"
-        return dataclasses.replace(self, table=table, split=used, labelled_from=self.checksum)
+        left_out = (self.table["split"] == "train").to_numpy() & (table["split"] == "").to_numpy()
+        return dataclasses.replace(
+            self,
+            table=table,
+            split=used,
+            labelled_from=self.checksum,
+            unlabelled=tuple(np.flatnonzero(left_out).tolist()),
+        )
+
+    def with_unlabelled(self) -> Dataset:
+        """The same images with those training images whose labels :meth:`labelled` left out: they
+        are training images again, and their label is hidden (number −1).
+
+        Validation images without a label stay out. The dataset itself where no label was left out.
+        """
+        if not self.unlabelled:
+            return self
+        hidden = self.table.index.isin(self.unlabelled)
+        table = self.table.assign(
+            split=self.table["split"].mask(hidden, "train"),
+            label=self.table["label"].mask(hidden, HIDDEN),
+        )
+        used = f"{self.split}; {len(self.unlabelled)} training images without a label"
+        return dataclasses.replace(self, table=table, split=used, unlabelled=())
 
     def shuffled(self, seed: int = 0) -> Dataset:
         """The same images and splits with labels permuted within each split: a control."""

@@ -152,6 +152,14 @@ class Recipe(Parameters):
     teacher_weights: tuple[float, ...] | None = parameter(
         None, "one number a teacher; None: equal shares"
     )
+    curation: str | None = parameter(
+        None,
+        "draw each batch from five: acid (learnability), easy_reference, random; None: no choice",
+        choices=("acid", "easy_reference", "random"),
+    )
+    curation_temperature: float = parameter(
+        1.0, "temperature of the draw, in nats of the loss", low=1e-3
+    )
     options: dict = parameter({}, "more options of the method; each may be set by its own name too")
 
 

@@ -250,7 +250,7 @@ def test_the_help_of_the_runner_lists_every_parameter(capsys):
 def test_the_runner_refuses_a_mistake_before_it_starts(home, capsys):
     assert run.main(["-p", "studnet", "ofa595"]) == 1
     assert "Did you mean 'student'?" in capsys.readouterr().err
-    assert run.main(["11"]) == 1
+    assert run.main(["99"]) == 1
 
 
 def test_a_failing_notebook_stops_the_series(home, capsys):

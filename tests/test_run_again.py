@@ -23,6 +23,7 @@ CHANGED = {
     "07": {"generations": 1},
     "08": {"audit_epochs": 2},
     "10": {"methods": "dist"},
+    "11": {"label_shares": "0.5"},
     "12": {"features": "fft+wavelets"},
 }
 

@@ -43,8 +43,9 @@ class Batch(NamedTuple):
     """Training images as teachers and student will see them.
 
     ``images`` ``(V·N, 3, S, S)`` in [0, 1]: V views of N images, all images of a view together.
-    ``labels`` ``(N,)``, or ``(N, K)`` where a method mixes classes. ``rows`` ``(N,)`` are the rows
-    of the dataset's table: a bank is indexed by them, never by the place in a batch.
+    ``labels`` ``(N,)``, or ``(N, K)`` where a method mixes classes; −1, or shares of zero, for an
+    image without a label, which only a method with ``unlabelled`` sees. ``rows`` ``(N,)`` are the
+    rows of the dataset's table: a bank is indexed by them, never by the place in a batch.
     """
 
     images: Tensor
@@ -74,9 +75,11 @@ class Method(nn.Module):
 
     Facts: ``title`` and ``paper`` for tables, ``transfers``, a part of ``TRANSFERS``,
     ``needs_teacher``, ``teacher_shards``, the number of parts of the patients for each of which a
-    teacher is trained, ``taps``, the number of layers it reads (the deepest of each network's CAM
-    layers; a property where an option decides), and ``pooled``, whether it reads only their means
-    over all cells, ``(N, C, 1, 1)``.
+    teacher is trained, ``unlabelled``, whether it also learns from training images whose label was
+    left out, ``rounds``, how often the student is trained, each time anew and with the student of
+    the round before as the teacher, ``taps``, the number of layers it reads (the deepest of each
+    network's CAM layers), and ``pooled``, whether it reads only their means over all cells,
+    ``(N, C, 1, 1)``. ``rounds`` and ``taps`` are properties where an option decides.
     ``idea`` (one or two sentences), ``equation`` (LaTeX, ``\\\\`` between lines), and ``reported``,
     what the paper reports, and ``reported_on``, its data, make the method's card and its row among
     the related systems.
@@ -98,6 +101,8 @@ class Method(nn.Module):
     transfers: ClassVar[tuple[str, ...]] = TRANSFERS[:1]
     needs_teacher: ClassVar[bool] = True
     teacher_shards: ClassVar[int] = 1
+    unlabelled: ClassVar[bool] = False
+    rounds: ClassVar[int] = 1
     taps: ClassVar[int] = 0
     pooled: ClassVar[bool] = False
     version: ClassVar[int] = 1

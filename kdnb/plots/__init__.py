@@ -18,6 +18,7 @@ from kdnb.plots.measures import (
 )
 from kdnb.plots.methods import critical_difference, transfers
 from kdnb.plots.results import (
+    accuracy_by_share,
     accuracy_by_split,
     accuracy_by_view,
     accuracy_grid,
@@ -32,6 +33,7 @@ from kdnb.plots.tradeoffs import accuracy_against_cost, pareto_front, predicted_
 
 __all__ = [
     "accuracy_against_cost",
+    "accuracy_by_share",
     "accuracy_by_split",
     "accuracy_by_view",
     "accuracy_grid",

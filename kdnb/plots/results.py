@@ -189,6 +189,33 @@ def accuracy_grid(
     return done(figure, title)
 
 
+def accuracy_by_share(table: pd.DataFrame, title: str = "") -> Figure:
+    """Balanced test accuracy of each method over the shares of the labels, with 95 % intervals.
+
+    ``table`` has the columns share (of 1), method, balanced_accuracy, low, high (shares of 1).
+    Methods whose name begins with ``teacher`` are drawn as teachers.
+    """
+    figure, axes = start(size=(5.6, 3.6))
+    axis, methods = axes[0, 0], list(dict.fromkeys(table["method"]))
+    roles = {name: "teacher" if name.startswith("teacher") else "" for name in methods}
+    looks = styles(methods, roles)
+    for (method, style), shift in zip(looks.items(), offsets(len(looks), 0.04), strict=True):
+        rows = table[table["method"] == method].sort_values("share")
+        middle = rows["balanced_accuracy"]
+        gap = np.abs(np.stack([middle - rows["low"], rows["high"] - middle]))
+        # shares are drawn on a logarithmic axis, so that equal steps are equal factors
+        spots, line = rows["share"] * np.exp(shift), {"color": style.color, "capsize": 3}
+        axis.errorbar(spots, middle, yerr=gap, fmt="o", linestyle=style.dash, label=method, **line)
+    shares = sorted(table["share"].unique())
+    axis.set(xscale="log", xlabel="share of the labels", ylabel="balanced test accuracy")
+    axis.set_xticks(shares, [f"{100 * share:g} %" for share in shares])
+    axis.minorticks_off()
+    percent(axis, "y")
+    legend_right(axis)
+    sns.despine(figure)
+    return done(figure, title)
+
+
 def accuracy_by_split(table: pd.DataFrame, title: str = "") -> Figure:
     """Balanced test accuracy of several training seeds under each split, with 95 % intervals.
 

@@ -1,7 +1,8 @@
 """Results as files, and what follows from them: tables, the ledger of claims, pages, the site."""
 
-from kdnb.report import ledger, methods, names, shares, systems
+from kdnb.report import labels, ledger, methods, names, shares, systems
 from kdnb.report.claims import CLAIMS, PAPERS
+from kdnb.report.labels import keep as save_labels
 from kdnb.report.methods import keep as save_methods
 from kdnb.report.pages import points, records, save, save_figure, save_table, written
 from kdnb.report.results import distillations
@@ -14,6 +15,7 @@ __all__ = [
     "RULES",
     "VERDICTS",
     "distillations",
+    "labels",
     "ledger",
     "load_results",
     "methods",
@@ -22,6 +24,7 @@ __all__ = [
     "records",
     "save",
     "save_figure",
+    "save_labels",
     "save_methods",
     "save_table",
     "shares",

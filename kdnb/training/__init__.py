@@ -1,5 +1,6 @@
 """Training: one loop for teachers and students, resumable after every epoch."""
 
+from kdnb.training.labels import LabelParameters, train_curated, train_on_shares
 from kdnb.training.loop import (
     VERSION,
     distil,
@@ -14,6 +15,7 @@ from kdnb.training.trio import Comparison, Trio, by_name, trio
 
 __all__ = [
     "Comparison",
+    "LabelParameters",
     "MethodParameters",
     "SplitAuditParameters",
     "Trio",
@@ -23,7 +25,9 @@ __all__ = [
     "fit",
     "measured_teachers",
     "train_baseline",
+    "train_curated",
     "train_methods",
+    "train_on_shares",
     "train_on_shuffled_labels",
     "train_teachers",
     "trio",

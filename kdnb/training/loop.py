@@ -29,6 +29,7 @@ from kdnb.study import Study
 from kdnb.training import batch_norm, checkpoints, processes, recipes, schedule
 from kdnb.training import teachers as teaching
 from kdnb.training.checkpoints import Run
+from kdnb.training.curation import Curation, Curator, SuperBatches
 from kdnb.training.recipes import TrainingRecipe
 from kdnb.training.schedule import Settings
 
@@ -49,9 +50,47 @@ def train_teachers(study: Study, dataset: Dataset) -> list[Run]:
 
 
 def distil(study: Study, dataset: Dataset, teachers: list[Run]) -> Run:
-    """Train the study's student with its method."""
-    method = study.make_method()
-    return fit(study, dataset, study.student, method, study.student_epochs, teachers)
+    """Train the study's student with its method and curation, whose reference are the teachers.
+
+    A method of several rounds trains it anew in each, with the student of the round before as the
+    teacher. Raises ``ValueError`` where method, curation and images do not fit.
+    """
+    return distil_rounds(study, dataset, teachers)[-1]
+
+
+def distil_rounds(
+    study: Study, dataset: Dataset, teachers: list[Run], recipe: TrainingRecipe | None = None
+) -> list[Run]:
+    """The runs of all rounds of :func:`distil`, with ``recipe`` in place of the study's."""
+    method, runs = study.make_method(), []
+    images, curation = learnt_from(method, dataset), None
+    if study.curation is not None:
+        if method.unlabelled:
+            raise ValueError(
+                f"curation compares losses, and {method.name} has images without a label: choose "
+                "one of the two"
+            )
+        curation = Curation(study.curation, study.curation_temperature)
+    for _ in range(method.rounds):
+        settings = study, images, study.student, method, study.student_epochs, teachers
+        runs.append(fit(*settings, recipe=recipe, curation=curation))
+        # the student of a round is one teacher, whatever the teachers' weights were
+        options = dataclasses.replace(method.options, teacher_weights=None)
+        teachers, method = runs[-1:], type(method)(options)
+    return runs
+
+
+def learnt_from(method: Method, dataset: Dataset) -> Dataset:
+    """The images that a method learns from: those with a label, and for some methods those whose
+    label was left out. Raises ``ValueError`` where such a method finds none."""
+    if not method.unlabelled:
+        return dataset
+    if not dataset.unlabelled:
+        raise ValueError(
+            f"{method.name} learns from images without a label, and all training images have one: "
+            "-p label_share 0.15 leaves labels out"
+        )
+    return dataset.with_unlabelled()
 
 
 def train_baseline(study: Study, dataset: Dataset) -> Run:
@@ -77,6 +116,7 @@ def fit(
     start: nn.Module | None = None,
     recipe: TrainingRecipe | None = None,
     role: str = "student",
+    curation: Curation | None = None,
 ) -> Run:
     """Train network ``name``; a finished run with the same key is loaded, an interrupted one goes
     on where it stood.
@@ -86,26 +126,21 @@ def fit(
     is a network of the same shape whose weights the training begins with, at a tenth of the peak
     learning rate. ``recipe`` is that of the study's student by default. ``role`` is ``teacher``
     or ``student``: ``study.pretrained`` says for each whether it starts from published weights.
-    A teacher that is no network (:class:`~kdnb.training.teachers.Told`) needs fixed views and a
-    method that learns from logits. Raises ``ValueError`` where method, network and teachers do not
-    fit.
+    With ``curation`` the teachers are its reference, also for a method that has none. A teacher
+    that is no network (:class:`~kdnb.training.teachers.Told`) needs fixed views and a method that
+    learns from logits. Raises ``ValueError`` where method, network and teachers do not fit.
     """
-    _check(name, method, teachers)
+    _check(study, name, method, teachers)
+    reference = list(teachers) if curation and curation.rule != "random" else []
     teachers = list(teachers) if method.needs_teacher else []
     recipe = recipe or recipes.of_student(study.recipe)
     settings = _settings(study, name, epochs, start, recipe, role)
     _check_told(method, teachers, settings.augment)
-    key = {
-        "version": VERSION,
-        "model": name,
-        "classes": list(dataset.classes),
-        "data": dataset.checksum,
-        "image_size": study.image_size,
-        "settings": dataclasses.asdict(settings),
-        "objective": method.key,
-        "teachers": [run.checksum for run in teachers],
-    } | ({} if start is None else {"start": zoo.checksum(start)})
+    key = _key(study, dataset, name, settings, method, teachers)
+    key |= {} if start is None else {"start": zoo.checksum(start)}
     key |= recipe.key
+    if curation:
+        key["curation"] = curation.key | {"reference": [run.checksum for run in reference]}
     runs = files.cache_dir() / "runs" / dataset.spec.slug
     folder = runs / f"{name}-{method.name}-{files.digest(key)}"
     with processes.exclusive(folder):
@@ -114,9 +149,31 @@ def fit(
             print(f"{name} ({method.name}): {found}")
         else:
             lesson = Lesson(_initial(key, settings, start), type(method)(method.options))
-            models = [run.model for run in teachers]
-            Training(lesson, dataset, settings, models, folder, recipe).run(key)
+            models, known = ([run.model for run in runs] for runs in (teachers, reference))
+            curator = (curation, known) if curation else None
+            Training(lesson, dataset, settings, models, folder, recipe, curator).run(key)
     return checkpoints.load(folder)
+
+
+def _key(
+    study: Study,
+    dataset: Dataset,
+    name: str,
+    settings: Settings,
+    method: Method,
+    teachers: Sequence[Run | teaching.Told],
+) -> dict:
+    """What names every run; options that are not used leave it as it is."""
+    return {
+        "version": VERSION,
+        "model": name,
+        "classes": list(dataset.classes),
+        "data": dataset.checksum,
+        "image_size": study.image_size,
+        "settings": dataclasses.asdict(settings),
+        "objective": method.key,
+        "teachers": [run.checksum for run in teachers],
+    }
 
 
 def _settings(
@@ -154,8 +211,15 @@ def _check_told(method: Method, teachers: Sequence[Run | teaching.Told], augment
         )
 
 
-def _check(name: str, method: Method, teachers: Sequence[Run | teaching.Told]) -> None:
+def _check(
+    study: Study, name: str, method: Method, teachers: Sequence[Run | teaching.Told]
+) -> None:
     """Refuse at once what could not be trained."""
+    if name == zoo.SUPERNET and study.curation:
+        raise ValueError(
+            f"curation {study.curation} follows one student's losses, and {name} trains several "
+            "subnets at once: leave -p curation out"
+        )
     if method.needs_teacher:
         if not teachers:
             raise ValueError(f"{method.name} needs a teacher, and {name} was given none")
@@ -189,6 +253,7 @@ class Training:
         teachers: list[Classifier | teaching.Told],
         folder: Path,
         recipe: TrainingRecipe,
+        curation: tuple[Curation, list[Classifier]] | None = None,
     ):
         self.lesson, self.settings, self.folder, self.recipe = lesson, settings, folder, recipe
         model, method = lesson.student, lesson.method
@@ -197,7 +262,9 @@ class Training:
         parts = (dataset.pixels(model.image_size, part) for part in ("train", "val"))
         self.train, self.val = (pixels.moved_to(self.device) for pixels in parts)
         place = self.launch.process_index, self.launch.num_processes
-        self.batches = schedule.Batches(len(self.train), settings, *place)
+        self.curator = self._curator(dataset, *curation) if curation else None
+        batches = SuperBatches if self.curator else schedule.Batches
+        self.batches = batches(len(self.train), settings, *place)
         self.loader = DataLoader(
             self.train, batch_sampler=self.batches, collate_fn=lambda batch: batch
         )
@@ -222,7 +289,8 @@ class Training:
         """Teachers that are asked for each batch, or whose answers are kept on disk."""
         method, size = self.lesson.method, self.lesson.student.image_size
         reads = self.device, method.taps, method.pooled
-        if not method.cacheable:
+        # which images a curated step has depends on the student, so its views are never seen again
+        if not method.cacheable or (self.curator and (self.augment or method.taps)):
             return [teaching.Asked(each, *reads) for each in teachers]
         if self.augment is None and not method.taps:
             return [teaching.FixedViews(each, self.device, dataset, size) for each in teachers]
@@ -236,6 +304,14 @@ class Training:
             "processes": self.launch.num_processes,
         }
         return [teaching.Kept(each, *reads, views) for each in teachers]
+
+    def _curator(
+        self, dataset: Dataset, curation: Curation, references: list[Classifier]
+    ) -> Curator:
+        """The curation with the losses of its reference, from logits that are kept on disk."""
+        size = self.lesson.student.image_size
+        known = [teaching.fixed_logits(each, dataset, size) for each in references]
+        return Curator(curation, known, self.train.labels)
 
     def _build(self, teachers: list[Classifier]) -> None:
         """Let the method make its parts, from the answers for two training images."""
@@ -275,9 +351,16 @@ class Training:
             "precision": self.launch.mixed_precision,
             "processes": self.launch.num_processes,
             "provenance": provenance.collect(),
+            "budget": self._budget(state.epoch),
         }
         if self.launch.is_main_process:
             checkpoints.finish(self.folder, self.lesson.student, state, record)
+
+    def _budget(self, epochs: int) -> dict[str, int]:
+        """Steps, images that the student learnt from, and images that it only scored."""
+        images = epochs * self.batches.images
+        scored = images * self.curator.rule.scored if self.curator else 0
+        return {"steps": epochs * len(self.batches), "images": images, "scored_images": scored}
 
     def _bar(self, epoch: int) -> tqdm:
         model, method = self.lesson.student, self.lesson.method
@@ -336,6 +419,9 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(step, group.get("rate", 1.0))
         method, student = self.lesson.method, self.lesson.student
+        if self.curator:
+            batch = Batch(batch.images.to(self.device), batch.labels.to(self.device), batch.rows)
+            batch = self.curator.choose(batch, student, views)
         batch = method.change_batch(self._on_device(batch, views), student, views)
         images = batch.images.contiguous(memory_format=torch.channels_last)
         with self.launch.autocast():
@@ -369,8 +455,9 @@ class Training:
         else:
             losses = method.loss(answer, teachers, labels, rows)
         classes = labels if labels.ndim == 1 else labels.argmax(1)
-        right = answer.logits[: len(classes)].argmax(1) == classes
-        return losses | {"accuracy": right.float().mean()}, len(labels)
+        known = classes >= 0 if labels.ndim == 1 else labels.sum(1) > 0
+        right = (answer.logits[: len(classes)].argmax(1) == classes) & known
+        return losses | {"accuracy": right.sum() / known.sum().clamp(min=1)}, len(labels)
 
     def _validate(self) -> dict[str, float]:
         """Scores on validation images, the same in all processes: they must stop together."""

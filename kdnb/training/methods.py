@@ -88,7 +88,8 @@ def train_methods(study: Study, dataset: Dataset) -> Iterator[tuple[str, dict]]:
     for name, own in contestants(study).items():
         method = own.make_method()
         try:
-            taught_by = loop.train_teachers(own, dataset) if method.needs_teacher else []
+            asked = method.needs_teacher or own.curation not in (None, "random")
+            taught_by = loop.train_teachers(own, dataset) if asked else []
             trained = loop.distil(own, dataset, taught_by)
         except ValueError as error:
             if own == study or name in REFERENCES:
@@ -106,11 +107,13 @@ def measured(run: Run, dataset: Dataset, flips: str = "") -> dict:
     groups = dataset.groups("test")
     scores = metrics.evaluate(labels, logits, dataset.classes, dataset.split_name, groups)
     epochs = len(run.history)
+    # runs of earlier versions do not state what they learnt from
+    images = epochs * int((dataset.table["split"] == "train").sum())
     return {name: scores[name] for name in MEASURES} | {
         "predicted": predictions.as_text(logits.argmax(1)),
         "epochs": epochs,
         "best_epoch": run.record["best_epoch"],
-        "images": epochs * int((dataset.table["split"] == "train").sum()),
+        "images": run.record.get("budget", {}).get("images", images),
         "seconds": round(float(run.history["seconds"].sum()), 1),
         "weights": run.checksum,
     }

@@ -46,7 +46,9 @@ def epoch_seed(settings: Settings, epoch: int) -> int:
 
 
 def class_weights(labels: Tensor, num_classes: int) -> Tensor:
-    """Inverse frequencies ``(K,)`` with mean 1 over the images: N / (K · count)."""
+    """Inverse frequencies ``(K,)`` with mean 1 over the images: N / (K · count). Images without a
+    label (−1) do not count."""
+    labels = labels[labels >= 0]
     counts = torch.bincount(labels, minlength=num_classes).clamp(min=1)
     return len(labels) / (num_classes * counts)
 
@@ -74,6 +76,11 @@ class Batches(Sampler):
 
     def __len__(self) -> int:
         return math.ceil(self.used / self.settings.batch_size)
+
+    @property
+    def images(self) -> int:
+        """Images that are learnt from in an epoch."""
+        return self.used
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(epoch_seed(self.settings, self.epoch))

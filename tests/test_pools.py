@@ -140,7 +140,7 @@ def test_a_curve_over_label_shares_joins_shares_of_other_lengths(home):
     assert len(results.pools(results.load())) == 1
     assert shares.title(curve).startswith("Brain Tumor MRI: densenet121 → kdfmv5, kd_fmv")
     ticks = shares.figure(curve).axes[0].get_xticklabels()
-    assert [text.get_text() for text in ticks] == ["10%", "100%"]
+    assert [text.get_text() for text in ticks] == ["10 %", "100 %"]
     assert "10% of the labels +16.7 [" in shares.described(curve)
     captions = [each.caption for each in ledger.pictures([], results.load())]
     assert any("share of the training labels" in caption for caption in captions)

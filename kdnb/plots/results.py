@@ -201,15 +201,11 @@ def accuracy_by_share(table: pd.DataFrame, title: str = "") -> Figure:
     looks = styles(methods, roles)
     for (method, style), shift in zip(looks.items(), offsets(len(looks), 0.04), strict=True):
         rows = table[table["method"] == method].sort_values("share")
-        middle = rows["balanced_accuracy"]
-        gap = np.abs(np.stack([middle - rows["low"], rows["high"] - middle]))
-        # shares are drawn on a logarithmic axis, so that equal steps are equal factors
-        spots, line = rows["share"] * np.exp(shift), {"color": style.color, "capsize": 3}
-        axis.errorbar(spots, middle, yerr=gap, fmt="o", linestyle=style.dash, label=method, **line)
-    shares = sorted(table["share"].unique())
-    axis.set(xscale="log", xlabel="share of the labels", ylabel="balanced test accuracy")
-    axis.set_xticks(shares, [f"{100 * share:g} %" for share in shares])
-    axis.minorticks_off()
+        bounds = {bound: f"{method} {bound}" for bound in ("low", "high")}
+        rows = rows.rename(columns={"balanced_accuracy": method} | bounds)
+        _with_bars(axis, rows, method, float(np.exp(shift)), style)
+    _over_shares(axis, sorted(table["share"].unique()))
+    axis.set(ylabel="balanced test accuracy")
     percent(axis, "y")
     legend_right(axis)
     sns.despine(figure)
@@ -279,12 +275,17 @@ def label_shares(table: pd.DataFrame, title: str = "") -> Figure:
     _with_bars(gain, points.assign(share=table["share"]), "difference", 1.0, known["distilled"])
     gain.set(ylabel="distilled − baseline (points)")
     for axis in (accuracy, gain):
-        axis.set(xscale="log", xlabel="share of the training labels")
-        axis.set_xticks(table["share"], [f"{share:.0%}" for share in table["share"]])
-        axis.minorticks_off()
+        _over_shares(axis, table["share"].tolist())
     percent(accuracy, "y")
     sns.despine(figure)
     return done(figure, title)
+
+
+def _over_shares(axis: Axes, shares: Sequence[float]) -> None:
+    """Shares of the labels on a logarithmic x axis: equal steps are equal factors."""
+    axis.set(xscale="log", xlabel="share of the training labels")
+    axis.set_xticks(shares, [f"{100 * share:g} %" for share in shares])
+    axis.minorticks_off()
 
 
 def _with_bars(axis: Axes, table: pd.DataFrame, name: str, place: float, style: Style) -> None:

@@ -53,6 +53,16 @@ class SelfTraining(Method):
     title, paper = "pseudo-labels for images without a label", "arXiv:2005.02231"
     transfers = ("labels", "probabilities")
     unlabelled = True
+    idea = (
+        "A teacher that learnt from few labels answers for the images without a label. The student "
+        "learns from labels and answers together, and teaches the next student."
+    )
+    equation = (
+        r"\mathcal{L} = \mathcal{L}_{\mathrm{CE}} + \lambda T^2 \mathrm{KL}(p^t \,\|\, p^s) "
+        r"- \beta H(p^s)"
+    )
+    reported = "15 % of the labels suffice for the accuracy of all of them: 85 % fewer labels"
+    reported_on = "chest X-rays"
 
     @dataclass(frozen=True)
     class Options(Method.Options):

@@ -96,6 +96,8 @@ class System:
         """A command that measures the system on a dataset whose splits keep patients together."""
         if self.teacher:
             return f"python -m kdnb.run 10 -p dataset brain_tumor -p teacher {self._networks}"
+        if self.facts.unlabelled:
+            return "python -m kdnb.run 11 -p dataset brain_tumor"
         named = "" if self.method in REFERENCES else f" -p methods {self.method}"
         return f"python -m kdnb.run 10 -p dataset brain_tumor{named}"
 

@@ -181,6 +181,13 @@ def accuracy_by_split() -> Figure:
     return plots.accuracy_by_split(table, "kdfmv5, 12 epochs, 64 px")
 
 
+def accuracy_by_share() -> Figure:
+    ways = ("teacher tf_efficientnet_lite0", "hard", "hybrid", "self_training")
+    rows = [{"share": share, "method": way} for share in (0.05, 0.15, 0.3, 1.0) for way in ways]
+    table = spread(rows, "balanced_accuracy", 0.5, 0.9, 0.04)
+    return plots.accuracy_by_share(table, "kdfmv5, group split")
+
+
 def accuracy_by_view() -> Figure:
     views = ("whole image", "border only", "centre only", "organ blanked", "organ only")
     rows = [{"view": v, "model": m, "role": r} for v in views for m, r in ROLES.items()]

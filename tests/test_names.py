@@ -14,9 +14,10 @@ def distilled(**choices):
 def test_usual_choices_have_the_short_name():
     assert names.student(Study(), "explain") == "explain-densenet121-kdfmv5-hybrid"
     assert names.teacher(Study(), "vgg19") == "teacher-vgg19"
-    assert names.methods(Study(seed=3)) == "methods-densenet121-kdfmv5-s3"
+    assert names.comparison(Study(seed=3), "methods") == "methods-densenet121-kdfmv5-s3"
     given = {"method": "fitnet", "options": {"hint_layer": 2}, "temperature": 3.0}
     assert distilled(**given) == "fitnet"
+    assert names.comparison(Study(), "features", "fft") == "features-densenet121-fft-s0"
     # the budget does not stand in a name
     assert distilled(seed=4, image_size=64, student_epochs=2, lr=0.1) == "hybrid"
 
@@ -47,7 +48,7 @@ def test_teachers_have_weights_recipes_and_numbers():
     sharded = Study(teacher_shards=3, teacher_recipe="kd_oct", seed=1)
     stated = "teacher_recipe_kd_oct-teacher_shards_3"
     assert names.teacher(sharded, "vgg19 2") == f"teacher-vgg19-2-{stated}"
-    assert names.methods(sharded) == f"methods-densenet121-kdfmv5-{stated}-s1"
+    assert names.comparison(sharded, "methods") == f"methods-densenet121-kdfmv5-{stated}-s1"
 
 
 def test_a_papers_choice_for_a_dataset_is_usual_there():
@@ -81,7 +82,7 @@ def test_committed_results_keep_their_names():
             continue
         known = {name: v for name, v in result.config.items() if hasattr(Study, name)}
         study = Study(**known | {"options": result.config.get("options", {})})
-        again = names.methods(study) if kind == "methods" else names.student(study, kind)
+        again = names.comparison(study, kind) if kind == "methods" else names.student(study, kind)
         assert again == stem, result.file
         seen += 1
     assert seen > 10

@@ -9,7 +9,7 @@ import pandas as pd
 
 from kdnb.data import Dataset
 from kdnb.evaluation import crossed, predictions
-from kdnb.report import pages
+from kdnb.report import names, pages
 from kdnb.study import Study
 from kdnb.training import methods
 from kdnb.training.labels import EQUAL_COST, EQUAL_IMAGES, PLAIN, SELF
@@ -20,7 +20,7 @@ BUDGET = ("steps", "images", "scored_images", "forward_passes")
 
 def keep(study: Study, dataset: Dataset, results: dict[str, list[dict]]) -> Path:
     """Write the rows of each comparison, with the truth about the test images. Returns the path."""
-    name = f"{KIND}-{study.teacher}-{study.student}-s{study.seed}"
+    name = names.comparison(study, KIND)
     return pages.save(study, dataset, name, methods.truth(dataset, study.image_size) | results)
 
 

@@ -24,7 +24,7 @@ _OF_THE_METHOD = ("method", "options", "alpha", "temperature", "teacher_weights"
 def keep(study: Study, dataset: Dataset, teachers: dict, rows: dict[str, dict]) -> Path:
     """Write the methods that were run, beside those that a file of the same setting holds already.
     Returns the path."""
-    name = names.methods(study)
+    name = names.comparison(study, KIND)
     path = study.outputs() / f"{name}.json"
     before = Result(KIND, path.name, files.read_json(path)) if path.exists() else None
     known = before.stored["results"]["methods"] if before and _same(before, study, dataset) else {}

@@ -37,10 +37,10 @@ def student(study: Study, kind: str) -> str:
     return _joined(kind, *parts, stated(study.config()) | changed)
 
 
-def methods(study: Study) -> str:
-    """The file of all methods with one seed, ``methods-<teacher>-<student>-s<seed>``, without a
-    suffix. Methods and their options stand in the file."""
-    name = _joined("methods", study.teacher, study.student, stated(study.config()))
+def comparison(study: Study, kind: str, *others: str) -> str:
+    """The file of one seed of a comparison, ``<kind>-<teacher>-<student>-s<seed>``, without a
+    suffix; ``others`` stand in place of the student. What is compared stands in the file."""
+    name = _joined(kind, study.teacher, *(others or (study.student,)), stated(study.config()))
     return f"{name}-s{study.seed}"
 
 

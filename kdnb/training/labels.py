@@ -82,9 +82,10 @@ def with_equal_steps(study: Study, whole: Dataset, part: Dataset) -> Study:
     )
 
 
-def to_the_end(study: Study) -> TrainingRecipe:
-    """The student's recipe without early stopping, so that equal budgets are used up."""
-    return dataclasses.replace(recipes.of_student(study.recipe), patience=0)
+def to_the_end(recipe: TrainingRecipe) -> TrainingRecipe:
+    """A recipe without early stopping, so that equal budgets are used up: the few validation images
+    of a small share would stop a training by chance."""
+    return dataclasses.replace(recipe, patience=0)
 
 
 def train_on_shares(study: Study, dataset: Dataset) -> Iterator[dict]:
@@ -102,14 +103,16 @@ def train_on_shares(study: Study, dataset: Dataset) -> Iterator[dict]:
     for share in (*shares(study.label_shares), 1.0):
         part = dataset.labelled(share, study.seed)
         about = {"share": share, "labelled": int((part.table["split"] == "train").sum())}
-        teachers = loop.train_teachers(with_equal_steps(study, dataset, part), part)
+        recipe = to_the_end(recipes.of_teacher(study.teacher_recipe))
+        teachers = loop.train_teachers(with_equal_steps(study, dataset, part), part, recipe)
         for run in teachers:
             yield about | {"method": f"teacher {run.model.name}"} | tested([run], dataset)
         for name, own in ways(study).items():
             if own.make_method().unlabelled and share == 1:
                 continue
             fitted = with_equal_steps(own, dataset, part)
-            runs = loop.distil_rounds(fitted, part, teachers, to_the_end(study))
+            recipe = to_the_end(recipes.of_student(study.recipe))
+            runs = loop.distil_rounds(fitted, part, teachers, recipe)
             yield about | {"method": name} | tested(runs, dataset)
 
 
@@ -152,5 +155,6 @@ def train_curated(study: Study, dataset: Dataset) -> Iterator[dict]:
     """
     teachers = loop.train_teachers(study, dataset)
     for name, own in curated(study, dataset).items():
-        runs = loop.distil_rounds(own, dataset, teachers, to_the_end(study))
+        recipe = to_the_end(recipes.of_student(study.recipe))
+        runs = loop.distil_rounds(own, dataset, teachers, recipe)
         yield {"name": name, "method": own.method, "curation": own.curation} | tested(runs, dataset)

@@ -36,11 +36,13 @@ from kdnb.training.schedule import Settings
 VERSION = 2  # part of every run's key: raise it when the loop changes what it learns
 
 
-def train_teachers(study: Study, dataset: Dataset) -> list[Run]:
+def train_teachers(
+    study: Study, dataset: Dataset, recipe: TrainingRecipe | None = None
+) -> list[Run]:
     """Train every teacher of the study on the labels by its recipe, or load it if it was trained
     with the same configuration. With several ``study.shards``, each teacher is trained once on each
-    part of the patients."""
-    recipe = recipes.of_teacher(study.teacher_recipe)
+    part of the patients. ``recipe`` takes the place of the study's."""
+    recipe = recipe or recipes.of_teacher(study.teacher_recipe)
     parts = [dataset.shard(number, study.shards) for number in range(study.shards)]
     return [
         fit(study, part, name, recipe.method(), study.teacher_epochs, recipe=recipe, role="teacher")

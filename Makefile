@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 help:
 	@echo "make reproduce   run all notebooks on the synthetic chest dataset and render them (about 20 min on 2 cores)"
 	@echo "                 another dataset: make reproduce ARGS='-p dataset brain_tumor'"
-	@echo "make test        code style, unit tests, and every notebook as a test (about 12 min)"
+	@echo "make test        code style, unit tests, and every notebook as a test (about 25 min on 2 cores)"
 	@echo "make test-slow   tests of minutes each: the workflow killed and resumed, the whole site, all exercises"
 	@echo "make study       the experiments of both papers as a Snakemake workflow (SET=cpu, evidence, methods, paper or smoke)"
 	@echo "make site        claims, README results and the static site from outputs/, without a network"

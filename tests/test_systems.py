@@ -171,7 +171,11 @@ def test_the_csv_has_a_row_a_comparison(home):
     assert (table["measured"].notna() == table["result_file"].notna()).all()
 
 
-@pytest.mark.parametrize("system", systems.systems(), ids=lambda system: system.name)
+# a test of CONTRIBUTING may have registered its example in this process
+OURS = [each for each in systems.systems() if each.facts.__module__.startswith("kdnb.")]
+
+
+@pytest.mark.parametrize("system", OURS, ids=lambda system: system.name)
 def test_a_class_states_what_its_card_shows(system):
     assert system.idea.endswith(".") and len(system.idea) < 260 and "`" not in system.idea
     assert all("<math" in convert(line) for line in system.equation.split(r"\\"))

@@ -1,8 +1,10 @@
 """Features and classical learners: closed forms, no leakage, kept features, ensembles."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import pywt
 import torch
@@ -22,7 +24,8 @@ from kdnb.models import zoo
 from kdnb.models.predict import penultimate, predict
 from kdnb.study import Study
 from kdnb.training import loop
-from kdnb.training.teachers import Told
+from kdnb.training.checkpoints import Run
+from kdnb.training.teachers import GivenLogits
 
 BOARD = (np.indices((32, 32)).sum(0) % 2 * 255).astype(np.uint8)[None]
 CONSTANT = np.full((1, 32, 32), 100, np.uint8)
@@ -366,7 +369,7 @@ def test_a_pipeline_teaches_on_fixed_views_and_refuses_what_it_cannot(own):
     assert classical.scores({"p": classical.on_test(fitted, mine)}, mine)["p"]["accuracy"] > 0.9
     runs = classical.teach(chosen, mine, fitted)
     taught = runs["taught by the pipeline"]
-    told = Told("pipeline", torch.from_numpy(fitted.logits.astype(np.float32)))
+    told = GivenLogits("pipeline", torch.from_numpy(fitted.logits.astype(np.float32)))
     assert taught.record["key"]["teachers"] == [told.checksum]
     assert "kd_loss" in taught.history or "soft_loss" in taught.history
     method = chosen.make_method()
@@ -422,8 +425,8 @@ def test_the_occluded_window_may_be_given_in_pixels():
 
 
 def test_networks_of_equal_name_are_numbered():
-    run = type("Run", (), {"model": type("Model", (), {"name": "resnet10t"})()})()
-    found = comparison.members.__wrapped__([run, run], run)
+    run = Run(zoo.create("resnet10t", 2, 32), pd.DataFrame(), {}, Path())
+    found = comparison.members([run, run], run)
     assert list(found) == ["teacher resnet10t 1", "teacher resnet10t 2", "student resnet10t"]
 
 

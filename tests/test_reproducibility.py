@@ -4,11 +4,11 @@ import pandas as pd
 import pytest
 import torch
 from conftest import paint
+from conftest import study as small
 
 from kdnb import data, device, files
 from kdnb.distillation import create
 from kdnb.models import zoo
-from kdnb.study import Study
 from kdnb.training import loop
 from kdnb.training.checkpoints import Run
 
@@ -76,17 +76,7 @@ DIGITS = {
 
 
 def study(**changes):
-    small = {
-        "dataset": "folder",
-        "data_root": "mine",
-        "teacher": "resnet10t",
-        "student": "kdfmv5",
-        "image_size": 32,
-        "teacher_epochs": 2,
-        "student_epochs": 3,
-        "batch_size": 8,
-    }
-    return Study(**small | changes)
+    return small(**{"student_epochs": 3, "batch_size": 8} | changes)
 
 
 @pytest.fixture

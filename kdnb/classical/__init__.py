@@ -19,7 +19,6 @@ from kdnb.classical.comparison import (
     search,
     stored,
     teach,
-    truth,
 )
 from kdnb.classical.handcrafted import FAMILIES, fft, glcm, lbp, wavelets
 from kdnb.classical.pipelines import Fitted, TooFewGroups
@@ -51,6 +50,5 @@ __all__ = [
     "stored",
     "table",
     "teach",
-    "truth",
     "wavelets",
 ]

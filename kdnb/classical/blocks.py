@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from torchvision.transforms.functional import rgb_to_grayscale
 from tqdm import tqdm
 
 from kdnb import device, files
@@ -27,11 +28,10 @@ from kdnb.models.zoo import Classifier
 from kdnb.study import Study
 from kdnb.training import answers
 from kdnb.training.checkpoints import Run
+from kdnb.training.trio import by_name
 
 WHOLE = "whole image"
 CHUNK = 500  # images whose handcrafted features are computed at once
-# ITU-R 601, as Pillow converts colours to grey
-GREY = np.array([0.299, 0.587, 0.114])
 
 
 class BadFeature(files.UserError, ValueError):
@@ -67,13 +67,11 @@ def load(
     for name in settings.named(study.features):
         if name in FAMILIES:
             found.append(_handcrafted(name, dataset, pixels, view))
-            continue
-        trained = name == settings.TEACHER
-        models = [run.model for run in teachers] if trained else [_published(name, study, dataset)]
-        for number, model in enumerate(models, 1):
-            several = f" {number}" if len({m.name for m in models}) < len(models) else ""
-            label = f"teacher {model.name}{several}" if trained else model.name
-            found.append(_learnt(label, model, dataset, pixels, view))
+        elif name == settings.TEACHER:
+            for teacher, run in by_name(teachers).items():
+                found.append(_learnt(f"teacher {teacher}", run.model, dataset, pixels, view))
+        else:
+            found.append(_learnt(name, _published(name, study, dataset), dataset, pixels, view))
     return found
 
 
@@ -99,13 +97,11 @@ def _published(name: str, study: Study, dataset: Dataset) -> Classifier:
 
 def _learnt(name: str, model: Classifier, dataset: Dataset, pixels: Pixels, view: str) -> Block:
     key = {"weights": zoo.checksum(model.network), "precision": device.precision()}
-    values, seconds = _kept(model.name, key, dataset, pixels, view, lambda: _read(model, pixels))
+    values, seconds = _kept(
+        model.name, key, dataset, pixels, view, lambda: penultimate(model, pixels)
+    )
     names = tuple(f"{name} {number}" for number in range(values.shape[1]))
     return _finite(Block(name, values, names, True, seconds), dataset)
-
-
-def _read(model: Classifier, pixels: Pixels) -> np.ndarray:
-    return penultimate(model, pixels)
 
 
 def _handcrafted(name: str, dataset: Dataset, pixels: Pixels, view: str) -> Block:
@@ -122,14 +118,8 @@ def in_chunks(
     """Features ``(R, F)`` of all images, which are converted to grey ``(n, S, S)`` uint8."""
     starts = range(0, len(pixels), CHUNK)
     bar = tqdm(starts, desc=title, unit="chunk", leave=False, disable=len(starts) < 2)
-    return np.concatenate([compute(_grey(pixels.images[n : n + CHUNK].numpy())) for n in bar])
-
-
-def _grey(images: np.ndarray) -> np.ndarray:
-    """Images ``(n, C, S, S)`` uint8 as grey ones ``(n, S, S)`` uint8."""
-    if images.shape[1] == 1:
-        return images[:, 0]
-    return np.rint(np.einsum("nchw,c->nhw", images, GREY)).astype(np.uint8)
+    grey = (rgb_to_grayscale(pixels.images[n : n + CHUNK])[:, 0].numpy() for n in bar)
+    return np.concatenate([compute(images) for images in grey])
 
 
 def _kept(

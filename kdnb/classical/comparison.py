@@ -22,7 +22,9 @@ from kdnb.models.predict import predict
 from kdnb.study import Study
 from kdnb.training import loop
 from kdnb.training.checkpoints import Run
-from kdnb.training.teachers import Told
+from kdnb.training.methods import MEASURES
+from kdnb.training.teachers import GivenLogits
+from kdnb.training.trio import by_name
 
 TOGETHER = "all parts"
 LEARNT = "all networks"
@@ -100,12 +102,7 @@ def importance(fitted: Fitted, blocks: Sequence[Block], dataset: Dataset) -> pd.
 
 def members(teachers: Sequence[Run], student: Run) -> dict[str, Run]:
     """The networks that learnt from labels alone, by name; teachers of equal name are numbered."""
-    names = [run.model.name for run in teachers]
-    found = {
-        f"teacher {name}"
-        + (f" {names[: place + 1].count(name)}" if names.count(name) > 1 else ""): run
-        for place, (name, run) in enumerate(zip(names, teachers, strict=True))
-    }
+    found = {f"teacher {name}": run for name, run in by_name(teachers).items()}
     return found | {f"student {student.model.name}": student}
 
 
@@ -150,7 +147,7 @@ def teach(study: Study, dataset: Dataset, fitted: Fitted) -> dict[str, Run]:
     ``ValueError`` for a method that needs more than logits.
     """
     own = dataclasses.replace(study, augment=False)
-    teacher = Told("pipeline", torch.from_numpy(fitted.logits.astype(np.float32)))
+    teacher = GivenLogits("pipeline", torch.from_numpy(fitted.logits.astype(np.float32)))
     method, epochs = own.make_method(), own.student_epochs
     alone = distillation.create("hard")
     return {
@@ -159,19 +156,11 @@ def teach(study: Study, dataset: Dataset, fitted: Fitted) -> dict[str, Run]:
     }
 
 
-def truth(dataset: Dataset) -> dict[str, str]:
-    """Labels and groups of the test images, in the order of the answers, as texts."""
-    return predictions.truth(dataset.labels[rows(dataset, "test")], dataset.groups("test"))
-
-
 def stored(logits: Mapping[object, np.ndarray], found: Mapping[object, dict]) -> dict[object, dict]:
     """What a result file holds of each classifier, from its logits ``(n, K)`` and its
     :func:`scores`: the measures with intervals, and its class for every test image as text."""
-    names = ("n", "accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "cross_entropy", "ece")
-    limits = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc")
     return {
-        name: {measure: found[name][measure] for measure in names}
-        | {"intervals": {measure: found[name]["intervals"][measure] for measure in limits}}
+        name: {measure: found[name][measure] for measure in MEASURES}
         | {"predicted": predictions.as_text(each.argmax(1))}
         for name, each in logits.items()
     }

@@ -391,6 +391,19 @@ def mean_features(answer: Seen) -> Tensor:
     return answer.features[0].float().mean((2, 3))
 
 
+def projected(
+    projectors: nn.ModuleList, student: Seen, teachers: Sequence[Seen], layer: int = 0
+) -> tuple[Seen, list[Seen]]:
+    """The student's map of a layer through the projector of each teacher, and the teachers' maps of
+    that layer, each pair on one grid: what ``embed`` returns where maps are compared."""
+    maps, targets = [], []
+    for projector, teacher in zip(projectors, teachers, strict=True):
+        own, target = on_one_grid(student.features[layer], teacher.features[layer])
+        maps.append(projector(own))
+        targets.append(Seen(teacher.logits, (target,)))
+    return Seen(student.logits, tuple(maps)), targets
+
+
 def on_one_grid(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """Two maps ``(N, C, h, w)``, ``(N, D, H, W)`` averaged to the coarser grid of the two."""
     grid = tuple(map(min, one.shape[-2:], other.shape[-2:]))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from kdnb.distillation.base import Course, Method, Seen, on_one_grid, register
+from kdnb.distillation.base import Course, Method, Seen, projected, register
 from kdnb.distillation.soft_targets import hard_loss
 from kdnb.models.zoo import Classifier
 from kdnb.parameters import parameter
@@ -119,12 +119,7 @@ class EFCM(Method):
             # every parameter takes part in every step; what does not learn has weight zero
             idle = sum(weights.sum() for weights in self.projectors.parameters())
             return Seen(student.logits + 0 * idle), []
-        maps, targets = [], []
-        for projector, teacher in zip(self.projectors, teachers, strict=True):
-            own, target = on_one_grid(student.features[0], teacher.features[0])
-            maps.append(projector(own))
-            targets.append(Seen(teacher.logits, (target,)))
-        return Seen(student.logits, tuple(maps)), targets
+        return projected(self.projectors, student, teachers)
 
     def loss(
         self, student: Seen, teachers: Sequence[Seen], labels: Tensor, rows: Tensor | None = None

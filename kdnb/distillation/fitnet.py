@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from kdnb.distillation.base import Course, Method, Seen, on_one_grid, register
+from kdnb.distillation.base import Course, Method, Seen, projected, register
 from kdnb.distillation.soft_targets import TEMPERATURE, hard_loss, soft_loss, soft_targets
 from kdnb.models.zoo import Classifier
 from kdnb.parameters import parameter
@@ -64,12 +64,7 @@ class FitNet(Method):
         self, images: Tensor, student: Seen, teachers: Sequence[Seen]
     ) -> tuple[Seen, Sequence[Seen]]:
         """The student's regressed map for each teacher, and the teachers' hints, on one grid."""
-        maps, hints = [], []
-        for regressor, teacher in zip(self.regressors, teachers, strict=True):
-            own, hint = on_one_grid(student.features[-1], teacher.features[-1])
-            maps.append(regressor(own))
-            hints.append(Seen(teacher.logits, (hint,)))
-        return Seen(student.logits, tuple(maps)), hints
+        return projected(self.regressors, student, teachers, layer=-1)
 
     def start_epoch(self, epoch: int, student: Classifier) -> None:
         """Choose the stage, and lambda within the second."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.distillation.base import Course, Seen, on_one_grid, register
+from kdnb.distillation.base import Course, Seen, projected, register
 from kdnb.distillation.soft_targets import Hybrid, soft_loss, soft_targets
 from kdnb.parameters import parameter
 
@@ -101,12 +101,7 @@ class LimitTrained(Hybrid):
         """The student's regressed map for each teacher, and the teachers' maps, on one grid."""
         if not self.taps:
             return student, teachers
-        maps, targets = [], []
-        for regressor, teacher in zip(self.regressors, teachers, strict=True):
-            own, target = on_one_grid(student.features[0], teacher.features[0])
-            maps.append(regressor(own))
-            targets.append(Seen(teacher.logits, (target,)))
-        return Seen(student.logits, tuple(maps)), targets
+        return projected(self.regressors, student, teachers)
 
     def loss(
         self, student: Seen, teachers: Sequence[Seen], labels: Tensor, rows: Tensor | None = None

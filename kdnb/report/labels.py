@@ -21,7 +21,7 @@ BUDGET = ("steps", "images", "scored_images", "forward_passes")
 def keep(study: Study, dataset: Dataset, results: dict[str, list[dict]]) -> Path:
     """Write the rows of each comparison, with the truth about the test images. Returns the path."""
     name = names.comparison(study, KIND)
-    return pages.save(study, dataset, name, methods.truth(dataset, study.image_size) | results)
+    return pages.save(study, dataset, name, methods.truth(dataset) | results)
 
 
 def table(rows: Sequence[dict]) -> pd.DataFrame:
@@ -70,7 +70,7 @@ def differences(
 
     Intervals are over the test images, in their groups (:mod:`kdnb.evaluation.crossed`).
     """
-    held, rows = methods.truth(dataset, study.image_size), []
+    held, rows = methods.truth(dataset), []
     labels, groups = predictions.labels_and_groups(held)
     weights = crossed.balanced(labels)
     for (group, label), pair in pairs.items():

@@ -28,7 +28,7 @@ def keep(study: Study, dataset: Dataset, teachers: dict, rows: dict[str, dict]) 
     path = study.outputs() / f"{name}.json"
     before = Result(KIND, path.name, files.read_json(path)) if path.exists() else None
     known = before.stored["results"]["methods"] if before and _same(before, study, dataset) else {}
-    held = methods.truth(dataset, study.image_size) | {"teachers": teachers}
+    held = methods.truth(dataset) | {"teachers": teachers}
     return pages.save(study, dataset, name, held | {"methods": known | rows})
 
 

@@ -9,7 +9,7 @@ from kdnb.training.loop import (
     train_on_shuffled_labels,
     train_teachers,
 )
-from kdnb.training.methods import MethodParameters, measured_teachers, train_methods
+from kdnb.training.methods import MethodParameters, measured_teachers, train_methods, truth
 from kdnb.training.split_audit import SplitAuditParameters
 from kdnb.training.trio import Comparison, Trio, by_name, trio
 
@@ -31,4 +31,5 @@ __all__ = [
     "train_on_shuffled_labels",
     "train_teachers",
     "trio",
+    "truth",
 ]

@@ -114,7 +114,7 @@ def fit(
     name: str,
     method: Method,
     epochs: int,
-    teachers: Sequence[Run | teaching.Told] = (),
+    teachers: Sequence[Run | teaching.GivenLogits] = (),
     start: nn.Module | None = None,
     recipe: TrainingRecipe | None = None,
     role: str = "student",
@@ -128,16 +128,16 @@ def fit(
     is a network of the same shape whose weights the training begins with, at a tenth of the peak
     learning rate. ``recipe`` is that of the study's student by default. ``role`` is ``teacher``
     or ``student``: ``study.pretrained`` says for each whether it starts from published weights.
-    With ``curation`` the teachers are its reference, also for a method that has none. A teacher
-    that is no network (:class:`~kdnb.training.teachers.Told`) needs fixed views and a method that
-    learns from logits. Raises ``ValueError`` where method, network and teachers do not fit.
+    With ``curation`` the teachers are its reference, also for a method that has none.
+    :class:`~kdnb.training.teachers.GivenLogits` in place of a teacher need fixed views and a method
+    that learns from logits. Raises ``ValueError`` where method, network and teachers do not fit.
     """
     _check(study, name, method, teachers)
     reference = list(teachers) if curation and curation.rule != "random" else []
     teachers = list(teachers) if method.needs_teacher else []
     recipe = recipe or recipes.of_student(study.recipe)
     settings = _settings(study, name, epochs, start, recipe, role)
-    _check_told(method, teachers, settings.augment)
+    _check_given(method, teachers, settings.augment)
     key = _key(study, dataset, name, settings, method, teachers)
     key |= {} if start is None else {"start": zoo.checksum(start)}
     key |= recipe.key
@@ -163,7 +163,7 @@ def _key(
     name: str,
     settings: Settings,
     method: Method,
-    teachers: Sequence[Run | teaching.Told],
+    teachers: Sequence[Run | teaching.GivenLogits],
 ) -> dict:
     """What names every run; options that are not used leave it as it is."""
     return {
@@ -201,9 +201,11 @@ def _settings(
     return recipe.adapted(settings)
 
 
-def _check_told(method: Method, teachers: Sequence[Run | teaching.Told], augment: bool) -> None:
+def _check_given(
+    method: Method, teachers: Sequence[Run | teaching.GivenLogits], augment: bool
+) -> None:
     """Refuse what a teacher cannot answer that knows the images of the table alone."""
-    if not any(isinstance(teacher, teaching.Told) for teacher in teachers):
+    if not any(isinstance(teacher, teaching.GivenLogits) for teacher in teachers):
         return
     if augment or not (method.cacheable and method.reads_logits_only()):
         raise ValueError(
@@ -214,7 +216,7 @@ def _check_told(method: Method, teachers: Sequence[Run | teaching.Told], augment
 
 
 def _check(
-    study: Study, name: str, method: Method, teachers: Sequence[Run | teaching.Told]
+    study: Study, name: str, method: Method, teachers: Sequence[Run | teaching.GivenLogits]
 ) -> None:
     """Refuse at once what could not be trained."""
     if name == zoo.SUPERNET and study.curation:
@@ -252,7 +254,7 @@ class Training:
         lesson: Lesson,
         dataset: Dataset,
         settings: Settings,
-        teachers: list[Classifier | teaching.Told],
+        teachers: list[Classifier | teaching.GivenLogits],
         folder: Path,
         recipe: TrainingRecipe,
         curation: tuple[Curation, list[Classifier]] | None = None,
@@ -286,7 +288,7 @@ class Training:
         self.prepared, self.optimizer = self.launch.prepare(lesson, optimizer)
 
     def _teachers(
-        self, teachers: list[Classifier | teaching.Told], dataset: Dataset
+        self, teachers: list[Classifier | teaching.GivenLogits], dataset: Dataset
     ) -> list[teaching.Asked]:
         """Teachers that are asked for each batch, or whose answers are kept on disk."""
         method, size = self.lesson.method, self.lesson.student.image_size

@@ -119,7 +119,7 @@ def measured(run: Run, dataset: Dataset, flips: str = "") -> dict:
     }
 
 
-def truth(dataset: Dataset, image_size: int) -> dict[str, str]:
+def truth(dataset: Dataset) -> dict[str, str]:
     """Labels and groups of the test images, in the order of the answers, as texts."""
-    pixels = dataset.pixels(image_size, "test")
-    return predictions.truth(pixels.labels[pixels.rows].numpy(), dataset.groups("test"))
+    test = (dataset.table["split"] == "test").to_numpy()
+    return predictions.truth(dataset.labels[test], dataset.groups("test"))

@@ -56,7 +56,7 @@ def answer(teacher: Classifier, images: Tensor, taps: int = 0, pooled: bool = Fa
 
 
 @dataclass(frozen=True)
-class Told:
+class GivenLogits:
     """A teacher that is no network: its ``logits`` ``(R, K)`` for all rows of the table, as the
     images are. It stands where the run of a teacher does, and teaches on fixed views alone."""
 
@@ -64,7 +64,7 @@ class Told:
     logits: Tensor
 
     @property
-    def model(self) -> Told:
+    def model(self) -> GivenLogits:
         """Itself: what answers."""
         return self
 
@@ -82,7 +82,7 @@ class Asked:
 
     def __init__(
         self,
-        teacher: Classifier | Told,
+        teacher: Classifier | GivenLogits,
         where: torch.device,
         taps: int = 0,
         pooled: bool = False,
@@ -114,11 +114,15 @@ class FixedViews(Asked):
     are all that there is of it."""
 
     def __init__(
-        self, teacher: Classifier | Told, where: torch.device, dataset: Dataset, image_size: int
+        self,
+        teacher: Classifier | GivenLogits,
+        where: torch.device,
+        dataset: Dataset,
+        image_size: int,
     ):
         super().__init__(teacher, where)
-        told = isinstance(teacher, Told)
-        self.logits = teacher.logits if told else fixed_logits(teacher, dataset, image_size)
+        given = isinstance(teacher, GivenLogits)
+        self.logits = teacher.logits if given else fixed_logits(teacher, dataset, image_size)
 
     def __call__(self, images: Tensor, rows: Tensor) -> Seen:
         """The logits of these rows."""

@@ -79,6 +79,15 @@ def study(**changes):
     return small(**{"student_epochs": 3, "batch_size": 8} | changes)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The order of a sum, and so the last digits, depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def mine(home, monkeypatch):
     """Few images of unequal classes. PNG files differ between versions of a library, so the name of

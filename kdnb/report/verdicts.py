@@ -97,7 +97,8 @@ def _would_decide(e: Estimate, distance: float) -> str:
     half = (e.high - e.low) / 2
     if distance < half / 30:  # 900 times: no plan for a study
         return ": the mean lies on the border, and no number of images and runs decides soon"
-    return f": about {(half / distance) ** 2:.2g} times as many images and runs would decide"
+    times = float(f"{(half / distance) ** 2:.2g}")
+    return f": about {times:,g} times as many images and runs would decide"
 
 
 def _words(margin: float) -> str:

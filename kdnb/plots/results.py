@@ -311,7 +311,8 @@ def agreement(table: pd.DataFrame, title: str = "") -> Figure:
     axis = axes[0, 0]
     options = {"cmap": "viridis", "linewidths": 0.5, "cbar_kws": {"label": "kappa"}}
     sns.heatmap(kappa, annot=words, fmt="", vmin=0, vmax=1, ax=axis, **options)
-    axis.set_xticklabels([textwrap.fill(name, 14, break_long_words=False) for name in names], rotation=0)
+    wrapped = [textwrap.fill(name, 14, break_long_words=False) for name in names]
+    axis.set_xticklabels(wrapped, rotation=0)
     axis.tick_params(labelsize="small", rotation=0)
     axis.set_title("kappa, share of images with different answers", loc="left", fontsize="small")
     return done(figure, title)

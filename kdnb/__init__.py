@@ -7,6 +7,7 @@ only from those above it in that table.
 import os
 import warnings
 from collections.abc import Sequence
+from typing import ForwardRef
 
 # OpenMP reads this when torch is imported. Its threads wait for each other in a busy loop; where
 # other processes share the cores, that loop takes time from the thread it waits for, and training
@@ -18,7 +19,9 @@ import numpy as np
 import pandas as pd
 from beartype import BeartypeConf, BeartypeHintOverrides, BeartypeViolationVerbosity, beartype
 from beartype.claw import beartype_this_package
-from torch import Tensor
+
+# By name, because torch takes seconds to import and not all that imports kdnb needs it.
+TENSOR = ForwardRef("torch.Tensor")
 
 # Type hints are checked at every call, and an error names the parameter. NumPy numbers count as
 # numbers, arrays as sequences. Modules that define networks are skipped, because compilers and
@@ -33,7 +36,7 @@ TYPE_CHECKS = BeartypeConf(
             int: int | np.integer,
             float: float | int | np.floating | np.integer,
             **{
-                Sequence[kind]: Sequence[kind] | np.ndarray | pd.Series | pd.Index | Tensor
+                Sequence[kind]: Sequence[kind] | np.ndarray | pd.Series | pd.Index | TENSOR
                 for kind in (int, float, str)
             },
         }

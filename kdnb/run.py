@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         study = Study.of(*cells.WINGS).from_parameters(parameters)
         paths = notebooks(options.notebook)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
         return 1
     logging.getLogger("papermill").setLevel(logging.ERROR)  # its warnings are of hidden parameters
     timings = _Timings(study)

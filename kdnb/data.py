@@ -85,7 +85,9 @@ class Dataset:
     @property
     def not_searched(self) -> str:
         """Why copies among these images are searched for by ``-p split group`` only, or not at
-        all; empty where nothing hinders the search."""
+        all; empty where nothing hinders the search, or phantoms make it needless."""
+        if self.spec.synthetic:
+            return ""
         if len(self.index.table) > detector.LARGEST:
             return (
                 f"{len(self.index.table):,} images, the limit is {detector.LARGEST:,} "

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -71,6 +72,11 @@ class UserError(Exception):
         hint = "For the whole trace: %env KDNB_TRACEBACK=1, then %tb"
         link = [self.link] if self.code else []
         return [f"{type(self).__name__}: {self}", "", *link, hint]
+
+
+def links(trace: Iterable[str]) -> list[str]:
+    """The lines of a notebook's trace that lead from a code to its way out."""
+    return [line for line in trace if re.match(r"KD\d{3}: ", line)]
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ def test_the_code_stands_under_the_message_in_notebooks_and_in_scripts(error):
     assert "".join(traceback.format_exception_only(raised)).splitlines()[1].startswith(link)
     shown = raised._render_traceback_()
     assert shown[0] == f"{error.__name__}: a sentence" and shown[2].startswith(link)
+    assert errors.links(shown) == [raised.link]  # what python -m kdnb.run prints below the message
 
 
 def test_a_code_is_explained_on_the_command_line(capsys):

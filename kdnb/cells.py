@@ -10,6 +10,8 @@ import dataclasses
 import json
 import sys
 import textwrap
+import tomllib
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -59,12 +61,33 @@ def written(names: list[str]) -> str:
     every = declared()
     for name in names:
         files.lookup(name, every, "parameter")
-    return "\n".join([notebook.MARK, *(line(every[name]) for name in every if name in names)])
+    lines = [line(every[name]) for name in every if name in names]
+    return "\n".join([install_line(names), notebook.MARK, *lines])
+
+
+def install_line(names: list[str]) -> str:
+    """The comment that installs, on a notebook service, what a notebook with these parameters
+    needs; the address of the repository is that of pyproject.toml."""
+    needed = sorted({e for group in GROUPS if _shows(group, names) for e in group.extras})
+    package = f"kdnb[{','.join(needed)}]" if needed else "kdnb"
+    return f'{notebook.SERVICE}%pip install -q "{package} @ git+{_address()}"'
+
+
+def _shows(group: type, names: Collection[str]) -> bool:
+    """Whether one of these parameters is the group's: then a notebook takes all of them."""
+    return bool(set(names) & set(parameters.declared(group)))
+
+
+def _address() -> str:
+    project = tomllib.loads((files.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project.get("urls", {}).get("Repository", "https://<this repository>")
 
 
 def notebooks() -> list[Path]:
-    """The numbered notebooks in order."""
-    return sorted((files.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    """The numbered notebooks in order: the repository's, or those in the working directory where
+    no repository is around."""
+    whole = files.ROOT / "notebooks"
+    return sorted((whole if whole.is_dir() else Path.cwd()).glob("[0-9][0-9]_*.ipynb"))
 
 
 def cell(stored: dict) -> dict:
@@ -75,9 +98,9 @@ def cell(stored: dict) -> dict:
 
 def taken(stored: dict) -> list[str]:
     """Every parameter that a notebook takes: those of each group of which its cell shows one."""
-    shown = set(notebook.assigned("".join(cell(stored)["source"])))
-    groups = [parameters.declared(group) for group in GROUPS]
-    return [name for group in groups if shown & set(group) for name in group]
+    shown = notebook.assigned("".join(cell(stored)["source"]))
+    groups = [group for group in GROUPS if _shows(group, shown)]
+    return [name for group in groups for name in parameters.declared(group)]
 
 
 def page() -> pd.DataFrame:

@@ -7,6 +7,19 @@ import math
 
 import numpy as np
 
+from kdnb import errors
+
+
+class Diverged(
+    errors.UserError,
+    FloatingPointError,
+    ValueError,
+    code="KD401",
+    way_out="lower the learning rate with -p lr; if the network was stored, remove its folder in "
+    "the cache",
+):
+    """Losses or answers of a network are NaN or infinite; the message names the network."""
+
 
 def shapes(**named: tuple[object, str]) -> None:
     """Compare shapes with letters, where the same letter is the same size:

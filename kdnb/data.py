@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kdnb import checks, files
+from kdnb import checks, extras, files
 from kdnb.images import downloads, index, pixels, read, splits
 from kdnb.images.catalogue import DATASETS, DatasetSpec
 from kdnb.images.downloads import DatasetMissing as DatasetMissing
@@ -78,9 +78,24 @@ class Dataset:
 
     @property
     def searchable(self) -> bool:
-        """Whether copies are searched for under every split: phantoms have none, and the search
-        of more than ``detector.LARGEST`` images takes long."""
-        return not self.spec.synthetic and len(self.index.table) <= detector.LARGEST
+        """Whether copies are searched for under every split: phantoms have none, the search of
+        more than ``detector.LARGEST`` images takes long, and its packages may be missing."""
+        return not (self.spec.synthetic or self.not_searched)
+
+    @property
+    def not_searched(self) -> str:
+        """Why copies among these images are searched for by ``-p split group`` only, or not at
+        all; empty where nothing hinders the search, or phantoms make it needless."""
+        if self.spec.synthetic:
+            return ""
+        if len(self.index.table) > detector.LARGEST:
+            return (
+                f"{len(self.index.table):,} images, the limit is {detector.LARGEST:,} "
+                "(-p split group searches any number)"
+            )
+        if not (self.copies or extras.installed("detector")):
+            return f"that needs {extras.install_line('detector')}"
+        return ""
 
     def relatives(self, search: bool = False) -> Finding:
         """How many test images have a copy or their patient in training or validation.
@@ -100,10 +115,7 @@ class Dataset:
         missing = ""
         if not self.copies:
             missing = "; copies that are not byte-identical were not searched for: " + (
-                "notebook 01 does"
-                if self.searchable
-                else f"{len(self.index.table):,} images, the limit is {detector.LARGEST:,} "
-                "(-p split group searches any number)"
+                "notebook 01 does" if self.searchable else self.not_searched
             )
         return f"{self.relatives()}{missing}"
 
@@ -318,12 +330,14 @@ def load(
 
 
 def _copies(spec: DatasetSpec, found: index.Index, split: str) -> detector.Leakage | None:
-    """Copies, where the split rests on them; every phantom is drawn alone and has none."""
+    """Copies, where the split rests on them; every phantom is drawn alone and has none. Under a
+    split that was asked for, a search that is not installed is left out."""
     if spec.synthetic:
         return None
     mode, _ = splits.resolve(spec, found.table, split)
     small = len(found.table) <= detector.LARGEST
-    if (spec.own and small) or splits.needs_groups(found.table, mode):
+    wanted = spec.own and small and (split == "auto" or extras.installed("detector"))
+    if wanted or splits.needs_groups(found.table, mode):
         return detector.find(found, spec.slug)
     return None
 

@@ -19,9 +19,12 @@ import numpy as np
 from filelock import BaseFileLock, FileLock, SoftFileLock
 from safetensors import SafetensorError
 
+from kdnb.errors import UserError as UserError
+
 _HERE = Path(__file__).resolve().parents[1]
+_WITHIN = (_HERE / "pyproject.toml").exists() and (_HERE / "notebooks").is_dir()
 # A notebook's working directory is its own folder; an installed copy has no repository around it.
-ROOT = _HERE if (_HERE / "pyproject.toml").exists() else Path.cwd()
+ROOT = _HERE if _WITHIN else Path.cwd()
 
 
 # what a file system answers that cannot lock or sync
@@ -32,25 +35,13 @@ UNSUPPORTED = {
 }
 
 
-class UserError(Exception):
-    """An error whose message is meant for the reader: a notebook shows that sentence alone.
-
-    ``%env KDNB_TRACEBACK=1`` and then ``%tb`` show the whole trace; scripts always print it.
-    """
-
-    def _render_traceback_(self) -> list[str]:
-        """The lines that IPython prints in place of the trace."""
-        if os.environ.get("KDNB_TRACEBACK"):
-            from IPython import get_ipython
-
-            return get_ipython().InteractiveTB.structured_traceback(
-                type(self), self, self.__traceback__
-            )
-        hint = "For the whole trace: %env KDNB_TRACEBACK=1, then %tb"
-        return [f"{type(self).__name__}: {self}", "", hint]
-
-
-class UnknownName(UserError, ValueError):
+class UnknownName(
+    UserError,
+    ValueError,
+    code="KD201",
+    way_out="take the nearest match or a name from the list in the message; python -m kdnb.run "
+    "--help lists all parameters",
+):
     """A name that no registry holds; the message lists the allowed ones and the nearest match."""
 
 
@@ -118,7 +109,13 @@ def shown(path: Path) -> str:
     return str(path)
 
 
-class DiskFull(UserError, OSError):
+class DiskFull(
+    UserError,
+    OSError,
+    code="KD702",
+    way_out="free some space, or set KDNB_CACHE and KDNB_OUTPUTS to folders on a larger disk, and "
+    "run the notebook again: it goes on",
+):
     """No space is left for a file; earlier files are as they were. The message says where and what
     to do."""
 

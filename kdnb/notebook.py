@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 # the first line of every parameters cell, which tells it from other cells of a kernel's history
 MARK = "# Change a value and run all cells again. Every parameter: python -m kdnb.run --help"
+# the line before it, for notebook services that bring a torch of their own
+SERVICE = "# Colab, Kaggle: "
 # papermill writes the values of -p into a cell that starts with this line
 INJECTED = "# Parameters"
 
@@ -23,6 +25,11 @@ class Given:
     shown: tuple[str, ...]
     passed: tuple[str, ...]
     own: tuple[str, ...]
+
+
+def is_parameters(source: str) -> bool:
+    """Whether a cell is a parameters cell: one of its first two lines is :data:`MARK`."""
+    return MARK in source.split("\n")[:2]
 
 
 def assigned(source: str) -> tuple[str, ...]:
@@ -52,7 +59,7 @@ def given(known: Collection[str]) -> Given:
     cell: tuple[str, ...] = ()
     passed: tuple[str, ...] = ()
     for source in map(str, namespace.get("In", ())):
-        if source.startswith(MARK):
+        if is_parameters(source):
             cell, passed = assigned(source), ()
         elif source.split("\n")[0].strip() == INJECTED:
             passed += assigned(source)

@@ -16,7 +16,13 @@ from typing import Any, ClassVar
 from kdnb import files
 
 
-class BadParameter(files.UserError, ValueError):
+class BadParameter(
+    files.UserError,
+    ValueError,
+    code="KD202",
+    way_out="set the parameter to an allowed value; python -m kdnb.run --help lists all "
+    "parameters with their meaning",
+):
     """A parameter with a value that it cannot take; the message says which values are allowed."""
 
 
@@ -55,10 +61,11 @@ class Parameters:
     """Base of every group of declared parameters: a wrong value is refused at once.
 
     ``needs`` names what the networks of a study must be able to do where this group is asked for
-    (``kdnb.models.check``).
+    (``kdnb.models.check``); ``extras`` what must be installed for it (:mod:`kdnb.extras`).
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
+    extras: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         check(self)

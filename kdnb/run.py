@@ -19,7 +19,7 @@ import papermill
 from ipykernel.kernelspec import write_kernel_spec
 from papermill.exceptions import PapermillExecutionError
 
-from kdnb import cells, files
+from kdnb import cells, errors, files
 from kdnb.report import pages, rendering
 from kdnb.study import Study
 
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         study = Study.of(*cells.WINGS).from_parameters(parameters)
         paths = notebooks(options.notebook)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
         return 1
     logging.getLogger("papermill").setLevel(logging.ERROR)  # its warnings are of hidden parameters
     timings = _Timings(study)
@@ -130,8 +130,10 @@ def _done(path: Path, study: Study, parameters: dict[str, object], kernel: str) 
         )
     except PapermillExecutionError as error:
         print(
-            f"\n{path.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+            f"\n{path.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}",
+            *errors.links(error.traceback),
             f"the executed notebook with the traceback: {files.shown(executed)}",
+            sep="\n",
             file=sys.stderr,
         )
         return False

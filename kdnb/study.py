@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from kdnb import data, distillation, files, notebook, parameters, typed
+from kdnb import data, distillation, extras, files, notebook, parameters, typed
 from kdnb.distillation.base import SHARED, Method
 from kdnb.images import splits
 from kdnb.images.source import Source
@@ -277,9 +277,11 @@ class Study(Budget, Recipe, Training, Data):
 
         ``wings`` are parameters that the notebook takes beside the study's own. A name that
         papermill was given and no notebook takes is an error with the nearest match. Variables of
-        the reader's own are left alone. ``KDNB_PROFILE`` replaces the profile, so that tests can
+        the reader's own are left alone. Packages that the wings need are looked for first:
+        ``MissingExtra``. ``KDNB_PROFILE`` replaces the profile, so that tests can
         run a notebook as it is.
         """
+        extras.require(*(name for wing in wings for name in wing.extras))
         whole = cls.of(*wings)
         every = {name for method in distillation.METHODS.values() for name in method.defaults()}
         given = notebook.given({*parameters.declared(whole), *every})

@@ -34,7 +34,13 @@ WHOLE = "whole image"
 CHUNK = 500  # images whose handcrafted features are computed at once
 
 
-class BadFeature(files.UserError, ValueError):
+class BadFeature(
+    files.UserError,
+    ValueError,
+    code="KD801",
+    way_out="train that network again with a lower -p lr, or leave the family of features out of "
+    "-p features",
+):
     """A feature that is not a number; the message names the image and the feature."""
 
 

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pywt
 from skimage.feature import graycomatrix, graycoprops, local_binary_pattern
 
-from kdnb import checks
+from kdnb import checks, extras
+
+pywt = extras.late("pywt")
 
 VERSION = 1  # raise it when a family computes something else: kept features are then made anew
 LEVELS = 32  # grey levels of a co-occurrence matrix

@@ -31,7 +31,12 @@ REPEATS = 10  # permutations of each part
 TRIES = 20  # draws of the folds
 
 
-class TooFewGroups(files.UserError, ValueError):
+class TooFewGroups(
+    files.UserError,
+    ValueError,
+    code="KD802",
+    way_out="give the training set more patients or groups, or leave the parts out that need folds",
+):
     """Training images that cannot be cross-validated; the message names the class."""
 
 

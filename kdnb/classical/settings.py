@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from typing import ClassVar
 
 from kdnb import files
 from kdnb.classical.handcrafted import FAMILIES
@@ -54,6 +55,8 @@ def _check(name: str) -> None:
 @dataclass(frozen=True)
 class FeatureParameters(Parameters):
     """Settings of notebook 12."""
+
+    extras: ClassVar[tuple[str, ...]] = ("features",)
 
     features: str = parameter(
         "teacher+handcrafted",

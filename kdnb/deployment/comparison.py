@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from PIL import Image
 
+from kdnb import errors
 from kdnb.data import Dataset
 from kdnb.deployment import efficiency
 from kdnb.deployment.onnx_export import Reading
@@ -15,6 +16,15 @@ from kdnb.evaluation import metrics
 from kdnb.training.trio import Comparison, Trio
 
 SECONDS = {"smoke": 0.1, "quick": 0.4, "paper": 2.0}  # of measuring, by profile
+
+
+class NotOpened(
+    errors.UserError,
+    ValueError,
+    code="KD604",
+    way_out="save the images as PNG, 16-bit where they have more than 8 bits",
+):
+    """An exported network reads images through Pillow, which opens none of these files."""
 
 
 def costs(tested: Comparison) -> pd.DataFrame:
@@ -44,7 +54,7 @@ def pictures(dataset: Dataset, count: int) -> tuple[list[int], list[str]]:
         with contextlib.suppress(OSError), Image.open(path):
             found[int(row)] = str(path)
     if not found:
-        raise ValueError(
+        raise NotOpened(
             f"{dataset.title}: Pillow opens none of these files. Save them as PNG (16-bit where "
             "they have more than 8 bits) to use the exported network without this package"
         )

@@ -30,7 +30,12 @@ from kdnb.parameters import Parameters, parameter
 BATCHES = (1, 8, 32)
 
 
-class NotHere(files.UserError, RuntimeError):
+class NotHere(
+    files.UserError,
+    RuntimeError,
+    code="KD601",
+    way_out="install what the message names, or choose another runtime",
+):
     """A runtime that this machine cannot offer; the message says what it lacks."""
 
 
@@ -39,6 +44,7 @@ class RuntimeParameters(Parameters):
     """Settings of notebook 06."""
 
     needs: ClassVar[tuple[str, ...]] = ("export",)
+    extras: ClassVar[tuple[str, ...]] = ("export",)
 
     compiled: bool | None = parameter(
         None,

@@ -17,16 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from scipy import stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kdnb import checks, files, provenance
+from kdnb import checks, extras, files, provenance
 from kdnb.deployment import efficiency
 from kdnb.models import ofa, zoo
 from kdnb.models.ofa import LARGEST, OFA595_CHOICE, SMALLEST, Block, Choice
+
+onnxruntime = extras.late("onnxruntime")
 
 # measurements of a whole network, each next to one of OFA-595: load on the machine slows both and
 # cancels in the ratio

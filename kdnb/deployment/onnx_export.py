@@ -13,21 +13,23 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
-from onnx.external_data_helper import uses_external_data
-from onnxruntime import quantization
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
-from kdnb import device, files, provenance
+from kdnb import device, extras, files, provenance
 from kdnb.deployment import recipe
 from kdnb.explanations import activations
 from kdnb.models import capabilities, zoo
 from kdnb.models.zoo import Classifier
+
+onnx = extras.late("onnx")
+external_data = extras.late("onnx.external_data_helper")
+onnxruntime = extras.late("onnxruntime")
+quantization = extras.late("onnxruntime.quantization")
+preparation = extras.late("onnxruntime.quantization.shape_inference")
 
 FORMAT = "kdnb 2"
 LICENCE = "code MIT; weights: as the licence of the data they were trained on. Research use only"
@@ -47,7 +49,12 @@ REQUIRED = (
 )
 
 
-class NotOurs(files.UserError, ValueError):
+class NotOurs(
+    files.UserError,
+    ValueError,
+    code="KD602",
+    way_out="export the network again with notebook 06, and leave the file as it is",
+):
     """A file that this package did not write, or whose graph does not match its metadata; the
     message lists the differences."""
 
@@ -99,7 +106,7 @@ class Deployed:
     Called with images ``(N, 3, S, S)`` float32 in [0, 1] it returns logits ``(N, K)``.
     """
 
-    session: onnxruntime.InferenceSession
+    session: Any  # onnxruntime.InferenceSession
     classes: tuple[str, ...]
     image_size: int
     metadata: dict[str, str]
@@ -148,7 +155,7 @@ def export(
     return _write(graph, Path(path))
 
 
-def _graph(model: Classifier) -> onnx.ModelProto:
+def _graph(model: Classifier) -> Any:
     """The exporter's graph for any number of images; the network is moved to the processor and
     back."""
     place = device.of(model)
@@ -184,7 +191,7 @@ def quantise(path: str | Path, out: str | Path, images: Tensor) -> Path:
     images = images[: len(images) // size * size].cpu()
     with tempfile.TemporaryDirectory() as folder, _quiet():
         prepared, made = Path(folder, "prepared.onnx"), Path(folder, "int8.onnx")
-        quant_pre_process(Path(path), prepared, skip_symbolic_shape=True)
+        preparation.quant_pre_process(Path(path), prepared, skip_symbolic_shape=True)
         kinds = ["Conv", "Gemm", "MatMul"]
         nodes = [node.name for node in onnx.load(prepared).graph.node if node.op_type in kinds]
         quantization.quantize_static(
@@ -204,7 +211,7 @@ def quantise(path: str | Path, out: str | Path, images: Tensor) -> Path:
     return _write(graph, Path(out))
 
 
-class _Batches(quantization.CalibrationDataReader):
+class _Batches:
     """Calibration images in the form that the library reads."""
 
     def __init__(self, parts: Sequence[Tensor]):
@@ -251,14 +258,16 @@ def open(path: str | Path, threads: int | None = None) -> Deployed:  # noqa: A00
     return Deployed(session, classes, size, metadata)
 
 
-def _session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
+def _session(path: Path, threads: int | None) -> Any:
     """ONNX Runtime on the processor; raises :class:`NotOurs` for what it cannot read."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3
     try:
         graph = onnx.load(path, load_external_data=False).graph
-        if elsewhere := [tensor.name for tensor in graph.initializer if uses_external_data(tensor)]:
+        if elsewhere := [
+            tensor.name for tensor in graph.initializer if external_data.uses_external_data(tensor)
+        ]:
             raise NotOurs(
                 f"{path} wants weights from other files ({elsewhere[0]}, {len(elsewhere)} in all): "
                 "ours carry their own, and a file from elsewhere must not name others to be read"
@@ -273,13 +282,13 @@ def _session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
         ) from None
 
 
-def _describe(graph: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+def _describe(graph: Any, metadata: Mapping[str, str]) -> None:
     del graph.metadata_props[:]
     for name, value in metadata.items():
         graph.metadata_props.add(key=name, value=str(value))
 
 
-def _write(graph: onnx.ModelProto, path: Path) -> Path:
+def _write(graph: Any, path: Path) -> Path:
     onnx.checker.check_model(graph)
     with files.atomic(path) as temporary:
         temporary.write_bytes(graph.SerializeToString())

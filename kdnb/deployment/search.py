@@ -2,28 +2,21 @@
 best found by evolution.
 
 Cai et al. (2020), Once-for-All, arXiv:1908.09791, section 4.3 (accuracy and latency of subnets),
-with NSGA-II (Deb et al. 2002, doi:10.1109/4235.996017) from pymoo in place of its one-objective
-search.
+with NSGA-II (Deb et al. 2002, doi:10.1109/4235.996017) search.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
-from pymoo.algorithms.moo.nsga2 import NSGA2
-from pymoo.core.problem import ElementwiseProblem
-from pymoo.operators.crossover.ux import UX
-from pymoo.operators.mutation.pm import PolynomialMutation
-from pymoo.operators.repair.rounding import RoundingRepair
-from pymoo.optimize import minimize
-from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 from torch import Tensor
 from tqdm import tqdm
 
-from kdnb import device, files
+from kdnb import device, extras, files
 from kdnb.data import Dataset
 from kdnb.deployment.latency import RUNTIMES, LatencyTable
 from kdnb.evaluation import metrics
@@ -34,12 +27,22 @@ from kdnb.models.zoo import Classifier
 from kdnb.parameters import Parameters, parameter
 from kdnb.training import batch_norm
 
+nsga2 = extras.late("pymoo.algorithms.moo.nsga2")
+ux = extras.late("pymoo.operators.crossover.ux")
+pm = extras.late("pymoo.operators.mutation.pm")
+rounding = extras.late("pymoo.operators.repair.rounding")
+optimize = extras.late("pymoo.optimize")
+functional = extras.late("pymoo.problems.functional")
+sorting = extras.late("pymoo.util.nds.non_dominated_sorting")
+
 COSTS = ("latency", "macs", "parameters")
 
 
 @dataclass(frozen=True)
 class SearchParameters(Parameters):
     """Settings of notebook 07."""
+
+    extras: ClassVar[tuple[str, ...]] = ("export", "search")
 
     runtime: str = parameter(
         "onnx", "runtime that the student will run in: onnx or eager", choices=RUNTIMES
@@ -81,7 +84,12 @@ class SearchParameters(Parameters):
     )
 
 
-class NoSuchStudent(files.UserError, ValueError):
+class NoSuchStudent(
+    files.UserError,
+    ValueError,
+    code="KD603",
+    way_out="raise the budget (-p latency_budget_ms), or take a smaller -p image_size",
+):
     """A budget that nothing meets; the message names the fastest there is."""
 
 
@@ -174,21 +182,6 @@ def _encode(choice: Choice) -> np.ndarray:
     return genes
 
 
-class _Problem(ElementwiseProblem):
-    def __init__(
-        self, accuracy: Callable[[Choice], float], cost: Callable[[Choice], float], total: int
-    ):
-        super().__init__(n_var=45, n_obj=2, xl=0, xu=2, vtype=int)
-        self.accuracy, self.cost, self.seen = accuracy, cost, {}
-        self.bar = tqdm(total=total, desc="searching", unit="subnet", leave=False)
-
-    def _evaluate(self, genes: np.ndarray, out: dict, *args, **kwargs) -> None:
-        choice = _decode(genes)
-        self.seen[choice.name] = (self.accuracy(choice), self.cost(choice))
-        out["F"] = [1 - self.seen[choice.name][0], self.seen[choice.name][1]]
-        self.bar.update()
-
-
 def evolve(
     accuracy: Callable[[Choice], float],
     cost: Callable[[Choice], float],
@@ -206,19 +199,30 @@ def evolve(
     start[: len(known)] = [
         _encode(choice) for choice in known
     ]  # the ends of the front are known; evolution fills it
-    problem = _Problem(accuracy, cost, population * generations)
-    algorithm = NSGA2(
+    seen: dict[str, tuple[float, float]] = {}
+    bar = tqdm(total=population * generations, desc="searching", unit="subnet", leave=False)
+
+    def loss(genes):
+        choice = _decode(genes)
+        seen[choice.name] = (accuracy(choice), cost(choice))
+        bar.update()
+        return 1 - seen[choice.name][0]
+
+    problem = functional.FunctionalProblem(
+        45, [loss, lambda genes: seen[_decode(genes).name][1]], xl=0, xu=2, vtype=int
+    )
+    algorithm = nsga2.NSGA2(
         population,
         sampling=start,
-        crossover=UX(),
+        crossover=ux.UX(),
         eliminate_duplicates=True,
-        mutation=PolynomialMutation(
-            prob=1.0, prob_var=1 / 15, vtype=float, repair=RoundingRepair()
+        mutation=pm.PolynomialMutation(
+            prob=1.0, prob_var=1 / 15, vtype=float, repair=rounding.RoundingRepair()
         ),
     )
-    minimize(problem, algorithm, ("n_gen", generations), seed=seed)
-    problem.bar.close()
-    return front_of(problem.seen)
+    optimize.minimize(problem, algorithm, ("n_gen", generations), seed=seed)
+    bar.close()
+    return front_of(seen)
 
 
 def front_of(seen: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
@@ -227,7 +231,7 @@ def front_of(seen: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
     table = pd.DataFrame(
         [{"name": name, "accuracy": a, "cost": c} for name, (a, c) in seen.items()]
     )
-    best = NonDominatedSorting().do(
+    best = sorting.NonDominatedSorting().do(
         np.stack([1 - table["accuracy"], table["cost"]], 1), only_non_dominated_front=True
     )
     table["front"] = table.index.isin(best)

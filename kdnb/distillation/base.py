@@ -28,6 +28,16 @@ SHARED = ("alpha", "temperature", "teacher_weights")
 TRANSFERS = ("labels", "probabilities", "maps", "relations", "memory")
 
 
+class Mismatch(
+    files.UserError,
+    ValueError,
+    code="KD402",
+    way_out="choose another -p method, or change what the message names: the network, the images "
+    "or an option",
+):
+    """What a student is to learn from does not fit the images, networks or other choices."""
+
+
 class Seen(NamedTuple):
     """A network's answer for a batch of N images.
 
@@ -354,7 +364,7 @@ def see(model: Classifier, images: Tensor, taps: int = 0, pooled: bool = False) 
     if not taps:
         return Seen(model(images))
     if taps > len(model.cam_layers):
-        raise ValueError(
+        raise Mismatch(
             f"{model.name} has {len(model.cam_layers)} layers to learn from "
             f"({', '.join(model.cam_layers)}), and {taps} are asked for: lower the method's number "
             "of layers, or choose a method that reads fewer"
@@ -376,7 +386,7 @@ def see(model: Classifier, images: Tensor, taps: int = 0, pooled: bool = False) 
             hook.remove()
     for layer in layers:
         if maps[layer].ndim != 4:
-            raise ValueError(
+            raise Mismatch(
                 f"{layer} of {model.name} gives {tuple(maps[layer].shape)}, which is no map "
                 "(N, C, h, w): choose a method that reads logits only"
             )

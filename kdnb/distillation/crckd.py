@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from kdnb.distillation.base import Course, Method, Seen, mean_features, register, see
+from kdnb.distillation.base import Course, Method, Mismatch, Seen, mean_features, register, see
 from kdnb.distillation.memory import Memory, noise_contrast, others_of_class
 from kdnb.distillation.soft_targets import hard_loss, soft_loss
 from kdnb.models.zoo import Classifier
@@ -91,7 +91,7 @@ class CRCKD(Method):
         options, size, labels = self.options, self.options.embedding_size, course.labels
         known = labels[labels >= 0].unique()
         if len(known) < 2:
-            raise ValueError(
+            raise Mismatch(
                 f"crckd contrasts an image with images of other classes, and the training images "
                 f"are of {len(known)} class: train on more classes, or choose another method"
             )

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb.distillation.base import Course, Method, Seen, mean_features, register
+from kdnb.distillation.base import Course, Method, Mismatch, Seen, mean_features, register
 from kdnb.distillation.memory import Memory, noise_contrast
 from kdnb.distillation.soft_targets import hard_loss
 from kdnb.models.zoo import Classifier
@@ -66,7 +66,7 @@ class CRD(Method):
         self.classes = course.labels.cpu()
         known = self.classes[self.classes >= 0]
         if len(known.unique()) < 2:
-            raise ValueError(
+            raise Mismatch(
                 f"crd contrasts an image with images of other classes, and all {len(known)} "
                 "training images are of one class: train on more classes, or choose another method"
             )

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdnb import checks
-from kdnb.distillation.base import Course, Method, Seen, register
+from kdnb.distillation.base import Course, Method, Mismatch, Seen, register
 from kdnb.distillation.soft_targets import TEMPERATURE, hard_loss, soft_targets
 from kdnb.models.zoo import Classifier
 from kdnb.parameters import parameter
@@ -104,7 +104,7 @@ class DKD(Method):
         Raises ``ValueError`` for labels that mix classes: a mixture has no target class.
         """
         if labels.ndim != 1:
-            raise ValueError(
+            raise Mismatch(
                 f"dkd needs one class an image, got labels {tuple(labels.shape)} that mix classes: "
                 "do not mix images, or choose another method, for instance hybrid"
             )

@@ -16,6 +16,7 @@ from kdnb.distillation.base import (
     Batch,
     Course,
     Method,
+    Mismatch,
     Seen,
     mean_features,
     on_one_grid,
@@ -181,7 +182,7 @@ class SSDKD(Method):
         ):
             mapped, target = on_one_grid(student.features[0][:count], teacher.features[0][:count])
             if self.training and count * mapped[0, 0].numel() < 2:
-                raise ValueError(
+                raise Mismatch(
                     "ssd_kd normalises the student's map over a batch, and has one image with one "
                     "cell: raise -p batch_size or -p image_size"
                 )

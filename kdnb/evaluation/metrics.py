@@ -72,7 +72,7 @@ def _check(
     )
     checks.labels(labels, len(classes))
     if not np.isfinite(logits).all():
-        raise ValueError(
+        raise checks.Diverged(
             "logits hold NaN or infinity: the training diverged; lower the learning rate (-p lr)"
         )
 

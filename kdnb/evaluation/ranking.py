@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import scikit_posthocs
 from scipy import stats
+
+from kdnb import extras
+
+scikit_posthocs = extras.late("scikit_posthocs")
 
 
 def mean_ranks(scores: pd.DataFrame) -> pd.Series:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdnb.models.maps import NoMap
 from kdnb.models.zoo import Classifier
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -72,7 +73,7 @@ def spatial(model: Classifier, output: Tensor, layer: str) -> Tensor:
     found = model.cam_reshape(output, layer) if isinstance(output, Tensor) else None
     if found is None or found.ndim != 4 or found.shape[-1] * found.shape[-2] < 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(
+        raise NoMap(
             f"layer {layer!r} of {model.name} gives {shape} at {model.image_size} px: no map can "
             f"be drawn from it; take an earlier layer (the zoo's choice: {model.cam_layer!r}) or a "
             "larger image_size"

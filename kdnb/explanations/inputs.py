@@ -8,9 +8,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kdnb import checks, errors
 from kdnb.images import pixels, read
 from kdnb.images.read import PER_IMAGE, Rule
 from kdnb.models.zoo import Classifier
+
+
+class BadImage(
+    errors.UserError,
+    ValueError,
+    code="KD502",
+    way_out="give one whole image of a format that notebook 01 reads, at most 80 million pixels",
+):
+    """The image given with -p image cannot be explained; the message says why."""
 
 
 def read_image(
@@ -24,7 +34,7 @@ def read_image(
     """
     fact = read.inspect(Path(path))
     if isinstance(fact, tuple):  # a file that no dataset would use is not explained either
-        raise ValueError(
+        raise BadImage(
             f"{Path(path).absolute()} cannot be explained: {', '.join(fact)}. Give a whole image "
             f"of a format that 01_data_prep reads (PNG, JPEG, TIFF, DICOM, …), with at most "
             f"{read.LARGEST:,} pixels"
@@ -62,7 +72,7 @@ def check_targets(model: Classifier, images: Tensor, targets: int | Sequence[int
     with torch.inference_mode():
         logits = torch.cat([model(part) for part in images.split(64)])
     if not torch.isfinite(logits).all():
-        raise ValueError(
+        raise checks.Diverged(
             f"the logits of {model.name} are NaN or infinite: its weights are broken; train it "
             "again with a lower -p lr"
         )

@@ -14,7 +14,13 @@ KAGGLE = Path("/kaggle/input")  # where Kaggle's own notebooks mount datasets, r
 LARGER = 3  # a download this many times the size that the catalogue tells is not what it tells
 
 
-class DatasetMissing(files.UserError, FileNotFoundError):
+class DatasetMissing(
+    files.UserError,
+    FileNotFoundError,
+    code="KD101",
+    way_out="put the images where the message says, name another folder with -p data_root or "
+    "KDNB_DATA, or let -p download True fetch a public set; phantom_cxr needs no files",
+):
     """The images are not on this machine; the message tells what to get from where and where to put
     it."""
 

@@ -15,7 +15,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from kdnb import extras
 from kdnb.images.source import Source
+
+nibabel = extras.late("nibabel")
+pydicom = extras.late("pydicom")
+pixels_of = extras.late("pydicom.pixels")
 
 LARGEST = 80_000_000  # pixels of one image; larger ones are named, not decoded
 VOXELS = 2**30  # of one volume or film
@@ -217,8 +222,8 @@ def inspect(path: Path, mask: bool = False) -> dict | tuple[str, str]:
         return "too large", str(error)
     except Image.UnidentifiedImageError:
         return "not an image", "no image format that Pillow knows"
-    except ImportError as error:
-        return "needs a package", f"{error}: pip install 'kdnb[medical]' (or make setup)"
+    except extras.MissingExtra as error:
+        return "needs a package", str(error)
     # a decoder may raise anything on hostile bytes: the file is named, the rest goes on
     except Exception as error:
         truncated = isinstance(error, OSError | SyntaxError | EOFError)
@@ -311,8 +316,6 @@ class Dicom:
     @staticmethod
     def facts(path: Path) -> dict | tuple[str, str]:
         """What :func:`inspect` tells of a file."""
-        import pydicom
-
         header = pydicom.dcmread(path, force=suffix(path.name) in DICOM, stop_before_pixels=False)
         if "PixelData" not in header:
             what = header.get("Modality", "") or "no modality stated"
@@ -359,16 +362,14 @@ class Dicom:
 
     @staticmethod
     def _values(header, number: int) -> np.ndarray:
-        from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
-
-        values = pixel_array(header, index=number)
+        values = pixels_of.pixel_array(header, index=number)
         colour = header.get("PhotometricInterpretation", "")
         if colour == "PALETTE COLOR":
-            values = apply_color_lut(values, header)
+            values = pixels_of.apply_color_lut(values, header)
             return (values >> 8).astype(np.uint8) if values.dtype == np.uint16 else values
         if values.ndim == 3:
             return values if values.dtype == np.uint8 else np.uint8(values >> 8)
-        scaled = apply_modality_lut(values, header)
+        scaled = pixels_of.apply_modality_lut(values, header)
         # a slope of 1 and an intercept of 0 change nothing: 8 bits stay 8 bits
         if values.dtype == np.uint8 and np.array_equal(scaled, values):
             return values
@@ -377,8 +378,6 @@ class Dicom:
 
 @functools.lru_cache(maxsize=4)
 def _dicom_header(path: str, changed: int):
-    import pydicom
-
     return pydicom.dcmread(path, force=suffix(path) in DICOM)
 
 
@@ -389,8 +388,6 @@ class Nifti:
     @staticmethod
     def facts(path: Path) -> dict | tuple[str, str]:
         """What :func:`inspect` tells of a file."""
-        import nibabel
-
         shape = tuple(size for size in nibabel.load(path).shape if size > 1)
         if len(shape) not in (2, 3):
             return "not a volume", f"{len(shape)} dimensions {shape}: save each volume by itself"
@@ -421,8 +418,6 @@ class Nifti:
 @functools.lru_cache(maxsize=4)
 def _nifti_slices(path: str, changed: int) -> np.ndarray:
     """All slices, float32 ``(N, H, W)``."""
-    import nibabel
-
     image = nibabel.as_closest_canonical(nibabel.squeeze_image(nibabel.load(path)))
     values = image.get_fdata(dtype=np.float32)
     if values.ndim == 2:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from kdnb import errors
 from kdnb.images import read
 from kdnb.images.source import Source
 
@@ -53,7 +54,13 @@ Problem = tuple[str, str, str]  # a file's path, its problem in a few words, the
 Note = tuple[str, str]  # what was inferred from the files, a sentence on it
 
 
-class ReadingError(ValueError):
+class ReadingError(
+    errors.UserError,
+    ValueError,
+    code="KD103",
+    way_out="choose one of the readings in the message with the parameter that it names; "
+    "01_data_prep shows the result in seconds",
+):
     """The files can be read in several ways, or in none; the message shows the readings and names
     the option that chooses."""
 

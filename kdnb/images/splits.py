@@ -21,7 +21,13 @@ MODES = ("auto", "official", "random", "group")
 RELATED = 0.01  # of the test images of one's own official split may have a relative in training
 
 
-class SplitError(files.UserError, ValueError):
+class SplitError(
+    files.UserError,
+    ValueError,
+    code="KD102",
+    way_out="choose another -p split, or give each class more patients or images; 01_data_prep "
+    "shows how they are grouped",
+):
     """The images cannot be split as requested; the message names the class and the way out."""
 
 

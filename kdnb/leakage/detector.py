@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pandas as pd
 import torch
@@ -30,11 +29,13 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
-from kdnb import files
+from kdnb import extras, files
 from kdnb.images import index, tables
 from kdnb.leakage import fingerprints, landmarks
 from kdnb.leakage.fingerprints import Fingerprints
 from kdnb.leakage.registration import RADII, log_polar, refine, register
+
+faiss = extras.late("faiss")
 
 VERSION = 7  # part of the stored links' name: raise it when a rule changes
 HASH_BITS = 6  # perceptual hashes (64 bits) closer than this are looked at
@@ -109,11 +110,13 @@ def find(found: index.Index, name: str) -> Leakage:
     """Copies among the images of an index: searched for once, then read from the cache.
 
     ``name`` labels the progress bars and the folder of the cache. The search takes about 7 ms an
-    image on two CPU cores; it shows its progress and goes on where it was killed.
+    image on two CPU cores; it shows its progress and goes on where it was killed. Raises
+    ``MissingExtra`` where the search is needed and not installed.
     """
     folder = _folder(found, name)
     with files.lock(folder):
         if not (folder / "facts.json").exists():
+            extras.require("detector")
             links, facts = detect(found.root, found.table, name, folder)
             with files.atomic(folder / "links.csv") as temporary:
                 links.to_csv(temporary, index=False, float_format="%.5g")

@@ -12,14 +12,16 @@ from __future__ import annotations
 import itertools
 import math
 
-import cv2
-import faiss
 import numpy as np
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from kdnb import extras
 from kdnb.leakage import registration
+
+cv2 = extras.late("cv2")
+faiss = extras.late("faiss")
 
 EACH = 3  # images that stand for a group
 FEATURES = 200  # of an image at most

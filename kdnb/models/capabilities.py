@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 
 import timm
 import torch
 from torch import nn
 
-from kdnb import files
+from kdnb import extras, files
 from kdnb.models import weights, zoo
 from kdnb.models.zoo import Classifier
 
@@ -22,7 +21,12 @@ _WINGS = {"explain": "kdnb.explanations", "export": "kdnb.deployment.onnx_export
 _PACKAGES = ("kdnb", "torch", "timm", "onnx", "onnxruntime", "grad-cam")
 
 
-class Unsuitable(files.UserError, ValueError):
+class Unsuitable(
+    files.UserError,
+    ValueError,
+    code="KD305",
+    way_out="choose another network or another -p image_size",
+):
     """A network that cannot do what is asked of it; the message says what fails and what works."""
 
 
@@ -76,7 +80,7 @@ def check(name: str, num_classes: int, image_size: int, needs: Sequence[str] = (
 
 def _problem(name: str, num_classes: int, image_size: int, need: str) -> str:
     """Why a network cannot do what is needed, empty where it can; remembered."""
-    key = [name, num_classes, image_size, need, *map(metadata.version, _PACKAGES)]
+    key = [name, num_classes, image_size, need, *map(extras.version, _PACKAGES)]
     path = files.cache_dir() / "networks" / f"{name}-{image_size}-{need}-{files.digest(key)}.json"
     if path.exists():
         return files.read_json(path)["problem"]

@@ -38,7 +38,12 @@ _PARTS = (
 )
 
 
-class NoMap(files.UserError, ValueError):
+class NoMap(
+    files.UserError,
+    ValueError,
+    code="KD501",
+    way_out="take an earlier layer or a larger image, or another explanation",
+):
     """A network without a layer that can be shown as a class activation map."""
 
 

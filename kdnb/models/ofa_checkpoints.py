@@ -12,7 +12,12 @@ from kdnb import files
 from kdnb.models import ofa
 
 
-class CheckpointMismatch(files.UserError, ValueError):
+class CheckpointMismatch(
+    files.UserError,
+    ValueError,
+    code="KD304",
+    way_out="take a checkpoint of the network that the message names, whole and as published",
+):
     """A file that does not hold this network; the message lists what differs."""
 
 

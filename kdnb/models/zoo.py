@@ -20,7 +20,12 @@ from kdnb.models.kdfmv import KDFMV
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-class BadSize(files.UserError, ValueError):
+class BadSize(
+    files.UserError,
+    ValueError,
+    code="KD301",
+    way_out="set -p image_size to a size that the message names, or choose another network",
+):
     """An image size that a network cannot take; the message names the nearest sizes it can."""
 
 

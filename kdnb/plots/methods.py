@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pandas as pd
-import scikit_posthocs
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from kdnb import extras
 from kdnb.plots.style import PALETTE, done, label_rows, start
+
+scikit_posthocs = extras.late("scikit_posthocs")
 
 
 def transfers(table: pd.DataFrame, title: str = "") -> Figure:

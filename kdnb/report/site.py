@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bs4 import BeautifulSoup, PageElement, Tag  # nbconvert brings it
 
-from kdnb import files
+from kdnb import errors, extras, files
 from kdnb.images.catalogue import DATASETS, DatasetSpec
 from kdnb.report import ledger, pages, questions, results, systems
 from kdnb.report.results import Result
@@ -65,8 +65,9 @@ class Card:
 
 def build(target: Path | None = None, outputs: Path | None = None) -> Path:
     """Build the site from ``outputs`` into ``target`` (``site/_build/html``). Returns ``target``.
-    Raises RuntimeError on any warning of Sphinx."""
-    from sphinx.cmd.build import build_main  # an optional extra: pip install -e .[site]
+    Raises RuntimeError on any warning of Sphinx, and ``MissingExtra``."""
+    extras.require("site")
+    from sphinx.cmd.build import build_main  # takes a second, and only this function needs it
 
     target = target or files.ROOT / "site" / "_build" / "html"
     source, trees = target.parent / "source", target.parent / "doctrees"
@@ -92,7 +93,9 @@ def write(source: Path, outputs: Path) -> None:
         page = convert(html, name, source / "_static") + "\n" + toctree
         files.write_text(source / f"{name}.md", page)
 
-    names = ["datasets/index", "methods/index", "notebooks/index", "bibliography"]
+    files.write_text(source / f"{errors.PAGE}.md", errors.page())
+    names = ["which-notebook", "datasets/index", "methods/index", "notebooks/index", errors.PAGE]
+    names += ["bibliography"]
     listed = _toctree(names, hidden=True)
     add("index", _front(rows, found, notebooks, cards), listed)
     for slug, card in cards.items():
@@ -155,6 +158,13 @@ def _front(
     others = [
         ("data cards", datasets),
         ("ways of teaching", methods),
+        (
+            "help",
+            [
+                ("which notebook you need", "which-notebook.html"),
+                ("what went wrong", f"{errors.PAGE}.html"),
+            ],
+        ),
         ("sources", [("bibliography", "bibliography.html")]),
     ]
     links = {"link": "./", "cards": "methods/", "sections": sections + others}

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from kdnb import checks, device, files
-from kdnb.distillation.base import Batch
+from kdnb.distillation.base import Batch, Mismatch
 from kdnb.distillation.soft_targets import soft_targets
 from kdnb.models.zoo import Classifier
 from kdnb.parameters import BadParameter
@@ -116,7 +116,7 @@ class Curator:
 
     def __init__(self, rule: Curation, references: Sequence[Tensor], labels: Tensor):
         if rule.rule != "random" and not references:
-            raise ValueError(
+            raise Mismatch(
                 f"curation {rule.rule} compares with a reference, and there is no teacher to be "
                 "one; -p curation random needs none"
             )

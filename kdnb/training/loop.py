@@ -16,10 +16,10 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from kdnb import distillation, files, provenance
+from kdnb import checks, distillation, files, provenance
 from kdnb.data import Dataset
 from kdnb.distillation import soft_targets
-from kdnb.distillation.base import Batch, Course, Lesson, Method, Seen, see
+from kdnb.distillation.base import Batch, Course, Lesson, Method, Mismatch, Seen, see
 from kdnb.evaluation import metrics
 from kdnb.images.pixels import Pixels
 from kdnb.models import zoo
@@ -68,7 +68,7 @@ def distil_rounds(
     images, curation = learnt_from(method, dataset), None
     if study.curation is not None:
         if method.unlabelled:
-            raise ValueError(
+            raise Mismatch(
                 f"curation compares losses, and {method.name} has images without a label: choose "
                 "one of the two"
             )
@@ -88,7 +88,7 @@ def learnt_from(method: Method, dataset: Dataset) -> Dataset:
     if not method.unlabelled:
         return dataset
     if not dataset.unlabelled:
-        raise ValueError(
+        raise Mismatch(
             f"{method.name} learns from images without a label, and all training images have one: "
             "-p label_share 0.15 leaves labels out"
         )
@@ -208,7 +208,7 @@ def _check_given(
     if not any(isinstance(teacher, teaching.GivenLogits) for teacher in teachers):
         return
     if augment or not (method.cacheable and method.reads_logits_only()):
-        raise ValueError(
+        raise Mismatch(
             f"a pipeline of features answers for the images as they are, and for classes alone: "
             f"{method.name} needs {'random views' if augment else 'more of its teacher'}. "
             "Take fixed views (-p augment False) and a method that reads logits (hybrid, kd_fmv)"
@@ -220,17 +220,17 @@ def _check(
 ) -> None:
     """Refuse at once what could not be trained."""
     if name == zoo.SUPERNET and study.curation:
-        raise ValueError(
+        raise Mismatch(
             f"curation {study.curation} follows one student's losses, and {name} trains several "
             "subnets at once: leave -p curation out"
         )
     if method.needs_teacher:
         if not teachers:
-            raise ValueError(f"{method.name} needs a teacher, and {name} was given none")
+            raise Mismatch(f"{method.name} needs a teacher, and {name} was given none")
         method.teacher_weights(teachers)
     if name == zoo.SUPERNET and (method.taps or not method.reads_logits_only()):
         plain = [m for m, known in distillation.METHODS.items() if known.reads_logits_only()]
-        raise ValueError(
+        raise Mismatch(
             f"{name} trains several subnets at once, and they learn from logits only; "
             f"{method.name} needs more. Choose another method for it: {', '.join(plain)}"
         )
@@ -403,7 +403,7 @@ class Training:
         scores = self._validate()
         means = {name: float(value) / seen for name, value in sums.items()}
         if not math.isfinite(means["loss"]):
-            raise FloatingPointError(
+            raise checks.Diverged(
                 f"{self.lesson.student.name}: the loss is {means['loss']} in epoch {epoch + 1}; "
                 "try a lower -p lr"
             )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from kdnb import distillation, files
 from kdnb.data import Dataset
@@ -45,6 +46,8 @@ def named(methods: str) -> tuple[str, ...]:
 @dataclass(frozen=True)
 class MethodParameters(Parameters):
     """Settings of notebook 10."""
+
+    extras: ClassVar[tuple[str, ...]] = ("ranking",)
 
     methods: str = parameter(
         "dkd+attention_transfer+rkd",

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,8 @@ from kdnb.training import loop
 @dataclass(frozen=True)
 class SplitAuditParameters(Parameters):
     """Settings of notebook 08."""
+
+    extras: ClassVar[tuple[str, ...]] = ("detector",)
 
     seeds: int | None = parameter(
         None,

@@ -172,6 +172,9 @@ def _dataset(card: Card, rows: Sequence[Row], notebooks: Sequence[Page]) -> str:
         "cite": spec.citation,
         "published images": f"{spec.total:,}",
         "official split": spec.official_split or "none",
+        "evidence against it" if spec.official_split else "evidence against any split": (
+            spec.distrust
+        ),
         "patients identified by": spec.group_key,
         "folders": spec.layout,
         "notes": spec.notes,

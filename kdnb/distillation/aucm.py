@@ -79,6 +79,8 @@ class AUCM(Method):
         r"- p(1-p)\alpha^2"
     )
     needs_teacher = False
+    reported = "larger areas under the ROC curve than cross-entropy, and probabilities to trust"
+    reported_on = "chest X-rays of COVID-19"
 
     @dataclass(frozen=True)
     class Options(Method.Options):

@@ -201,7 +201,8 @@ def _dataset(card: Card, rows: Sequence[Row], notebooks: Sequence[Page]) -> str:
 
 def method_card(measured: systems.Measured) -> str:
     """The card of a way of teaching."""
-    words = {"references": systems.REFERENCES, "about": systems.ABOUT}
+    about = "" if measured.system.apart else systems.ABOUT
+    words = {"references": systems.REFERENCES, "about": about, "others": systems.OTHERS}
     return pages.fill("method.html.j2", measured=measured, link="../", **words)
 
 

@@ -50,7 +50,7 @@ class LabelParameters(Parameters):
     )
     positives: str | float | None = parameter(
         None,
-        "shares of the first class, made rare: a+b",
+        "shares of the first class: a+b",
         valid=partial(shares, name="positives"),
         profiles={"smoke": "0.5", "quick": "0.05+0.2+0.5", "paper": "0.05+0.2+0.5"},
     )

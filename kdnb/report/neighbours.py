@@ -35,7 +35,6 @@ class PcaSvc:
     )
     equation = r"k(x, x') = \exp(-\gamma \| x - x' \|^2)"
     reported, reported_on = "an accuracy of 98.93 %", "chest CT of COVID-19"
-    transfers = ("labels",)
     command = f"{FEATURES} -p features {NETWORKS}"
 
 
@@ -55,7 +54,6 @@ class DeepHandcrafted:
     equation = r"k(x, x') = \exp(-\gamma \| x - x' \|^2)"
     reported = "an accuracy of 0.988, against 0.983 of the network and 0.963 of the texture"
     reported_on = "chest X-rays of COVID-19"
-    transfers = ("labels",)
     command = f"{FEATURES} -p features teacher+handcrafted"
 
 
@@ -71,7 +69,6 @@ class Ensemble:
     equation = r"p(y \mid x) = \frac{1}{M} \sum_m p_m(y \mid x)"
     reported = "a micro-F1 of 0.89, against 0.66 to 0.875 of its members"
     reported_on = "chest X-rays of COVID-19"
-    transfers = ("labels",)
     command = f"{FEATURES} -p teacher {NETWORKS}"
 
 
@@ -93,7 +90,6 @@ class Acid:
         "as good with fewer images that are learnt from, and better together with distillation"
     )
     reported_on = "pairs of natural images and texts"
-    transfers = ("labels",)
     command = LABELS
 
 

@@ -83,8 +83,8 @@ class System:
 
     @property
     def transfers(self) -> tuple[str, ...]:
-        """What the student learns from."""
-        return METHODS[self.method].transfers if self.method else self.facts.transfers
+        """What the student learns from; empty for a system that is no way of teaching."""
+        return METHODS[self.method].transfers if self.method else ()
 
     @property
     def options(self) -> list[dict]:

@@ -95,7 +95,7 @@ class Training(Parameters):
     )
     teacher_recipe: str | None = parameter(
         None,
-        "kd_oct (focal loss, mixed images, averaged weights); None: the settings here",
+        "kd_oct (focal loss, averaged weights), deep_auc (AUC); None: the settings here",
         valid=_recipe("of_teacher"),
     )
     teacher_flips: bool = parameter(

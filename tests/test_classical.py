@@ -9,13 +9,15 @@ import pytest
 import pywt
 import torch
 from conftest import paint
+from joblib import Memory
 from safetensors.torch import load_file, save_file
 from skimage.feature import graycomatrix, graycoprops, local_binary_pattern
+from sklearn.base import clone
 from sklearn.inspection import permutation_importance
 
 from kdnb import classical, files, parameters
+from kdnb.classical import Block, comparison, handcrafted, pipelines, settings
 from kdnb.classical import blocks as sources
-from kdnb.classical import comparison, handcrafted, pipelines, settings
 from kdnb.evaluation import ensembles
 from kdnb.explanations import registry
 from kdnb.explanations.attributions import occlusion_stride, occlusion_window
@@ -436,3 +438,24 @@ def test_files_have_blocks_without_shapes(own):
     assert found["statistics only"].values.shape == (len(mine.table), 12)
     assert len(found["statistics only"].names) == 12
     assert found["colour mode only"].names == ("L",)
+
+
+def test_held_out_answers_are_those_of_plain_pipelines_and_a_memory_changes_none(tmp_path):
+    rng = np.random.default_rng(0)
+    labels, groups = np.arange(60) % 2, np.arange(60) // 2
+    shift = labels[:, None] * 0.8
+    blocks = [
+        Block(name, (rng.normal(size=(60, width)) + shift).astype(np.float32), names, learnt)
+        for name, width, learnt in (("net", 12, True), ("glcm", 4, False))
+        for names in [tuple(map(str, range(width)))]
+    ]
+    plain = pipelines.fit(blocks, labels, np.arange(60), groups, 2)
+    memory = Memory(tmp_path, verbose=0)
+    for _ in range(2):  # the second time from the memory
+        kept = pipelines.fit(blocks, labels, np.arange(60), groups, 2, memory=memory)
+        assert np.array_equal(kept.logits, plain.logits) and kept.components == plain.components
+    values = pipelines.join(blocks)
+    for fitted, out in pipelines.folds(labels, groups):
+        own = clone(plain.estimator).fit(values[fitted], labels[fitted])
+        decided = own.decision_function(values[out]) / plain.temperature
+        assert np.allclose(plain.logits[out, 1] - plain.logits[out, 0], decided, atol=1e-6)

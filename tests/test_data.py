@@ -128,6 +128,68 @@ def test_a_copy_of_ham10000_with_other_labels_says_which(home):
     assert dataset.classes == ("0", "1") and "other labels (0, 1)" in dataset.title
 
 
+def slices(root, patients=12):
+    """Images, tables and lists as COVID-CT has them: two slices of each patient of a class, of
+    whom the last sixth is tested and the one before validated."""
+    for kind, head, sep in (
+        ("COVID", "File name,Patient ID,Age", ","),
+        ("NonCOVID", ",image name,patient id", ","),
+    ):
+        rows, lists = [head], {"train": [], "val": [], "test": []}
+        for number in range(2 * patients):
+            name, patient = f"{kind}-{number}%1.png", number // 2
+            paint(root / f"Images-processed/CT_{kind}" / name, number_of(kind, number), mode="RGB")
+            row = [name, f"Patient {patient}", "41"]
+            if kind == "NonCOVID":
+                row = [str(number), name, f"crawled_{patient}"]
+            rows.append(sep.join(row))
+            sixth = 6 * patient // patients
+            lists[{5: "test", 4: "val"}.get(sixth, "train")].append(name)
+        (root / f"{kind}-CT-MetaInfo.csv").write_bytes("\n".join([*rows, ""]).encode("cp1252"))
+        for part, names in lists.items():
+            path = root / f"Data-split/{kind}/{part}CT_{kind}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("\n".join([*names, ""]))
+    (root / "COVID-CT-MetaInfo.xlsx").write_bytes(b"the same table once more")
+
+
+def test_patients_of_covid_ct_come_from_its_tables_and_the_split_from_its_lists(home):
+    slices(root := home / "data" / "covid_ct")
+    dataset = data.load("covid_ct")
+    table = dataset.table
+    assert dataset.classes == ("COVID-19", "non-COVID") and dataset.split_name == "official"
+    assert dataset.counts().to_numpy().tolist() == [[16, 4, 4]] * 2
+    assert table["patient"].nunique() == 24 and (table.groupby("patient").size() == 2).all()
+    assert table.groupby("group")["split"].nunique().max() == 1
+    # patients of one table are not those of the other
+    assert table.groupby("patient")["label"].nunique().max() == 1
+    problems = dataset.index.problems.set_index("path")["problem"]
+    assert problems["COVID-CT-MetaInfo.xlsx"] == "not an image file"
+    assert problems["Data-split/COVID/valCT_COVID.txt"] == "table of labels"
+    # a list that contradicts another is an error, and without the lists patients are split anew
+    wrong = root / "Data-split/COVID/valCT_COVID.txt"
+    wrong.write_text(wrong.read_text() + "COVID-0%1.png\n")
+    with pytest.raises(data.ReadingError, match="the split of .*COVID-0%1.png is train and val"):
+        data.load("covid_ct")
+    shutil.rmtree(root / "Data-split")
+    table = data.load("covid_ct").table
+    assert table.groupby("patient")["split"].nunique().max() == 1
+    assert table["split"].nunique() == 3
+
+
+def test_the_default_split_of_sars_cov_2_ct_says_what_it_does_not_remedy(home):
+    for number in range(40):
+        for label, mode in (("COVID", "RGB"), ("non-COVID", "L")):
+            path = home / f"data/sars_cov_2_ct/{label}/{number}.png"
+            paint(path, number_of(label, number), mode=mode)
+    dataset = data.load("sars_cov_2_ct")
+    assert dataset.split_name == "group" and dataset.color == "RGB"
+    for words in ("no patients are published", "colour mode of the files alone", "66%"):
+        assert words in dataset.split and words in DATASETS["sars_cov_2_ct"].distrust
+    assert "remedy" not in data.load("sars_cov_2_ct", split="random").split
+    assert any("colour mode alone" in sentence for sentence in tables.giveaways(dataset.table))
+
+
 @pytest.mark.parametrize("layout", ["as published", "short names", "numbered on"])
 def test_neighbouring_frames_are_on_one_side(home, layout):
     root, count = home / "data" / "wcebleedgen", 60

@@ -4,7 +4,7 @@ import pytest
 
 from kdnb import data
 from kdnb.distillation import create
-from kdnb.images import catalogue, splits
+from kdnb.images import catalogue, splits, tables
 from kdnb.leakage import synthetic_duplicates
 from kdnb.study import Study
 from kdnb.training import loop
@@ -17,6 +17,8 @@ KNOWN = {
     "lc25000": (5_505, 3, {"class without images"}),
     "ham10000": (7_496, 7, {"row without a file", "table of labels"}),
     "wcebleedgen": (2_618, 2, set()),
+    "covid_ct": (746, 2, {"table of labels"}),
+    "sars_cov_2_ct": (2_481, 2, set()),
 }
 
 
@@ -70,6 +72,27 @@ def test_neighbouring_frames_of_wcebleedgen_stay_together(real):
     assert table.groupby("patient")["split"].nunique().max() == 1
     assert table.groupby("patient")["path"].size().max() <= catalogue.BLOCK
     assert table.groupby("patient")["label"].nunique().max() == 1
+
+
+def test_patients_of_covid_ct_stand_on_one_side_of_its_official_split(real):
+    if not (real / "covid_ct").is_dir():
+        pytest.skip("covid_ct is not in KDNB_DATA")
+    dataset = data.load("covid_ct")
+    table = dataset.table
+    assert dataset.split_name == "official"
+    assert dataset.counts().to_numpy().tolist() == [[191, 60, 98], [234, 58, 105]]
+    assert (table["patient"] != "").all() and table["patient"].nunique() == 384
+    assert table.groupby("patient")["split"].nunique().max() == 1
+
+
+def test_the_colour_mode_tells_the_class_of_sars_cov_2_ct(real):
+    if not (real / "sars_cov_2_ct").is_dir():
+        pytest.skip("sars_cov_2_ct is not in KDNB_DATA")
+    table = data.load("sars_cov_2_ct", split="random").table
+    assert (table.loc[table["mode"] == "RGB", "label"] == "COVID-19").all()
+    assert (table["mode"] == "RGB").sum() == 413
+    (sentence,) = [each for each in tables.giveaways(table) if "colour mode" in each]
+    assert "in 66% of the cases" in sentence
 
 
 def test_detected_groups_of_lc25000_agree_with_the_published_ones(real):

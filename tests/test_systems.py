@@ -19,7 +19,8 @@ from kdnb.study import Study
 from kdnb.training import methods
 
 TAUGHT = {"hard": 0.6, "hybrid": 0.7, "dkd": 0.9, "crckd": 0.4, "limit_trained": 0.5}
-RELATED = ("dual_stream", "kd_oct", "efcm", "limit_trained", "ssd_kd", "crckd", "self_training")
+RELATED = ("dual_stream", "kd_oct", "efcm", "limit_trained", "ssd_kd", "crckd")
+APART = ("pca_svc", "deep_handcrafted", "ensemble", "acid", "self_training", "aucm")
 GENERIC = ("fitnet", "attention_transfer", "similarity_preserving", "rkd", "crd", "dkd", "dist")
 
 
@@ -141,7 +142,8 @@ def test_a_teacher_is_a_system_in_its_own_cells_only(home):
 def test_every_related_system_has_a_row_beside_the_claims_of_the_papers(home):
     """They are counted apart from the claims of papers A and B."""
     measured = systems.measure(results.load())
-    assert {each.system.name for each in measured} == {*RELATED, *GENERIC}
+    assert {each.system.name for each in measured} == {*RELATED, *GENERIC, *APART}
+    assert {each.system.name for each in measured if each.system.apart} == {*APART}
     for each in measured:
         assert each.system.fact("reported_on") and each.system.fact("paper"), each.system.name
         for row in each.rows:
@@ -151,13 +153,14 @@ def test_every_related_system_has_a_row_beside_the_claims_of_the_papers(home):
     assert len(ledger.measure(results.load())) == len(CLAIMS)
     page = ledger.page(ledger.measure(results.load()), results.load())
     rows = BeautifulSoup(page, "html.parser").select("tr[id^=system-]")
-    assert [row["id"] for row in rows] == [f"system-{each.system.name}" for each in measured]
+    in_order = sorted(measured, key=lambda each: each.system.apart)
+    assert [row["id"] for row in rows] == [f"system-{each.system.name}" for each in in_order]
 
 
 def test_commands_are_commands():
     for system in systems.systems():
         words = system.command.split()
-        assert words[:3] == ["python", "-m", "kdnb.run"] and words[3] in ("10", "11")
+        assert words[:3] == ["python", "-m", "kdnb.run"] and words[3] in ("10", "11", "12")
         Study.of(*cells.WINGS).from_parameters(options(words))
     assert value("224") == 224
 
@@ -216,3 +219,120 @@ def test_a_card_shows_the_result_and_its_files(home):
     assert re.search(r"\+\d\d\.\d \[\+\d+\.\d, \+\d+\.\d\] points", html) and "v-holds" in html
     assert 'href="../outputs/a/methods-x-s2.json"' in html and "3 runs" in html
     assert "Result here" not in site.method_card(cards["hard"])
+
+
+# systems with controls of their own
+
+
+def told(share, seed, count=300):
+    """Answers for ``count`` images of three classes in turn, ``share`` of them right, and their
+    balanced accuracy, as a result file holds both."""
+    labels, rng = np.arange(count) % 3, np.random.default_rng(seed)
+    answers = np.where(rng.permutation(count) >= count * share, (labels + 1) % 3, labels)
+    return {"predicted": predictions.as_text(answers), "balanced_accuracy": share}
+
+
+def apart(home, kind, held, seed=0, **choices):
+    """A file as notebook 11 (``labels``) or 12 (``features``) writes it."""
+    given = {"dataset": "covid_ct", "seed": seed, "teacher": "resnet10t"} | choices
+    data = {"title": "COVID-CT", "caveat": "", "split": "official", "checksum": "x", "classes": []}
+    truth = predictions.truth(np.arange(300) % 3, np.arange(300))
+    stored = {
+        "results": truth | held,
+        "config": Study.of(*cells.WINGS)(**given).config(),
+        "data": data,
+    }
+    return files.write_json(home / "outputs" / "covid_ct" / f"{kind}-{seed}.json", stored)
+
+
+def features(seed, parts=("a", "b", "glcm", "fft")):
+    shares = {"all parts": 0.95, "a": 0.4, "b": 0.6, "all networks": 0.7, "handcrafted": 0.3}
+    pipelines = {f"{name} alone": told(x, seed) | {"parts": [name]} for name, x in shares.items()}
+    pipelines["a alone"]["validated"], pipelines["b alone"]["validated"] = 0.75, 0.65
+    members = {"teacher t": 0.5, "student s": 0.6, "mean of probabilities": 0.85, "pipeline": 0.9}
+    return {
+        "features": [{"part": name} for name in parts],
+        "pipelines": pipelines,
+        "shortcuts": {"statistics only": told(0.96, seed + 9)},
+        "networks": {name: told(share, seed + 5) for name, share in members.items()},
+    }
+
+
+def test_features_are_compared_with_their_parts_and_with_shortcuts(home):
+    for seed in range(3):
+        apart(home, "features", features(seed), seed, features="resnet18+resnet34+glcm+fft")
+    for name, reference, gap, verdict in (
+        # the best network is chosen by cross-validation in training, not by test accuracy
+        ("pca_svc", "one network", 0.3, HOLDS),
+        ("pca_svc", "statistics", -0.26, NOT),
+        ("deep_handcrafted", "networks", 0.25, HOLDS),
+        ("deep_handcrafted", "handcrafted", 0.65, HOLDS),
+        ("ensemble", "best member", 0.25, HOLDS),
+    ):
+        (row,) = found(name, reference).rows
+        assert row.evidence.estimate.value == pytest.approx(gap, abs=1e-6), (name, reference)
+        assert row.verdict == verdict and row.evidence.seeds == (0, 1, 2), (name, reference)
+    assert (
+        "a is the best of its networks in cross-validation"
+        in found("pca_svc", "one network").rows[0].why
+    )
+    assert "resnet18+resnet34+glcm+fft" in pages.setting(found("pca_svc", "statistics").rows[0])
+
+
+def test_one_run_decides_nothing_and_one_network_is_joined_with_none(home):
+    apart(home, "features", features(0))
+    (row,) = found("ensemble", "best member").rows
+    assert row.verdict == UNDECIDED and "1 run trained, 3 are needed" in row.why
+    assert not found("acid", "random").measured
+    one = features(1, ("a", "glcm", "fft"))
+    apart(home, "features", one, 1, image_size=32)
+    assert len(found("pca_svc", "statistics").rows) == 1
+    # the network alone stands in place of several
+    gaps = [row.evidence.estimate.value for row in found("deep_handcrafted", "networks").rows]
+    assert gaps == pytest.approx([0.25, 0.55])
+
+
+def labels(seed, gap=0.1):
+    shares = [
+        {"share": share, "method": method} | told(x, seed)
+        for share, method, x in (
+            (0.3, "hard", 0.7),
+            (0.3, "self_training", 0.75),
+            (0.15, "hard", 0.5),
+            (0.15, "self_training", 0.75),
+            (0.15, "teacher t", 0.65),
+            (1.0, "hard", 0.97),
+        )
+    ]
+    names = {"hard, acid": 0.9, "hard, random": 0.65, "hard, random, equal cost": 0.99}
+    area = {"difference": gap, "low": gap - 0.05, "high": gap + 0.05, "n": 300}
+    positives = [
+        {"positives": share, "loss": loss, "against": against}
+        for share in (0.05, 0.5)
+        for loss, against in (
+            ("weighted cross-entropy", {}),
+            ("AUC margin", {"auc": area | {"difference": gap + (share == 0.5)}}),
+        )
+    ]
+    curated = [{"name": name} | told(x, seed) for name, x in names.items()]
+    return {"shares": shares, "curated": curated, "positives": positives}
+
+
+def test_self_training_curation_and_areas_have_rows_and_verdicts(home):
+    for seed in range(3):
+        apart(home, "labels", labels(seed), seed)
+    for name, reference, gap, verdict in (
+        ("self_training", "all labels", -0.22, NOT),
+        ("self_training", "few labels", 0.25, HOLDS),
+        ("acid", "random", 0.25, HOLDS),
+        ("acid", "random of equal cost", -0.09, NOT),
+        ("aucm", "weighted cross-entropy", 0.1, HOLDS),
+    ):
+        (row,) = found(name, reference).rows
+        assert row.evidence.estimate.value == pytest.approx(gap, abs=1e-6), name
+        assert row.verdict == verdict, (name, row.why)
+    (row,) = found("self_training", "all labels").rows
+    assert "15% of the labels" in row.why and row.number.endswith("points")
+    assert "5% positives, AUC" in found("aucm", "weighted cross-entropy").rows[0].why
+    html = site.method_card({m.system.name: m for m in systems.measure(results.load())}["acid"])
+    assert "random batches, equal cost" in html and "of every comparison" not in html

@@ -4,11 +4,13 @@ networks beside them, and students that a pipeline taught."""
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
+from joblib import Memory
 
 from kdnb import distillation
 from kdnb.classical import blocks as sources
@@ -36,11 +38,13 @@ def rows(dataset: Dataset, part: str) -> np.ndarray:
     return np.flatnonzero(dataset.table["split"] == part)
 
 
-def fit(blocks: Sequence[Block], study: Study, dataset: Dataset) -> Fitted:
+def fit(
+    blocks: Sequence[Block], study: Study, dataset: Dataset, memory: Memory | None = None
+) -> Fitted:
     """A pipeline on these blocks, fitted on the dataset's training images."""
     groups = dataset.table["group"].to_numpy()
     train, count = rows(dataset, "train"), len(dataset.classes)
-    return pipelines.fit(blocks, dataset.labels, train, groups, count, study.seed)
+    return pipelines.fit(blocks, dataset.labels, train, groups, count, study.seed, memory)
 
 
 def subsets(blocks: Sequence[Block]) -> dict[tuple[str, str], list[Block]]:
@@ -64,7 +68,10 @@ def fit_parts(
     blocks: Sequence[Block], study: Study, dataset: Dataset
 ) -> dict[tuple[str, str], Fitted]:
     """A pipeline for each of :func:`subsets`."""
-    return {key: fit(members, study, dataset) for key, members in subsets(blocks).items()}
+    with tempfile.TemporaryDirectory() as folder:
+        memory = Memory(folder, verbose=0)
+        parts = subsets(blocks).items()
+        return {key: fit(members, study, dataset, memory) for key, members in parts}
 
 
 def fit_shortcuts(

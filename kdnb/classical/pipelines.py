@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from joblib import Memory
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
+from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
@@ -107,19 +109,21 @@ def fit(
     groups: np.ndarray,
     num_classes: int,
     seed: int = 0,
+    memory: Memory | None = None,
 ) -> Fitted:
     """Fit scaler, PCA of each network, and SVC on the training rows alone.
 
     ``labels`` and ``groups`` ``(R,)`` of all rows, of which only those of ``train`` ``(n,)`` are
     read; ``num_classes`` K. C is the one with the best balanced accuracy in :func:`folds`; the
     temperature minimises the cross-entropy of the held-out decision values (Guo et al. 2017).
+    Pipelines with a ``memory`` in common find the components of each network once.
     Raises :class:`TooFewGroups` and ``ValueError`` for shapes that do not fit.
     """
     values, begun = join(blocks), time.perf_counter()
     checks.shapes(values=(values, "R F"), labels=(labels, "R"), groups=(groups, "R"))
     own, known = values[train], np.asarray(labels)[train]
     splits = folds(known, np.asarray(groups)[train], seed)
-    estimator = _estimator(blocks)
+    estimator = _estimator(blocks, memory)
     by_cost = _held_out(estimator, own, known, splits, num_classes)
     reached = {
         cost: metrics.balanced_accuracy(known, held.argmax(1)) for cost, held in by_cost.items()
@@ -130,7 +134,7 @@ def fit(
     logits = decisions(best, values, num_classes)
     logits[train] = held
     components = {
-        name: int(step[-1].n_components_)
+        name: int(step["pca"].n_components_)
         for name, step in best["features"].named_transformers_.items()
         if isinstance(step, Pipeline)
     }
@@ -154,21 +158,23 @@ def _held_out(
     num_classes: int,
 ) -> dict[float, np.ndarray]:
     """Decision values ``(n, K)`` of each training image for each C, from the fold that did not fit
-    it. Scaler and PCA of a fold do not depend on C and are fitted once."""
+    it. Scaler, PCA and kernel of a fold do not depend on C and are computed once."""
     found = {cost: np.zeros((len(labels), num_classes)) for cost in COSTS}
     for fitted, out in splits:
-        *steps, machine = (step for _, step in clone(estimator).steps)
-        transform = make_pipeline(*steps)
+        transform = clone(estimator["features"])
         inside = transform.fit_transform(values[fitted], labels[fitted])
-        outside = transform.transform(values[out])
+        gamma = 1 / (inside.shape[1] * inside.var())  # "scale", the SVC's own
+        kernel = rbf_kernel(inside, gamma=gamma)
+        outside = rbf_kernel(transform.transform(values[out]), inside, gamma=gamma)
         for cost, held in found.items():
-            machine.set_params(C=cost).fit(inside, labels[fitted])
+            machine = clone(estimator["svc"]).set_params(kernel="precomputed", C=cost)
+            machine.fit(kernel, labels[fitted])
             decided = machine.decision_function(outside)
             held[out] = _by_class(decided, machine.classes_, num_classes)
     return found
 
 
-def _estimator(blocks: Sequence[Block]) -> Pipeline:
+def _estimator(blocks: Sequence[Block], memory: Memory | None = None) -> Pipeline:
     """Scaled features with each network, and all handcrafted features together, at equal weight.
 
     A part of F scaled features has variance F; divided by √F, all count alike in the distances of
@@ -182,10 +188,10 @@ def _estimator(blocks: Sequence[Block]) -> Pipeline:
             columns[block.name] = own
         else:
             crafted += own
-    parts = [
-        (name, make_pipeline(StandardScaler(), PCA(VARIANCE, svd_solver="full")), own)
-        for name, own in columns.items()
-    ]
+    # a pipeline keeps all steps but its last one in its memory
+    steps = [("scaler", StandardScaler()), ("pca", PCA(VARIANCE, svd_solver="full"))]
+    reduced = Pipeline([*steps, ("out", "passthrough")], memory=memory)
+    parts = [(name, reduced, own) for name, own in columns.items()]
     if crafted:
         columns["handcrafted"] = crafted
         parts.append(("handcrafted", StandardScaler(), crafted))

@@ -21,13 +21,14 @@ class DatasetSpec:
     (compared without case, blanks and punctuation); empty means that the folders name the classes.
     ``counts`` are the published images a class. ``groups`` are (pattern, name) pairs that read a
     patient from a file name; ``group_key`` says it in words. ``tables`` are (name, split) pairs of
-    the tables that state the labels where no folder does, without their suffix, with the split of
-    their images; the labels are spelt as ``classes`` says. ``trees`` are top folders that hold the
+    the tables that state labels, splits or patients where no folder does, without their suffix,
+    with the split of their images; the labels are spelt as ``classes`` says. A text file among
+    them lists the images of its split. ``trees`` are top folders that hold the
     same images twice. ``groups_of`` gives groups by path where no pattern can. ``flips`` are
     the mirrorings that keep an image plausible. ``distrust``
-    says what was measured against the official split; where it is stated, the default is a split by
-    groups. ``pooled``: papers put the published parts together and split anew, whatever the
-    official split.
+    says what was measured against the official split, or, where there is none, against any; where
+    it is stated, the default is a split by groups. ``pooled``: papers put the published parts
+    together and split anew, whatever the official split.
     """
 
     name: str
@@ -357,6 +358,56 @@ _ENTRIES = (
         "stated",
         notes="Neighbouring numbers are neighbouring frames of a video, and some frames stand in "
         "it twice. Blocks leave a fifth of the frames with a neighbour in another block.",
+    ),
+    DatasetSpec(
+        name="covid_ct",
+        title="COVID-CT",
+        modality="chest CT, slices from publications",
+        color="RGB",
+        classes={"COVID-19": ("CT_COVID", "COVID"), "non-COVID": ("CT_NonCOVID", "NonCOVID")},
+        counts={"COVID-19": 349, "non-COVID": 397},
+        citation="Zhao, Zhang, He & Xie (2020), COVID-CT-Dataset: a CT scan dataset about "
+        "COVID-19, arXiv:2003.13865",
+        licence="as on the GitHub page",
+        source="https://github.com/UCSD-AI4H/COVID-CT",
+        layout="Images-processed/{CT_COVID,CT_NonCOVID}/*.{png,jpg}, with the tables "
+        "COVID-CT-MetaInfo.csv and NonCOVID-CT-MetaInfo.csv (patients), and the lists\n"
+        "Data-split/{COVID,NonCOVID}/{train,val,test}CT_{COVID,NonCOVID}.txt",
+        official_split="lists of Data-split, by patient",
+        tables=(
+            ("COVID-CT-MetaInfo", ""),
+            ("NonCOVID-CT-MetaInfo", ""),
+            *(
+                (f"{part}CT_{kind}", part)
+                for kind in ("COVID", "NonCOVID")
+                for part in ("train", "val", "test")
+            ),
+        ),
+        group_key="patients of its tables; the number of an article's patient says nothing of "
+        "another article's",
+        notes="Figures of articles and of websites, cut out and scaled: the classes differ in "
+        "publisher, size and compression as well as in disease.",
+    ),
+    DatasetSpec(
+        name="sars_cov_2_ct",
+        title="SARS-CoV-2 CT",
+        modality="chest CT, slices",
+        color="RGB",
+        classes={"COVID-19": ("COVID",), "non-COVID": ("non-COVID", "nonCOVID")},
+        counts={"COVID-19": 1252, "non-COVID": 1230},
+        citation="Soares et al. (2020), SARS-CoV-2 CT-scan dataset: A large dataset of real "
+        "patients CT scans for SARS-CoV-2 identification, medRxiv, doi:10.1101/2020.04.24.20078584",
+        licence="CC BY-NC-SA 4.0 (as on the Kaggle page)",
+        source="https://www.kaggle.com/datasets/plameneduardo/sarscov2-ctscan-dataset",
+        kaggle="plameneduardo/sarscov2-ctscan-dataset",
+        size_gb=0.25,
+        layout="{COVID,non-COVID}/*.png",
+        distrust="no patients are published, and the colour mode of the files alone tells the "
+        "class in 66% of the cases (413 of 1,252 COVID-19 files are RGB, all others RGBA)",
+        group_key="none: 120 patients with about 20 slices each, who are not named",
+        notes="A split by image puts slices of one patient on both sides; a split by groups keeps "
+        "only those together that look alike. Statistics of grey values and sizes alone "
+        "tell the class nearly as often as networks do: notebook 12 measures it.",
     ),
     DatasetSpec(
         name="folder",

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-import pandas as pd
-
 from kdnb import files
 from kdnb.images import labels, masks, read, scan, sorting
 from kdnb.images.labels import Stated
@@ -66,7 +64,7 @@ def label(tree: Tree, found: Sorted) -> Labelling:
         own = from_tree(tree, found, notes)
     notes = [*found.notes, *notes, *own.notes, *(("folds", note) for note in stated.notes)]
     if tables and stated.label is None:
-        notes.append(("labels", f"none in {tables[0]}: from the folders"))
+        notes.append(("labels", f"none in {_names(tables)}: from the folders"))
     pairing, places = found.pairing, found.pairing.images
     if stated.masks is not None:
         pairing = masks.as_stated(pairing, stated.masks)
@@ -128,25 +126,36 @@ def _published(tree: Tree, images: Sequence[str]) -> tuple[list[Path], Stated]:
     """
     found, parts = [], []
     for name, split in tree.spec.tables:
-        here = [path for path, _, _ in tree.walk.files if _is_table(path, name)]
+        here = _tables_of_name([path for path, _, _ in tree.walk.files], name)
         if len(here) > 1:
             raise ReadingError(f"{name} is there {len(here)} times: keep one of {', '.join(here)}")
         for path in here:
             found.append(tree.root / path)
-            parts.append(labels.load(found[-1]).assign(split=split))
+            table = labels.load(found[-1], lists=True).assign(split=split)
+            parts.append(labels.state(table, images, name=found[-1].name))
     if not found:
         wanted = " or ".join(name for name, _ in tree.spec.tables)
         raise ReadingError(
-            f"{tree.spec.name}: no table {wanted} below {tree.root}, which states the labels; "
-            f"get it from {tree.spec.source}, or state labels of your own: -p labels labels.csv"
+            f"{tree.spec.name}: no table {wanted} below {tree.root}, which state labels, splits or "
+            f"patients; get them from {tree.spec.source}, or state your own: -p labels labels.csv"
         )
-    whole = pd.concat(parts, ignore_index=True).fillna("")
-    return found, labels.state(whole, images, name=_names(found))
+    return found, labels.joined(parts, _names(found))
 
 
-def _is_table(path: str, name: str) -> bool:
-    file = PurePosixPath(path.lower())
-    return file.stem == name.lower() and file.suffix in labels.SUFFIXES
+def _tables_of_name(paths: Sequence[str], name: str) -> list[str]:
+    """Tables, or lists, of this name; of one that is there in several formats, the first of
+    ``labels.SUFFIXES``."""
+    order = (*labels.SUFFIXES, labels.LIST)
+    files_of = [(PurePosixPath(path.lower()), path) for path in paths]
+    fits = [
+        (order.index(file.suffix), file, path)
+        for file, path in files_of
+        if file.stem == name.lower() and file.suffix in order
+    ]
+    by_place: dict[PurePosixPath, str] = {}
+    for _, file, path in sorted(fits):
+        by_place.setdefault(file.with_suffix(""), path)
+    return list(by_place.values())
 
 
 def _names(tables: Sequence[Path]) -> str:

@@ -17,6 +17,7 @@ from kdnb.images import read, scan
 from kdnb.images.scan import Problem, ReadingError
 
 SUFFIXES = (".csv", ".tsv", ".xlsx", ".xls")
+LIST = ".txt"  # of a published set: the images of one part, a line each
 USUAL = {
     "path": "path image file filename image_path file_path filepath image_file image_name img "
     "image_id img_id isic_id image_index file_name",
@@ -56,8 +57,12 @@ def find(path: str, root: Path) -> Path:
     raise ReadingError(f"labels: no file {path} here, in the project or in {root}")
 
 
-def load(path: Path) -> pd.DataFrame:
-    """A table with all cells as text, stripped of blanks; raises :class:`ReadingError`."""
+def load(path: Path, lists: bool = False) -> pd.DataFrame:
+    """A table with all cells as text, stripped of blanks; with ``lists`` also a text file that
+    names an image a line, as column ``path``. Raises :class:`ReadingError`."""
+    if lists and path.suffix.lower() == LIST:
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        return pd.DataFrame({"path": [line.strip() for line in lines if line.strip()]}, dtype=str)
     if path.suffix.lower() not in SUFFIXES:
         raise ReadingError(f"labels: {path.name} is none of {', '.join(SUFFIXES)}")
     if path.stat().st_size > LARGEST:
@@ -196,6 +201,30 @@ def state(
     if hot is not None:
         used |= {"label": "one column a class: " + ", ".join(sorted(set(hot) - {""}))}
     return Stated(label, split, stated["patient"], masks, used, len(table), problems, notes)
+
+
+def joined(parts: Sequence[Stated], name: str) -> Stated:
+    """The statements of several tables on the same images as one; ``name`` is of all of them.
+
+    Masks of tables are not joined. Raises :class:`ReadingError` where two tables state different
+    things of an image.
+    """
+    whole: dict[str, dict[str, str] | None] = {}
+    for kind in ("label", "split", "patient"):
+        known: dict[str, str] = {}
+        for path, text in (pair for each in parts for pair in (getattr(each, kind) or {}).items()):
+            before = known.get(path, "")
+            if before and text and before != text:
+                raise ReadingError(f"{name}: the {kind} of {path} is {before} and {text}")
+            known[path] = text or before
+        whole[kind] = known or None
+    return Stated(
+        **whole,
+        columns={key: column for each in parts for key, column in each.columns.items()},
+        rows=sum(each.rows for each in parts),
+        problems=[problem for each in parts for problem in each.problems],
+        notes=[note for each in parts for note in each.notes],
+    )
 
 
 def _same_or_raise(table, labels, used, first: int, second: int, name: str) -> None:

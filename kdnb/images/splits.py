@@ -34,7 +34,8 @@ class SplitError(
 def resolve(
     spec: DatasetSpec, table: pd.DataFrame, mode: str = "auto", group: np.ndarray | None = None
 ) -> tuple[str, str]:
-    """The split that a mode stands for, and the reason where ``auto`` leaves an official split.
+    """The split that a mode stands for, and the reason where ``auto`` leaves an official split, or
+    what is known against any split of the dataset.
 
     ``auto`` is the official split of an index table where there is one, else ``group``. An official
     split is left where the catalogue distrusts it, or, with the numbers ``group`` ``(N,)`` of
@@ -50,6 +51,8 @@ def resolve(
         )
     if mode != "auto":
         return mode, ""
+    if not official and spec.distrust and not spec.official_split:
+        return "group", f"which does not remedy this: {spec.distrust}"
     if not official or spec.distrust:
         return "group", ""
     if group is not None:

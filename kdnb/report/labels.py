@@ -15,6 +15,7 @@ from kdnb.training import methods
 from kdnb.training.labels import EQUAL_COST, EQUAL_IMAGES, PLAIN, SELF
 
 KIND = "labels"
+AREAS = {"auc": "AUC", "partial_auc": "partial AUC"}
 BUDGET = ("steps", "images", "scored_images", "forward_passes")
 
 
@@ -60,6 +61,34 @@ def gains_of_curation(study: Study, dataset: Dataset, rows: Sequence[dict]) -> p
                 other = found[f"{row['method']}, random{suffix}"]
                 pairs[f"minus random, {control}", row["name"]] = row, other
     return differences(study, dataset, pairs)
+
+
+def areas(rows: Sequence[dict]) -> pd.DataFrame:
+    """One row a loss and share of positives: both areas under the ROC curve with 95 % intervals
+    over the test images, calibration, and the budget."""
+    table = pd.DataFrame(rows)
+    for area in AREAS:
+        table[f"{area}_low"], table[f"{area}_high"] = zip(
+            *(row[f"{area}_interval"] for row in rows), strict=True
+        )
+    bounds = [column for area in AREAS for column in (area, f"{area}_low", f"{area}_high")]
+    return table[
+        ["positives", "loss", *bounds, "balanced_accuracy", "ece", "cross_entropy", *BUDGET]
+    ]
+
+
+def gains_in_areas(rows: Sequence[dict]) -> pd.DataFrame:
+    """Paired differences in both areas to the reference loss, one row a loss, share and area:
+    group, label, difference, low, high and n."""
+    return pd.DataFrame(
+        [
+            {"group": f"{row['positives']:.0%} positives, {words}", "label": row["loss"]}
+            | row["against"][area]
+            for area, words in AREAS.items()
+            for row in rows
+            if row["against"]
+        ]
+    )
 
 
 def differences(

@@ -191,6 +191,7 @@ def context(rows: Sequence[Row], found: Sequence[Result] = ()) -> dict:
         "systems": systems.measure(found),
         "references": systems.REFERENCES,
         "about": systems.ABOUT,
+        "others": systems.OTHERS,
         "pictures": pictures(rows, found),
         "rules": [rule.text for rule in RULES],
         "measured": [row for row in rows if row.measured],

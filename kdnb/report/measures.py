@@ -8,11 +8,12 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from scipy import stats
 
 from kdnb.distillation.base import METHODS
 from kdnb.evaluation import crossed, predictions
-from kdnb.report import methods, results
+from kdnb.report import methods, neighbours, results
 from kdnb.report.claims import Claim
 from kdnb.report.results import Estimate, Pool, Result
 from kdnb.study import Study
@@ -332,6 +333,67 @@ def method_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:
         )
 
 
+def neighbour_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:
+    """Balanced accuracy of the claim's subject minus that of what it is compared with, both roles
+    of :data:`kdnb.report.neighbours.ROLES`, over images and seeds."""
+    for cell in neighbours.cells(found, claim.kind):
+        pairs = [
+            tuple(neighbours.ROLES[role](run) for role in (claim.subject, claim.against))
+            for run in cell
+        ]
+        runs = [run for run, pair in zip(cell, pairs, strict=True) if all(pair)]
+        held = [pair for pair in pairs if all(pair)]
+        if not runs:
+            continue
+        labels, groups = predictions.labels_and_groups(runs[0].stored["results"])
+        right = [
+            np.stack([predictions.from_text(pair[side][0]["predicted"]) == labels for pair in held])
+            for side in (0, 1)
+        ]
+        gaps = (right[0] * 1.0 - right[1]).T * crossed.balanced(labels)[:, None]
+        gap = crossed.difference(gaps, groups)
+        estimate = Estimate(gap.value, gap.low, gap.high, len(labels), gap.runs)
+        notes = dict.fromkeys(note for pair in held for _, note in pair if note)
+        yield _of_neighbour(estimate, runs, "; ".join(notes))
+
+
+def area_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:
+    """Area under the ROC curve of one loss minus that of another, at the smallest share of
+    positives, as notebook 11 stores it; several seeds are joined."""
+    for cell in neighbours.cells(found, "labels"):
+        estimates, share = [], 1.0
+        for run in cell:
+            rows = [
+                row
+                for row in run.stored["results"].get("positives", [])
+                if row["loss"] == claim.subject and row["against"]["auc"]["low"] is not None
+            ]
+            if rows:
+                row = min(rows, key=lambda each: each["positives"])
+                gap, share = row["against"]["auc"], row["positives"]
+                estimates.append(Estimate(gap["difference"], gap["low"], gap["high"], gap["n"], 1))
+        if estimates:
+            yield _of_neighbour(results.combine(estimates), cell, f"{share:.0%} positives, AUC")
+
+
+def _of_neighbour(estimate: Estimate, runs: Sequence[Result], note: str) -> Evidence:
+    first = runs[0]
+    own = [str(first.config.get(name)) for name in neighbours.OWN[first.kind]]
+    return Evidence(
+        estimate,
+        dataset=first.title,
+        split=first.split,
+        profile=first.config["profile"],
+        seeds=tuple(run.config["seed"] for run in runs),
+        files=tuple(run.file for run in runs),
+        teacher=first.config["teacher"],
+        student=first.config["student"],
+        setting=f"{methods.budget(runs)}, {first.kind} {' and '.join(own)}",
+        note=note,
+        caveat=first.caveat,
+    )
+
+
 @dataclass(frozen=True)
 class Kind:
     """How a kind of claim is measured, and how its numbers are printed: ``form`` formats ``scale``
@@ -355,4 +417,7 @@ KINDS = {
     "latency": Kind(latencies, "times as fast"),
     "count": Kind(counts, "of the teacher's"),
     "method": Kind(method_gains, "points", "{:+.1f}", 100),
+    "features": Kind(neighbour_gains, "points", "{:+.1f}", 100),
+    "labels": Kind(neighbour_gains, "points", "{:+.1f}", 100),
+    "areas": Kind(area_gains, "points", "{:+.1f}", 100),
 }

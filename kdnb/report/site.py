@@ -182,6 +182,9 @@ def _dataset(card: Card, rows: Sequence[Row], notebooks: Sequence[Page]) -> str:
         "cite": spec.citation,
         "published images": f"{spec.total:,}",
         "official split": spec.official_split or "none",
+        "evidence against it" if spec.official_split else "evidence against any split": (
+            spec.distrust
+        ),
         "patients identified by": spec.group_key,
         "folders": spec.layout,
         "notes": spec.notes,
@@ -208,7 +211,8 @@ def _dataset(card: Card, rows: Sequence[Row], notebooks: Sequence[Page]) -> str:
 
 def method_card(measured: systems.Measured) -> str:
     """The card of a way of teaching."""
-    words = {"references": systems.REFERENCES, "about": systems.ABOUT}
+    about = "" if measured.system.apart else systems.ABOUT
+    words = {"references": systems.REFERENCES, "about": about, "others": systems.OTHERS}
     return pages.fill("method.html.j2", measured=measured, link="../", **words)
 
 

@@ -1,8 +1,9 @@
 """Related systems: other ways of teaching, and other teachers, each with its card and its verdicts.
 
-What is known of a system stands in its class (a method, or a network that teaches): title, paper,
-idea, equation, and what the paper reports. Measurements are the result files of notebook 10. The
-rules of the verdicts are those of the papers' claims; the claims of both papers are counted apart.
+What is known of a system stands in its class (a method, a network that teaches, or one of
+:mod:`kdnb.report.neighbours`): title, paper, idea, equation, and what the paper reports.
+Measurements are the result files of notebooks 10 to 12. The rules of the verdicts are those of the
+papers' claims; the claims of both papers are counted apart.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from kdnb.models.dual_stream import DualStream
 from kdnb.report import pages
 from kdnb.report.claims import Claim, Paper
 from kdnb.report.measures import KINDS, Evidence
+from kdnb.report.neighbours import COMPARISONS, LABELS, SYSTEMS
 from kdnb.report.results import Result
 from kdnb.report.verdicts import UNTESTED, Row, judge, whole
 
@@ -30,19 +32,31 @@ ABOUT = (
     "about the paper's data. Each interval stands alone: of twenty, one misses its value by chance."
 )
 REFERENCES = {"hybrid": "plain soft targets", "hard": "no teacher"}
+WORDS = REFERENCES | {
+    wanted.against: wanted.words for own in COMPARISONS.values() for wanted in own
+}
+OTHERS = (
+    "Systems that choose labels, images, losses or features. Each is compared with the named "
+    "control on the same test images; differences are in balanced accuracy where AUC is not named."
+)
 # networks that teach: each with the size, the student and the method of its system
 TEACHERS = {"dual_stream": (DualStream, "-p student tiny_vit_5m_224 -p image_size 224", "hybrid")}
 
 
 @dataclass(frozen=True)
 class System:
-    """A system by name: the class that states its facts, the ``method`` that teaches, and the
-    ``teacher`` where it is a part of the system."""
+    """A system by name: the class that states its facts, the ``method`` that teaches, empty for one
+    that is no way of teaching, and the ``teacher`` where it is a part of the system."""
 
     name: str
     facts: type
-    method: str
+    method: str = ""
     teacher: str = ""
+
+    @property
+    def apart(self) -> bool:
+        """Whether it is compared with controls of its own."""
+        return self.name in COMPARISONS
 
     def fact(self, name: str) -> str:
         """A fact that the class itself states; empty if it does not."""
@@ -69,13 +83,13 @@ class System:
 
     @property
     def transfers(self) -> tuple[str, ...]:
-        """What the student learns from."""
-        return METHODS[self.method].transfers
+        """What the student learns from; empty for a system that is no way of teaching."""
+        return METHODS[self.method].transfers if self.method else ()
 
     @property
     def options(self) -> list[dict]:
         """Options with default and meaning, those that are stated of a method itself."""
-        if self.teacher:
+        if self.teacher or not self.method:
             return []
         known = METHODS[self.method]
         defaults, declared = known.defaults(), parameters.declared(known.Options)
@@ -88,16 +102,20 @@ class System:
     @property
     def source_of_options(self) -> str:
         """Where the defaults come from."""
+        if self.teacher or not self.method:
+            return ""
         own = METHODS[self.method].__dict__.get("Options")
-        return "" if self.teacher or own is None else _plain(inspect.getdoc(own) or "")
+        return "" if own is None else _plain(inspect.getdoc(own) or "")
 
     @property
     def command(self) -> str:
         """A command that measures the system on a dataset whose splits keep patients together."""
         if self.teacher:
             return f"python -m kdnb.run 10 -p dataset brain_tumor -p teacher {self._networks}"
-        if self.facts.unlabelled:
-            return "python -m kdnb.run 11 -p dataset brain_tumor"
+        if not self.method:
+            return self.facts.command
+        if self.apart:
+            return LABELS
         named = "" if self.method in REFERENCES else f" -p methods {self.method}"
         return f"python -m kdnb.run 10 -p dataset brain_tumor{named}"
 
@@ -109,14 +127,25 @@ class System:
         return inspect.cleandoc(self.facts.__doc__ or "").split("\n\n")
 
     def claims(self) -> list[Claim]:
-        """That it teaches better than each reference, as claims for the rules of the verdicts."""
+        """That it teaches better than each reference, or its own comparisons, as claims for the
+        rules of the verdicts."""
         paper = Paper(self.name, self.facts.paper, (self.teacher,) if self.teacher else (), ())
+        said = _said(self.fact("reported"), self.fact("reported_on"))
+        if self.apart:
+            return [
+                Claim(
+                    *(f"{self.name}-{wanted.against}", paper, wanted.statement, said),
+                    *(self.facts.paper, self.command, wanted.kind, wanted.subject),
+                    *(wanted.quantity, wanted.rule, wanted.against),
+                )
+                for wanted in COMPARISONS[self.name]
+            ]
         return [
             Claim(
                 f"{self.name}-{reference}",
                 paper,
                 f"It teaches better than {words}",
-                _said(self.fact("reported"), self.fact("reported_on")),
+                said,
                 self.facts.paper,
                 self.command,
                 "method",
@@ -141,9 +170,10 @@ def _plain(text: str) -> str:
 
 
 def systems() -> list[System]:
-    """Every method, then every network that is a system's teacher."""
+    """Every method, then every network that is a system's teacher, then the others."""
     methods = [System(name, method, name) for name, method in METHODS.items()]
-    return methods + [System(name, of, by, name) for name, (of, _, by) in TEACHERS.items()]
+    teachers = [System(name, of, by, name) for name, (of, _, by) in TEACHERS.items()]
+    return [*methods, *teachers, *(System(name, facts) for name, facts in SYSTEMS.items())]
 
 
 @dataclass(frozen=True)
@@ -152,6 +182,11 @@ class Comparison:
 
     reference: str
     rows: tuple[Row, ...]
+
+    @property
+    def words(self) -> str:
+        """What the system is compared with."""
+        return WORDS[self.reference]
 
     @property
     def verdict(self) -> str:
@@ -214,7 +249,7 @@ def table(measured: Sequence[Measured]) -> pd.DataFrame:
                 "system": row.claim.paper.name,
                 "paper": row.claim.source,
                 "reported": row.claim.claimed,
-                "against": REFERENCES[row.claim.against],
+                "against": WORDS[row.claim.against],
                 "measured": e.value,
                 "low": e.low,
                 "high": e.high,

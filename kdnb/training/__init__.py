@@ -10,6 +10,7 @@ from kdnb.training.loop import (
     train_teachers,
 )
 from kdnb.training.methods import MethodParameters, measured_teachers, train_methods, truth
+from kdnb.training.rare import train_rare
 from kdnb.training.split_audit import SplitAuditParameters
 from kdnb.training.trio import Comparison, Trio, by_name, trio
 
@@ -29,6 +30,7 @@ __all__ = [
     "train_methods",
     "train_on_shares",
     "train_on_shuffled_labels",
+    "train_rare",
     "train_teachers",
     "trio",
     "truth",

@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from kdnb.data import Dataset
 from kdnb.parameters import BadParameter, Parameters, parameter
@@ -21,17 +22,18 @@ PLAIN, SELF = "hard", "self_training"
 EQUAL_IMAGES, EQUAL_COST = "equal images", "equal cost"
 
 
-def shares(stated: str | float) -> tuple[float, ...]:
-    """The shares of the labels that ``a+b`` joins, in order, each above 0 and below 1. Raises
-    :class:`BadParameter`."""
+def shares(stated: str | float, name: str = "label_shares") -> tuple[float, ...]:
+    """The shares that ``a+b`` joins, in order, each above 0 and below 1; ``name`` is that of the
+    parameter. Raises :class:`BadParameter`."""
     try:
         found = sorted({float(part) for part in str(stated).split("+")})
     except ValueError:
         found = []
     if not found or not all(0 < share < 1 for share in found):
+        whole = "; all labels are always among them" if name == "label_shares" else ""
         raise BadParameter(
-            f"label_shares must be numbers between 0 and 1 joined by +, for example 0.1+0.3, got "
-            f"{stated!r}; all labels are always among them"
+            f"{name} must be numbers between 0 and 1 joined by +, for example 0.1+0.3, got "
+            f"{stated!r}{whole}"
         )
     return tuple(found)
 
@@ -45,6 +47,12 @@ class LabelParameters(Parameters):
         "shares of the labels: a+b",
         valid=shares,
         profiles={"smoke": "0.25", "quick": "0.1+0.3", "paper": "0.05+0.15+0.3"},
+    )
+    positives: str | float | None = parameter(
+        None,
+        "shares of the first class: a+b",
+        valid=partial(shares, name="positives"),
+        profiles={"smoke": "0.5", "quick": "0.05+0.2+0.5", "paper": "0.05+0.2+0.5"},
     )
 
 

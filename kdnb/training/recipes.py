@@ -31,7 +31,8 @@ class TrainingRecipe:
     ``lr`` is the peak learning rate, ``backbone_rate`` the share of it for all layers but the
     classifier. Both are rates of fine-tuning: they hold for networks that start from published
     weights, and random weights start at the network's own rate. ``warmup_epochs`` are at most half
-    of all epochs. ``patience`` 0 means no early stopping. ``labels`` is the method by which a
+    of all epochs. ``patience`` 0 means no early stopping. ``class_weights`` says whether rare
+    classes weigh more. ``labels`` is the method by which a
     teacher learns the labels. Weights are averaged after the share ``averaged_from`` of the epochs,
     while the rate of all layers stays at the share ``averaged_rate`` of the peak; the method must
     have an option ``averaged_from``. ``version`` is raised when a recipe changes.
@@ -44,6 +45,7 @@ class TrainingRecipe:
     weight_decay: float | None = None
     warmup_epochs: int | None = None
     patience: int | None = None
+    class_weights: bool | None = None
     augmentation: RandAugment | None = None
     labels: str = "hard"
     averaged_from: float = 1.0
@@ -60,7 +62,7 @@ class TrainingRecipe:
 
     def adapted(self, settings: Settings) -> Settings:
         """The settings with those that the recipe states."""
-        stated = {"weight_decay": self.weight_decay}
+        stated = {"weight_decay": self.weight_decay, "class_weights": self.class_weights}
         if self.warmup_epochs is not None:
             stated["warmup"] = min(0.5, self.warmup_epochs / settings.epochs)
         if self.patience is not None:
@@ -130,7 +132,8 @@ TEACHERS = {
         labels="focal",
         averaged_from=2 / 3,
         averaged_rate=0.1,  # 1e-5
-    )
+    ),
+    "deep_auc": TrainingRecipe("deep AUC maximisation", "arXiv:2112.08363", labels="aucm"),
 }
 STUDENTS = {
     "kd_oct": TrainingRecipe(

@@ -319,7 +319,7 @@ def load(
 
 def _copies(spec: DatasetSpec, found: index.Index, split: str) -> detector.Leakage | None:
     """Copies, where the split rests on them; every phantom is drawn alone and has none."""
-    if spec.synthetic:
+    if spec.synthetic or spec.patients_known:
         return None
     mode, _ = splits.resolve(spec, found.table, split)
     small = len(found.table) <= detector.LARGEST

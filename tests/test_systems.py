@@ -20,6 +20,7 @@ from kdnb.training import methods
 
 TAUGHT = {"hard": 0.6, "hybrid": 0.7, "dkd": 0.9, "crckd": 0.4, "limit_trained": 0.5}
 RELATED = ("dual_stream", "kd_oct", "efcm", "limit_trained", "ssd_kd", "crckd", "self_training")
+MASKS = "limit_trained_masks"
 GENERIC = ("fitnet", "attention_transfer", "similarity_preserving", "rkd", "crd", "dkd", "dist")
 
 
@@ -141,7 +142,7 @@ def test_a_teacher_is_a_system_in_its_own_cells_only(home):
 def test_every_related_system_has_a_row_beside_the_claims_of_the_papers(home):
     """They are counted apart from the claims of papers A and B."""
     measured = systems.measure(results.load())
-    assert {each.system.name for each in measured} == {*RELATED, *GENERIC}
+    assert {each.system.name for each in measured} == {*RELATED, MASKS, *GENERIC}
     for each in measured:
         assert each.system.fact("reported_on") and each.system.fact("paper"), each.system.name
         for row in each.rows:
@@ -157,7 +158,7 @@ def test_every_related_system_has_a_row_beside_the_claims_of_the_papers(home):
 def test_commands_are_commands():
     for system in systems.systems():
         words = system.command.split()
-        assert words[:3] == ["python", "-m", "kdnb.run"] and words[3] in ("10", "11")
+        assert words[:3] == ["python", "-m", "kdnb.run"] and words[3] in ("10", "11", "13")
         Study.of(*cells.WINGS).from_parameters(options(words))
     assert value("224") == 224
 

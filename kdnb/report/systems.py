@@ -1,7 +1,8 @@
 """Related systems: other ways of teaching, and other teachers, each with its card and its verdicts.
 
 What is known of a system stands in its class (a method, or a network that teaches): title, paper,
-idea, equation, and what the paper reports. Measurements are the result files of notebook 10. The
+idea, equation, and what the paper reports. Measurements are the result files of notebooks 10 and
+13. The
 rules of the verdicts are those of the papers' claims; the claims of both papers are counted apart.
 """
 
@@ -22,14 +23,18 @@ from kdnb.report.claims import Claim, Paper
 from kdnb.report.measures import KINDS, Evidence
 from kdnb.report.results import Result
 from kdnb.report.verdicts import UNTESTED, Row, judge, whole
+from kdnb.segmentation.losses import LimitTrainedMasks
 
 ABOUT = (
     "Balanced accuracy of the student minus that of a student with the reference in place of the "
     "method: the same teacher, student, images and epochs, the options of the method's paper, and "
-    "no tuning. The rules are those of the claims; a verdict is about the settings named here, not "
+    "no tuning; of a system that segments (notebook 13), the mean Dice of images that have a "
+    "target. The rules are those of the claims; a verdict is about the settings named here, not "
     "about the paper's data. Each interval stands alone: of twenty, one misses its value by chance."
 )
 REFERENCES = {"hybrid": "plain soft targets", "hard": "no teacher"}
+# what segments has no soft targets beside it, but the same student of one teacher
+OF_MASKS = {"one_teacher": "one teacher of all patients", "hard": REFERENCES["hard"]}
 # networks that teach: each with the size, the student and the method of its system
 TEACHERS = {"dual_stream": (DualStream, "-p student tiny_vit_5m_224 -p image_size 224", "hybrid")}
 
@@ -43,6 +48,21 @@ class System:
     facts: type
     method: str
     teacher: str = ""
+
+    @property
+    def segments(self) -> bool:
+        """Whether its networks mark pixels, in notebook 13."""
+        return self.facts is LimitTrainedMasks
+
+    @property
+    def references(self) -> dict[str, str]:
+        """What it is compared with, by name, in words."""
+        return OF_MASKS if self.segments else REFERENCES
+
+    @property
+    def taught(self) -> type:
+        """The class of the method that teaches."""
+        return METHODS.get(self.method, self.facts)
 
     def fact(self, name: str) -> str:
         """A fact that the class itself states; empty if it does not."""
@@ -70,14 +90,14 @@ class System:
     @property
     def transfers(self) -> tuple[str, ...]:
         """What the student learns from."""
-        return METHODS[self.method].transfers
+        return self.taught.transfers
 
     @property
     def options(self) -> list[dict]:
         """Options with default and meaning, those that are stated of a method itself."""
         if self.teacher:
             return []
-        known = METHODS[self.method]
+        known = self.taught
         defaults, declared = known.defaults(), parameters.declared(known.Options)
         return [
             {"name": name, "default": defaults[name], "meaning": field.metadata["help"]}
@@ -88,12 +108,14 @@ class System:
     @property
     def source_of_options(self) -> str:
         """Where the defaults come from."""
-        own = METHODS[self.method].__dict__.get("Options")
+        own = self.taught.__dict__.get("Options")
         return "" if self.teacher or own is None else _plain(inspect.getdoc(own) or "")
 
     @property
     def command(self) -> str:
         """A command that measures the system on a dataset whose splits keep patients together."""
+        if self.segments:
+            return "python -m kdnb.run 13 -p dataset lgg_mri -p pretrained teacher"
         if self.teacher:
             return f"python -m kdnb.run 10 -p dataset brain_tumor -p teacher {self._networks}"
         if self.facts.unlabelled:
@@ -119,13 +141,13 @@ class System:
                 _said(self.fact("reported"), self.fact("reported_on")),
                 self.facts.paper,
                 self.command,
-                "method",
+                "masks" if self.segments else "method",
                 self.method,
-                "balanced accuracy",
+                "Dice" if self.segments else "balanced accuracy",
                 "gain",
                 against=reference,
             )
-            for reference, words in REFERENCES.items()
+            for reference, words in self.references.items()
             if reference != self.method and self.method != "hard"
         ]
 
@@ -141,8 +163,9 @@ def _plain(text: str) -> str:
 
 
 def systems() -> list[System]:
-    """Every method, then every network that is a system's teacher."""
+    """Every method, then the one that segments, then every network that is a system's teacher."""
     methods = [System(name, method, name) for name, method in METHODS.items()]
+    methods.append(System(LimitTrainedMasks.name, LimitTrainedMasks, LimitTrainedMasks.name))
     return methods + [System(name, of, by, name) for name, (of, _, by) in TEACHERS.items()]
 
 
@@ -205,16 +228,16 @@ def _comparisons(system: System, found: Sequence[Result]) -> list[Comparison]:
 
 def table(measured: Sequence[Measured]) -> pd.DataFrame:
     """The columns of ``outputs/systems.csv``, one row a system, reference and setting; differences
-    in balanced accuracy are shares of 1."""
+    in balanced accuracy, or Dice, are shares of 1."""
     records = []
-    for row in (row for each in measured for row in each.rows):
+    for system, row in ((each.system, row) for each in measured for row in each.rows):
         found, e = row.evidence, row.evidence.estimate
         records.append(
             {
                 "system": row.claim.paper.name,
                 "paper": row.claim.source,
                 "reported": row.claim.claimed,
-                "against": REFERENCES[row.claim.against],
+                "against": system.references[row.claim.against],
                 "measured": e.value,
                 "low": e.low,
                 "high": e.high,

@@ -110,7 +110,7 @@ NO_GRADIENT = (
     "the measured difference is that of two trainings with labels alone"
 )
 TESTS: dict[str, Callable[[Claim, Estimate], Judged]] = {
-    "gain": lambda claim, e: gain(e, MARGIN if "accuracy" in claim.quantity else SIMILARITY),
+    "gain": lambda claim, e: gain(e, SIMILARITY if claim.kind in ("maps", "layers") else MARGIN),
     "no loss": lambda claim, e: no_loss(e),
     "about": lambda claim, e: about(e, claim.value),
     "reaches": lambda claim, e: reaches(e, claim.value),

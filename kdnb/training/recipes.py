@@ -34,7 +34,8 @@ class TrainingRecipe:
     of all epochs. ``patience`` 0 means no early stopping. ``labels`` is the method by which a
     teacher learns the labels. Weights are averaged after the share ``averaged_from`` of the epochs,
     while the rate of all layers stays at the share ``averaged_rate`` of the peak; the method must
-    have an option ``averaged_from``. ``version`` is raised when a recipe changes.
+    have an option ``averaged_from``. ``class_weights`` False gives all images the same weight.
+    ``version`` is raised when a recipe changes.
     """
 
     name: str = ""
@@ -48,6 +49,7 @@ class TrainingRecipe:
     labels: str = "hard"
     averaged_from: float = 1.0
     averaged_rate: float = 1.0
+    class_weights: bool = True
     version: int = 1
 
     @property
@@ -60,7 +62,9 @@ class TrainingRecipe:
 
     def adapted(self, settings: Settings) -> Settings:
         """The settings with those that the recipe states."""
-        stated = {"weight_decay": self.weight_decay}
+        stated: dict[str, object] = {"weight_decay": self.weight_decay}
+        if not self.class_weights:
+            stated["class_weights"] = False
         if self.warmup_epochs is not None:
             stated["warmup"] = min(0.5, self.warmup_epochs / settings.epochs)
         if self.patience is not None:

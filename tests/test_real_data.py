@@ -17,6 +17,8 @@ KNOWN = {
     "lc25000": (5_505, 3, {"class without images"}),
     "ham10000": (7_496, 7, {"row without a file", "table of labels"}),
     "wcebleedgen": (2_618, 2, set()),
+    "lgg_mri": (3_929, 2, {"not an image file"}),
+    "kvasir_seg": (1_000, 1, {"not an image file"}),
 }
 
 

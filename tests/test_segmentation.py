@@ -121,7 +121,8 @@ def test_features_follow_each_teacher_by_its_weight(weighting):
     own = torch.randn(3, 5, 4, 4, requires_grad=True)
     student = Seen(logits_of(shares), (own,))
     teachers = [Seen(logits_of(torch.rand(3, 4, 4)), (torch.randn(3, 6, 4, 4),)) for _ in range(2)]
-    course = Course(masks, 1, torch.nn.Identity(), [], lambda rows: torch.empty(0))
+    some = zoo.create("kdfmv5", 2, SIDE)
+    course = Course(masks, 1, some, [], lambda rows: torch.empty(0))
     method.build(student, teachers, course)
     found = method.loss(*method.embed(torch.empty(0), student, teachers), masks)
     terms = torch.stack(
@@ -185,10 +186,8 @@ def test_an_interval_draws_patients_and_not_images():
 
 def test_a_mask_moves_with_its_image():
     pairs = [disc(seed) for seed in range(16)]
-    images = torch.from_numpy(
-        np.stack([255 * inside for _, inside in pairs])[:, None] / 255
-    ).float()
     masks = torch.from_numpy(np.stack([inside for _, inside in pairs])).to(torch.int8)
+    images = masks[:, None].float()
     augment = Augment(hflip=True, vflip=True, brightness=0, contrast=0)
     views, moved = augment.with_masks(images, masks, torch.Generator().manual_seed(0))
     assert moved.dtype == masks.dtype and set(moved.unique().tolist()) <= {0, 1}

@@ -380,6 +380,7 @@ _ENTRIES = (
         layout="kaggle_3m/TCGA_<institution>_<patient>_<date>/*_<slice>.tif, "
         "with *_<slice>_mask.tif",
         by_masks=True,
+        trees=("kaggle_3m", "lgg-mri-segmentation"),  # Kaggle's copy holds all images twice
         # slices at either end of a head show next to nothing, and look like copies in all patients
         patients_known=True,
         groups=((r"^(TCGA_\w+?_\w+?)_\d{8}_\d+\.tif", "{0}"),),

@@ -14,7 +14,11 @@ import torch
 
 from kdnb import files
 from kdnb.data import Dataset
+from kdnb.images import index  # noqa: F401 - types of a dataset's fields
+from kdnb.images.catalogue import DatasetSpec  # noqa: F401
 from kdnb.images.pixels import Pixels
+from kdnb.leakage import detector  # noqa: F401
+from kdnb.leakage.relatives import Patients  # noqa: F401
 from kdnb.models import capabilities
 from kdnb.models.zoo import Classifier
 from kdnb.parameters import BadParameter
@@ -34,15 +38,22 @@ class MaskedPixels(Pixels):
         self.labels = torch.from_numpy((masks[:, 0] > 127).astype(np.int8))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MaskedDataset(Dataset):
     """The images of a dataset that have a mask of the target; its classes are those of a pixel.
 
-    ``target`` is ``lesion`` or ``organ``; ``left_out`` the paths of images without a mask.
+    ``target`` is ``lesion`` or ``organ``; ``left_out`` the paths of images without a mask;
+    ``copy`` how the files differ from the published set.
     """
 
     target: str = "lesion"
     left_out: tuple[str, ...] = ()
+    copy: str = ""
+
+    @property
+    def caveat(self) -> str:
+        """How these files differ from the published set, whatever part of them is used."""
+        return self.copy
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -126,7 +137,8 @@ def masked(dataset: Dataset, target: str, per_group: int | None = None) -> Maske
     used = dataset.split
     if per_group:
         used += f"; at most {per_group} training or validation images of a patient"
-    found = MaskedDataset(**given | {"table": chosen, "split": used}, target=target, left_out=rest)
+    about = {"target": target, "left_out": rest, "copy": dataset.caveat}
+    found = MaskedDataset(**given | {"table": chosen, "split": used} | about)
     _refuse_empty(found)
     return found
 

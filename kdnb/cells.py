@@ -21,6 +21,7 @@ from kdnb.classical.settings import FeatureParameters
 from kdnb.deployment.efficiency import RuntimeParameters
 from kdnb.deployment.search import SearchParameters
 from kdnb.explanations.settings import MapParameters, SampleParameters
+from kdnb.segmentation.settings import SegmentationParameters
 from kdnb.study import Study
 from kdnb.training.labels import LabelParameters
 from kdnb.training.methods import MethodParameters
@@ -35,6 +36,7 @@ WINGS = (
     MethodParameters,
     LabelParameters,
     FeatureParameters,
+    SegmentationParameters,
 )
 GROUPS = (*Study.parts, *WINGS)
 

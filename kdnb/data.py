@@ -332,7 +332,7 @@ def load(
 def _copies(spec: DatasetSpec, found: index.Index, split: str) -> detector.Leakage | None:
     """Copies, where the split rests on them; every phantom is drawn alone and has none. Under a
     split that was asked for, a search that is not installed is left out."""
-    if spec.synthetic:
+    if spec.synthetic or spec.patients_known:
         return None
     mode, _ = splits.resolve(spec, found.table, split)
     small = len(found.table) <= detector.LARGEST

@@ -346,15 +346,7 @@ class Study(Budget, Recipe, Training, Data):
     def load_data(self) -> data.Dataset:
         """The dataset of this study, split. Raises :class:`BadParameter` for fewer than two
         classes."""
-        loaded = data.load(
-            self.dataset,
-            self.data_root,
-            self.split,
-            self.download,
-            PER_CLASS.get(self.profile),
-            self.source,
-            None if self.folds is None else (self.fold, self.folds),
-        )
+        loaded = self.read()
         self.mirrored(loaded)
         if len(loaded.classes) < 2:
             raise BadParameter(
@@ -364,6 +356,18 @@ class Study(Budget, Recipe, Training, Data):
         if self.shown is not None:
             self._try_networks(len(loaded.classes))
         return loaded.labelled(self.label_share, self.seed)
+
+    def read(self) -> data.Dataset:
+        """The dataset of this study, split, with all labels and however few classes it has."""
+        return data.load(
+            self.dataset,
+            self.data_root,
+            self.split,
+            self.download,
+            PER_CLASS.get(self.profile),
+            self.source,
+            None if self.folds is None else (self.fold, self.folds),
+        )
 
     def _try_networks(self, num_classes: int) -> None:
         """Try in seconds what a notebook will need of its networks, before anything is trained.

@@ -171,6 +171,39 @@ def label_shares() -> Figure:
     return plots.label_shares(table, "COVID-QU-Ex (partial copy): tf_efficientnet_lite0 → ofa595")
 
 
+SEGMENTERS = {
+    "teacher of all patients": "teacher",
+    **{f"teacher {number} of 3": "teacher" for number in (1, 2, 3)},
+    "student, no teacher": "baseline",
+    "student, one teacher": "distilled",
+    "student, 3 limit-trained teachers": "distilled",
+}
+
+
+def masks_over_images() -> Figure:
+    names = ["teacher of all patients", "student, 3 limit-trained teachers"]
+    masks = {name: np.roll(squares(3), 8 * shift, 2) for shift, name in enumerate(names)}
+    rows = [f"{dice:.2f} Dice" for dice in (0.1, 0.6, 0.93)]
+    return plots.masks_over_images(photographs(3), squares(3), masks, rows, "LGG MRI")
+
+
+def dice_curves() -> Figure:
+    histories = {
+        name: history(0.6 + number / 30).rename(columns={"val_balanced_accuracy": "val_dice"})
+        for number, name in enumerate(SEGMENTERS)
+    }
+    return plots.dice_curves(histories, SEGMENTERS, "LGG MRI")
+
+
+def dice_by_size() -> Figure:
+    rows = [
+        {"model": name, "role": role, "size": size, "n": 40}
+        for name, role in SEGMENTERS.items()
+        for size in (0.004, 0.012, 0.03, 0.07)
+    ]
+    return plots.dice_by_size(spread(rows, "dice", 0.2, 0.9, 0.05), "LGG MRI, 64 px")
+
+
 def agreement() -> Figure:
     names = [TEACHER, "tf_efficientnet_lite0", "student kdfmv5"]
     rows = [

@@ -19,6 +19,8 @@ KNOWN = {
     "wcebleedgen": (2_618, 2, set()),
     "covid_ct": (746, 2, {"table of labels"}),
     "sars_cov_2_ct": (2_481, 2, set()),
+    "lgg_mri": (3_929, 2, {"not an image file"}),
+    "kvasir_seg": (1_000, 1, {"not an image file"}),
 }
 
 

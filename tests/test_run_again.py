@@ -25,6 +25,7 @@ CHANGED = {
     "10": {"methods": "dist"},
     "11": {"label_shares": "0.5"},
     "12": {"features": "fft+wavelets"},
+    "13": {"weighting": "equal"},
 }
 
 
@@ -106,7 +107,7 @@ def test_a_notebook_runs_twice_in_one_kernel(number, lab, monkeypatch):
     stored = next(c for c in kernel.notebook.cells if "keep_output" in c.metadata.get("tags", []))
     facts = text_of(stored)
     taken = cells.taken(kernel.notebook)
-    cheap = {"teacher": "resnet10t", "image_size": 32}
+    cheap = {"teacher": "resnet10t", "encoder": "resnet10t", "image_size": 32}
     cheap = {name: value for name, value in cheap.items() if name in taken}
     parameters.source = with_values(parameters.source, cheap)
     with kernel.client.setup_kernel():

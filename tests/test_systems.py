@@ -10,7 +10,7 @@ from bs4 import BeautifulSoup
 from latex2mathml.converter import convert
 from test_prose import options, value
 
-from kdnb import cells, distillation, files
+from kdnb import cells, distillation, files, segmentation
 from kdnb.evaluation import predictions
 from kdnb.report import ledger, pages, results, site, systems
 from kdnb.report.claims import CLAIMS
@@ -20,7 +20,8 @@ from kdnb.training import methods
 
 TAUGHT = {"hard": 0.6, "hybrid": 0.7, "dkd": 0.9, "crckd": 0.4, "limit_trained": 0.5}
 RELATED = ("dual_stream", "kd_oct", "efcm", "limit_trained", "ssd_kd", "crckd")
-APART = ("pca_svc", "deep_handcrafted", "ensemble", "acid", "self_training", "aucm")
+MASKS = "limit_trained_masks"
+APART = ("pca_svc", "deep_handcrafted", "ensemble", "acid", "self_training", "aucm", MASKS)
 GENERIC = ("fitnet", "attention_transfer", "similarity_preserving", "rkd", "crd", "dkd", "dist")
 
 
@@ -139,6 +140,51 @@ def test_a_teacher_is_a_system_in_its_own_cells_only(home):
     assert row.evidence.teacher == "dual_stream" and found("dual_stream", "hybrid") is None
 
 
+def segmented(home, seed, gaps, **choices):
+    """A file as notebook 13 writes it: Dice of 30 images of 10 patients by three students, of which
+    the last differs from the two before it by ``gaps``."""
+    rng = np.random.default_rng(seed)
+    last = 0.6 + rng.normal(0, 0.01, 30)
+    names = ("student, no teacher", "student, one teacher", "student, 2 limit-trained teachers")
+    dice = [last - gaps[0], last - gaps[1] + rng.normal(0, 0.001, 30), last]
+    given = {"dataset": "lgg_mri", "seed": seed, "teacher_shards": 2} | choices
+    by_name = {name: list(values) for name, values in zip(names, dice, strict=True)}
+    test = {"groups": [k // 3 for k in range(30)], "dice": by_name}
+    return files.write_json(
+        home / "outputs" / f"segmentation-x-{files.digest(choices)}-s{seed}.json",
+        {
+            "results": {"test": test},
+            "config": Study.of(segmentation.SegmentationParameters)(**given).config(),
+            "data": {
+                "title": "LGG MRI",
+                "caveat": "",
+                "split": "group: patients",
+                "checksum": "0123",
+                "classes": ["background", "lesion"],
+            },
+        },
+    )
+
+
+def test_a_system_that_segments_is_measured_in_dice_against_its_own_controls(home):
+    for seed in range(3):
+        segmented(home, seed, (0.09, -0.05))
+    (row,) = found(MASKS, "hard").rows
+    e = row.evidence.estimate
+    assert row.verdict == HOLDS and e.value == pytest.approx(0.09) and (e.n, e.seeds) == (30, 3)
+    assert row.number.startswith("+9.0") and "points of Dice" in row.number
+    (row,) = found(MASKS, "one_teacher").rows
+    assert row.verdict == NOT and row.evidence.estimate.value == pytest.approx(-0.05, abs=0.001)
+    assert "10 patients" in row.why and row.evidence.teacher.startswith("2 × ")
+    measured = {m.system.name: m for m in systems.measure(results.load())}[MASKS]
+    table = systems.table([measured])
+    assert table["against"].tolist() == ["one teacher of all patients", "no teacher"]
+    html = site.method_card(measured)
+    assert "one teacher of all patients" in html and "+9.0" in html
+    segmented(home, 0, (0.2, 0.2), weighting="equal")
+    assert len(found(MASKS, "hard").rows) == 2, "another weighting is another setting"
+
+
 def test_every_related_system_has_a_row_beside_the_claims_of_the_papers(home):
     """They are counted apart from the claims of papers A and B."""
     measured = systems.measure(results.load())
@@ -160,7 +206,7 @@ def test_every_related_system_has_a_row_beside_the_claims_of_the_papers(home):
 def test_commands_are_commands():
     for system in systems.systems():
         words = system.command.split()
-        assert words[:3] == ["python", "-m", "kdnb.run"] and words[3] in ("10", "11", "12")
+        assert words[:3] == ["python", "-m", "kdnb.run"] and words[3] in ("10", "11", "12", "13")
         Study.of(*cells.WINGS).from_parameters(options(words))
     assert value("224") == 224
 

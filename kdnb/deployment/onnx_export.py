@@ -103,7 +103,8 @@ COLOUR = Reading()
 class Deployed:
     """An opened ONNX file.
 
-    Called with images ``(N, 3, S, S)`` float32 in [0, 1] it returns logits ``(N, K)``.
+    Called with images ``(N, 3, S, S)`` float32 in [0, 1] it returns logits ``(N, K)``, or
+    ``(N, K, S, S)`` of a network that segments.
     """
 
     session: Any  # onnxruntime.InferenceSession
@@ -246,7 +247,7 @@ def open(path: str | Path, threads: int | None = None) -> Deployed:  # noqa: A00
         "format": (metadata["format"], FORMAT),
         "inputs": ([first.name, *(other.name for other in others)], ["images"]),
         "input shape": (first.shape[1:], [3, size, size]),
-        "classes": (last.shape[-1], len(classes)),
+        "classes": (last.shape[1], len(classes)),
     }
     differences = [
         f"{name}: the graph has {found}, its metadata say {said}"

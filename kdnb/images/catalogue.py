@@ -28,7 +28,9 @@ class DatasetSpec:
     the mirrorings that keep an image plausible. ``distrust``
     says what was measured against the official split, or, where there is none, against any; where
     it is stated, the default is a split by groups. ``pooled``: papers put the published parts
-    together and split anew, whatever the official split.
+    together and split anew, whatever the official split. ``by_masks``: no folder names a class,
+    each image's lesion mask does. ``patients_known``: every image names its patient, so a split
+    rests on patients alone.
     """
 
     name: str
@@ -44,6 +46,8 @@ class DatasetSpec:
     official_split: str | None = None
     distrust: str = ""
     pooled: bool = False
+    by_masks: bool = False
+    patients_known: bool = False
     groups: tuple[tuple[str, str], ...] = ()
     tables: tuple[tuple[str, str], ...] = ()
     trees: tuple[str, ...] = ()
@@ -408,6 +412,50 @@ _ENTRIES = (
         notes="A split by image puts slices of one patient on both sides; a split by groups keeps "
         "only those together that look alike. Statistics of grey values and sizes alone "
         "tell the class nearly as often as networks do: notebook 12 measures it.",
+    ),
+    DatasetSpec(
+        name="lgg_mri",
+        title="LGG MRI",
+        modality="brain MRI (FLAIR with pre- and post-contrast)",
+        color="RGB",
+        flips="h",
+        native_size=(256, 256),
+        classes={"lesion": (), "no lesion": ()},
+        counts={"lesion": 1373, "no lesion": 2556},
+        citation="Buda, Saha & Mazurowski (2019), Association of genomic subtypes of lower-grade "
+        "gliomas with shape features automatically extracted by a deep learning algorithm, "
+        "Computers in Biology and Medicine 109:218-225, doi:10.1016/j.compbiomed.2019.05.002",
+        licence="CC BY-NC-SA 4.0",
+        source="https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation",
+        kaggle="mateuszbuda/lgg-mri-segmentation",
+        size_gb=0.75,
+        layout="kaggle_3m/TCGA_<institution>_<patient>_<date>/*_<slice>.tif, "
+        "with *_<slice>_mask.tif",
+        by_masks=True,
+        trees=("kaggle_3m", "lgg-mri-segmentation"),  # Kaggle's copy holds all images twice
+        # slices at either end of a head show next to nothing, and look like copies in all patients
+        patients_known=True,
+        groups=((r"^(TCGA_\w+?_\w+?)_\d{8}_\d+\.tif", "{0}"),),
+        group_key="patient, as the file names state",
+        notes="110 patients of The Cancer Genome Atlas; the class says whether a slice shows the "
+        "tumour. Missing sequences are replaced by FLAIR.",
+    ),
+    DatasetSpec(
+        name="kvasir_seg",
+        title="Kvasir-SEG",
+        modality="colonoscopy",
+        color="RGB",
+        flips="hv",
+        classes={"lesion": ()},
+        counts={"lesion": 1000},
+        citation="Jha et al. (2020), Kvasir-SEG: a segmented polyp dataset, MultiMedia Modeling, "
+        "arXiv:1911.07069",
+        licence="research and education, as on its page",
+        source="https://datasets.simula.no/kvasir-seg/",
+        layout="images/*.jpg, masks/*.jpg of the same names",
+        by_masks=True,
+        group_key="not stated: patients are not in the file names",
+        notes="Every image shows a polyp, so it serves segmentation alone (notebook 13).",
     ),
     DatasetSpec(
         name="folder",

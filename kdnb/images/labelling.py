@@ -56,10 +56,10 @@ def label(tree: Tree, found: Sorted) -> Labelling:
     tables, stated, notes = _tables(tree, found)
     if tables and stated.label is not None:
         own = from_table(tree, found, tables, stated)
+    elif tree.by_masks:
+        own = from_masks(tree, found)
     elif tree.spec.classes:
         own = from_catalogue(tree, found)
-    elif tree.how.classes_from == "masks":
-        own = from_masks(tree, found)
     else:
         own = from_tree(tree, found, notes)
     notes = [*found.notes, *notes, *own.notes, *(("folds", note) for note in stated.notes)]
@@ -244,6 +244,8 @@ def _known_patients(tree: Tree, names: Sequence[str], patients: dict[str, str]) 
 def from_masks(tree: Tree, found: Sorted) -> Labelling:
     """Empty labels, to be filled when the masks are opened."""
     patients, notes = scan.propose_patients(found.pairing.images, tree.how)
+    if tree.spec.classes:  # the catalogue knows where patients are named
+        patients, notes = {}, []
     note = ("classes", f"{BY_MASK[0]} or {BY_MASK[1]}, by the lesion masks")
     blank = {place.path: "" for place in found.pairing.images}
     return Labelling(blank, patients, notes=[note, *notes])

@@ -223,6 +223,16 @@ class Augment:
     ) -> torch.Tensor:
         """Images ``(B, C, H, W)`` in [0, 1] to the same shape and range; ``generator`` is a CPU
         generator."""
+        return self.with_masks(images, None, generator)[0]
+
+    def with_masks(
+        self,
+        images: torch.Tensor,
+        masks: torch.Tensor | None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The views of ``__call__``, and ``masks`` ``(B, H, W)`` moved with their images: same
+        shape and type, each pixel that of the nearest one, brightness and contrast aside."""
         count = len(images)
         # drawn on the CPU: the same seed gives the same views on every device
         draw = torch.rand(8, count, generator=generator) * 2 - 1
@@ -241,8 +251,11 @@ class Augment:
             matrix.view(-1, 2, 3).to(images), list(moved.shape), align_corners=False
         )
         moved = F.grid_sample(moved, grid, padding_mode="border", align_corners=False)
+        if masks is not None:
+            nearest = {"mode": "nearest", "padding_mode": "border", "align_corners": False}
+            masks = F.grid_sample(masks[:, None].to(moved), grid, **nearest)[:, 0].to(masks.dtype)
         gain = (1 + self.contrast * draw[6]).to(images).view(-1, 1, 1, 1)
         bias = (self.brightness * draw[7]).to(images).view(-1, 1, 1, 1)
         # contrast around mid-grey: gain * (x - 0.5) + 0.5 + bias, in one pass
         moved = torch.addcmul(0.5 * (1 - gain) + bias, moved, gain).clamp_(0, 1)
-        return moved.expand(-1, images.shape[1], -1, -1) if grey else moved
+        return (moved.expand(-1, images.shape[1], -1, -1) if grey else moved), masks

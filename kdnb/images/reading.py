@@ -187,7 +187,7 @@ def _share(names: str, facts: Facts) -> float:
 
 def _odd_masks(tree: Tree, table: pd.DataFrame, facts: Facts) -> tuple[list[Problem], list[Note]]:
     """Lesion masks of single images that may be wrong."""
-    if tree.spec.synthetic or tree.how.classes_from == "masks":
+    if tree.spec.synthetic or tree.by_masks:
         return [], []
     single = table[[read.frame_of(path)[1] is None for path in table["path"]]]
     problems, notes = masks.odd(

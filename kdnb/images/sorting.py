@@ -38,6 +38,11 @@ class Tree:
     walk: Walk
     table: Path | None
 
+    @property
+    def by_masks(self) -> bool:
+        """Whether each image's lesion mask decides its class."""
+        return self.spec.by_masks or (not self.spec.classes and self.how.classes_from == "masks")
+
 
 @dataclass(frozen=True)
 class Sorted:

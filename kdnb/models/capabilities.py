@@ -1,7 +1,8 @@
 """What a network can do at an image size, tried before anything is trained.
 
 Each wing adds the capability that it needs: ``train`` and ``pretrained`` stand here, ``explain`` is
-registered by :mod:`kdnb.explanations`, ``export`` by :mod:`kdnb.deployment.onnx_export`.
+registered by :mod:`kdnb.explanations`, ``export`` by :mod:`kdnb.deployment.onnx_export`,
+``segment`` by :mod:`kdnb.segmentation`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from kdnb import extras, files
 from kdnb.models import weights, zoo
 from kdnb.models.zoo import Classifier
 
-_WINGS = {"explain": "kdnb.explanations", "export": "kdnb.deployment.onnx_export"}
+_WINGS = {
+    "explain": "kdnb.explanations",
+    "export": "kdnb.deployment.onnx_export",
+    "segment": "kdnb.segmentation",
+}
 _PACKAGES = ("kdnb", "torch", "timm", "onnx", "onnxruntime", "grad-cam")
 
 

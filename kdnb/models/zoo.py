@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdnb import files, typed
-from kdnb.models import dual_stream, maps, ofa, ofa_checkpoints, vgg_grown, weights
+from kdnb.models import dual_stream, maps, ofa, ofa_checkpoints, unet, vgg_grown, weights
 from kdnb.models.kdfmv import KDFMV
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -41,8 +41,9 @@ class Entry:
     :mod:`kdnb.models.maps` decides. ``lr`` is a peak learning rate of AdamW that works from
     random weights; networks without batch norm, or with attention, need a smaller one. ``load``
     builds the network from the tensors at ``weights_url``; ``parts`` are the modules of a network
-    that start from published weights, with timm's name of each. ``only_pretrained`` marks a network
-    that is named after the weights that it starts from.
+    that start from published weights, with timm's name of each. ``encoder`` is timm's name of a
+    U-Net's encoder. ``only_pretrained`` marks a network that is named after the weights that it
+    starts from.
     """
 
     build: Callable[[int, int], nn.Module]
@@ -55,6 +56,7 @@ class Entry:
     lr: float = 1e-3
     cam_stride: int = 32
     parts: tuple[tuple[str, str], ...] = ()
+    encoder: str | None = None
     only_pretrained: bool = False
 
     def cam_layer(self, image_size: int) -> str:
@@ -284,7 +286,7 @@ def create(
     if image_size < 32:
         raise ValueError(f"image_size must be at least 32 px, got {image_size}")
     entry = resolve(name)
-    if entry.timm_name or entry.parts:
+    if entry.timm_name or entry.parts or entry.encoder:
         check_size(name, image_size)
     if pretrained and not has_weights(name):
         raise weights.PretrainedMissing(
@@ -295,7 +297,8 @@ def create(
         if pretrained
         else entry.build(num_classes, image_size)
     )
-    config = timm.get_pretrained_cfg(entry.timm_name) if entry.timm_name else None
+    timm_name = entry.timm_name or entry.encoder
+    config = timm.get_pretrained_cfg(timm_name) if timm_name else None
     mean, std = (config.mean, config.std) if config else IMAGENET
     return Classifier(name, network, num_classes, image_size, entry, mean, std)
 
@@ -308,6 +311,8 @@ def resolve(name: str) -> Entry:
         return ZOO.get(name) or VARIANTS[name]
     if name.startswith("ofa-"):
         return _ofa(name)
+    if found := unet.parts(name):
+        return _unet(*found)
     if not timm.is_model(name):
         known = [*ZOO, *VARIANTS, *timm.list_models()]
         try:
@@ -328,8 +333,8 @@ def has_weights(name: str) -> bool:
     entry = resolve(name)
     if weights.local(name):
         return True
-    if entry.timm_name:
-        config = timm.get_pretrained_cfg(entry.timm_name)
+    if timm_name := entry.timm_name or entry.encoder:
+        config = timm.get_pretrained_cfg(timm_name)
         return bool(config and config.has_weights)
     return bool(entry.load or entry.parts)
 
@@ -430,6 +435,19 @@ def _ofa(name: str) -> Entry:
     )
 
 
+def _unet(encoder: str, channels: tuple[int, ...]) -> Entry:
+    """A U-Net on an encoder of timm. Raises ``UnknownName`` where timm has none of this name."""
+    if not timm.is_model(encoder):
+        files.lookup(encoder, timm.list_models(), "encoder")
+    return Entry(
+        lambda classes, size: unet.build(encoder, channels, classes),
+        unet.LAYERS,
+        "Ronneberger et al. 2015, arXiv:1505.04597; the encoder from timm",
+        cam_stride=1,
+        encoder=encoder,
+    )
+
+
 def _pretrained(
     name: str, entry: Entry, num_classes: int, image_size: int, sha256: str | None
 ) -> nn.Module:
@@ -442,6 +460,10 @@ def _pretrained(
             found = weights.timm_network(timm_name, timm_name, 0, image_size, build)
             own.load_state_dict(found.state_dict(), strict=True)
         return network
+    if entry.encoder:
+        whole = timm.get_pretrained_cfg(entry.encoder).input_size[-1]
+        found = weights.timm_network(entry.encoder, entry.encoder, 0, whole, entry.build, sha256)
+        return unet.start_from(entry.build(num_classes, image_size), found.state_dict())
     if entry.timm_name is None:
         return entry.load(weights.read(name, entry.weights_url, sha256), num_classes)
     return weights.timm_network(name, entry.timm_name, num_classes, image_size, entry.build, sha256)

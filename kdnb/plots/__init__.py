@@ -29,6 +29,7 @@ from kdnb.plots.results import (
     learning_curves,
     reliability,
 )
+from kdnb.plots.segmentation import dice_by_size, dice_curves, masks_over_images
 from kdnb.plots.tradeoffs import accuracy_against_cost, pareto_front, predicted_latency, runtimes
 
 __all__ = [
@@ -41,6 +42,8 @@ __all__ = [
     "class_balance",
     "confusion",
     "critical_difference",
+    "dice_by_size",
+    "dice_curves",
     "execution_times",
     "feature_maps",
     "forest",
@@ -50,6 +53,7 @@ __all__ = [
     "learning_curves",
     "map_similarity",
     "maps_over_images",
+    "masks_over_images",
     "measures",
     "pareto_front",
     "predicted_latency",

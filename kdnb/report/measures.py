@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy import stats
 
+from kdnb import files
 from kdnb.distillation.base import METHODS
 from kdnb.evaluation import crossed, predictions
 from kdnb.report import methods, neighbours, results
@@ -394,6 +395,42 @@ def _of_neighbour(estimate: Estimate, runs: Sequence[Result], note: str) -> Evid
     )
 
 
+def mask_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:
+    """Mean Dice, over test images that have a target, of the student of several limit-trained
+    teachers minus that of another student, in every setting of notebook 13."""
+    for runs in _mask_runs(found):
+        config, tests = runs[0].config, [run.stored["results"]["test"] for run in runs]
+        names = [*tests[0]["dice"]]
+        other = names[-2] if claim.against == "one_teacher" else names[-3]
+        ours, others = ([np.array(t["dice"][name]) for t in tests] for name in (names[-1], other))
+        gap = crossed.difference(np.stack(ours, 1) - np.stack(others, 1), tests[0]["groups"])
+        kept = f", {config['per_group']} images of a patient" if config["per_group"] else ""
+        yield Evidence(
+            Estimate(gap.value, gap.low, gap.high, len(tests[0]["groups"]), gap.runs),
+            dataset=runs[0].title,
+            split=runs[0].split,
+            profile=config["profile"],
+            seeds=tuple(run.config["seed"] for run in runs),
+            files=tuple(run.file for run in runs),
+            teacher=f"{config['teacher_shards']} × {config['teacher']}",
+            student=config["student"],
+            setting=f"{methods.budget(runs)}, {config['target']} masks{kept}",
+            note=f"{gap.groups} patients or groups",
+            caveat=runs[0].caveat,
+        )
+
+
+def _mask_runs(found: Sequence[Result]) -> list[list[Result]]:
+    """Runs of notebook 13 on published sets that differ in nothing but the seed."""
+    groups: dict[str, dict[int, Result]] = {}
+    for result in results.real(found, "segmentation"):
+        config = result.config
+        stated = [config[name] for name in ("target", "weighting", "feature_weight")]
+        key = [results.setting(config), stated, result.split, result.images, result.training]
+        groups.setdefault(files.digest(key), {}).setdefault(config["seed"], result)
+    return [[by_seed[seed] for seed in sorted(by_seed)] for by_seed in groups.values()]
+
+
 @dataclass(frozen=True)
 class Kind:
     """How a kind of claim is measured, and how its numbers are printed: ``form`` formats ``scale``
@@ -420,4 +457,5 @@ KINDS = {
     "features": Kind(neighbour_gains, "points", "{:+.1f}", 100),
     "labels": Kind(neighbour_gains, "points", "{:+.1f}", 100),
     "areas": Kind(area_gains, "points", "{:+.1f}", 100),
+    "masks": Kind(mask_gains, "points of Dice", "{:+.1f}", 100),
 }

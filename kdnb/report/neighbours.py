@@ -1,4 +1,4 @@
-"""Related systems that are no way of teaching: what is known of each, what is compared, and where
+"""Related systems with controls of their own: what is known of each, what is compared, and where
 the result files of notebooks 11 and 12 hold the answers."""
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from kdnb import files
 from kdnb.classical.handcrafted import FAMILIES
 from kdnb.report.results import Result, setting
+from kdnb.segmentation import LimitTrainedMasks
 
 FEATURES = "python -m kdnb.run 12 -p dataset covid_ct"
 LABELS = "python -m kdnb.run 11 -p dataset brain_tumor"
@@ -98,6 +99,7 @@ SYSTEMS = {
     "deep_handcrafted": DeepHandcrafted,
     "ensemble": Ensemble,
     "acid": Acid,
+    LimitTrainedMasks.name: LimitTrainedMasks,
 }
 
 
@@ -162,6 +164,18 @@ COMPARISONS = {
         Wanted(
             "It is better than the labels of the smallest share alone",
             *("labels", "self-training", "few labels", "the same labels, no teacher"),
+        ),
+    ),
+    LimitTrainedMasks.name: (
+        Wanted(
+            "It segments better than with one teacher of all patients",
+            *("masks", LimitTrainedMasks.name, "one_teacher", "one teacher of all patients"),
+            quantity="Dice",
+        ),
+        Wanted(
+            "It segments better than without a teacher",
+            *("masks", LimitTrainedMasks.name, "hard", "no teacher"),
+            quantity="Dice",
         ),
     ),
     "aucm": (

@@ -22,6 +22,7 @@ from kdnb.study import Study
 _NOT_TRAINING = {"data_root", "download", "split", "seed"} | {
     name for wing in WINGS for name in parameters.declared(wing)
 }
+MASKS = "segmentation"  # the kind of files whose classes are those of a pixel
 # where a network's batch statistics come from, by the version of the training loop
 BATCH_STATISTICS = {1: "augmented views", 2: "clean images"}
 # initial weights in words, by study.pretrained
@@ -79,7 +80,7 @@ class Result:
         here, published = len(data.get("classes", ())), len(spec.classes) if spec else 0
         few = (
             f", {here} of {published} classes"
-            if 0 < here < published and "classes" not in data["title"]
+            if 0 < here < published and "classes" not in data["title"] and self.kind != MASKS
             else ""
         )
         return data["title"].replace(":", f"{few}:", 1) if self.caveat else data["title"]

@@ -2,7 +2,7 @@
 
 What is known of a system stands in its class (a method, a network that teaches, or one of
 :mod:`kdnb.report.neighbours`): title, paper, idea, equation, and what the paper reports.
-Measurements are the result files of notebooks 10 to 12. The rules of the verdicts are those of the
+Measurements are the result files of notebooks 10 to 14. The rules of the verdicts are those of the
 papers' claims; the claims of both papers are counted apart.
 """
 
@@ -36,8 +36,9 @@ WORDS = REFERENCES | {
     wanted.against: wanted.words for own in COMPARISONS.values() for wanted in own
 }
 OTHERS = (
-    "Systems that choose labels, images, losses or features. Each is compared with the named "
-    "control on the same test images; differences are in balanced accuracy where AUC is not named."
+    "Systems that choose labels, images, losses or features, or that answer with masks. Each is "
+    "compared with the named control on the same test images; differences are in balanced accuracy "
+    "where no other measure is named."
 )
 # networks that teach: each with the size, the student and the method of its system
 TEACHERS = {"dual_stream": (DualStream, "-p student tiny_vit_5m_224 -p image_size 224", "hybrid")}

@@ -18,6 +18,8 @@ from kdnb.distillation.base import Lesson
 from kdnb.models import zoo
 from kdnb.models.zoo import Classifier
 
+SCORES = ("val_balanced_accuracy", "val_dice")  # of classes, of masks
+
 
 @dataclass(frozen=True)
 class Run:
@@ -37,8 +39,8 @@ class Run:
 
 @dataclass
 class State:
-    """Where an unfinished run stands after its last whole epoch; ``best`` is (balanced accuracy,
-    −loss) on validation."""
+    """Where an unfinished run stands after its last whole epoch; ``best`` is (score, −loss) on
+    validation, where the score is one of ``SCORES``."""
 
     epoch: int = 0
     history: list[dict] = field(default_factory=list)
@@ -61,8 +63,18 @@ class State:
         return improved
 
 
+def score_of(row: dict) -> str:
+    """The name of the score in a row of the history by which the best epoch is chosen."""
+    return next(name for name in SCORES if name in row)
+
+
+def in_words(score: str) -> str:
+    """A score's name for messages."""
+    return score.removeprefix("val_").replace("_", " ")
+
+
 def _score(row: dict) -> tuple[float, float]:
-    return row["val_balanced_accuracy"], -row["val_loss"]
+    return row[score_of(row)], -row["val_loss"]
 
 
 def load(folder: Path) -> Run:
@@ -174,7 +186,7 @@ def finish(folder: Path, model: Classifier, state: State, record: dict) -> None:
     # killed between the last epoch's weights and its row, a run would lack that row
     write_history(folder, state.history)
     best = next(row for row in state.history if _score(row) == state.best)
-    seconds = round(sum(row["seconds"] for row in state.history), 1)
+    seconds, score = round(sum(row["seconds"] for row in state.history), 1), score_of(best)
     files.write_json(
         folder / "run.json",
         record
@@ -182,13 +194,13 @@ def finish(folder: Path, model: Classifier, state: State, record: dict) -> None:
             "weights": zoo.checksum(model.network),
             "epochs_run": len(state.history),
             "best_epoch": best["epoch"],
-            "best_val_balanced_accuracy": best["val_balanced_accuracy"],
+            f"best_{score}": best[score],
             "training_seconds": seconds,
         },
     )
     (folder / "last.safetensors").unlink(missing_ok=True)
     print(
         f"{model.name} ({record['key']['objective']['method']}): {len(state.history)} epochs in "
-        f"{seconds:.0f} s, best epoch {best['epoch']} with validation balanced accuracy "
-        f"{best['val_balanced_accuracy']:.3f}"
+        f"{seconds:.0f} s, best epoch {best['epoch']} with validation {in_words(score)} "
+        f"{best[score]:.3f}"
     )

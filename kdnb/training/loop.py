@@ -119,6 +119,7 @@ def fit(
     recipe: TrainingRecipe | None = None,
     role: str = "student",
     curation: Curation | None = None,
+    training: type[Training] | None = None,
 ) -> Run:
     """Train network ``name``; a finished run with the same key is loaded, an interrupted one goes
     on where it stood.
@@ -129,6 +130,7 @@ def fit(
     learning rate. ``recipe`` is that of the study's student by default. ``role`` is ``teacher``
     or ``student``: ``study.pretrained`` says for each whether it starts from published weights.
     With ``curation`` the teachers are its reference, also for a method that has none.
+    ``training`` takes the place of :class:`Training` where the targets are no classes.
     :class:`~kdnb.training.teachers.GivenLogits` in place of a teacher need fixed views and a method
     that learns from logits. Raises ``ValueError`` where method, network and teachers do not fit.
     """
@@ -153,7 +155,8 @@ def fit(
             lesson = Lesson(_initial(key, settings, start), type(method)(method.options))
             models, known = ([run.model for run in runs] for runs in (teachers, reference))
             curator = (curation, known) if curation else None
-            Training(lesson, dataset, settings, models, folder, recipe, curator).run(key)
+            kind = training or Training
+            kind(lesson, dataset, settings, models, folder, recipe, curator).run(key)
     return checkpoints.load(folder)
 
 
@@ -407,9 +410,10 @@ class Training:
                 f"{self.lesson.student.name}: the loss is {means['loss']} in epoch {epoch + 1}; "
                 "try a lower -p lr"
             )
+        score = checkpoints.score_of(scores)
         bar.set_postfix_str(
             f"epoch {epoch + 1}/{self.settings.epochs}, "
-            f"val balanced accuracy {scores['val_balanced_accuracy']:.3f}"
+            f"val {checkpoints.in_words(score)} {scores[score]:.3f}"
         )
         rate, seconds = self._rate(step), round(time.monotonic() - begun, 2)
         return {"epoch": epoch + 1, "lr": rate, **means, **scores, "seconds": seconds}
@@ -426,7 +430,7 @@ class Training:
         if self.curator:
             batch = Batch(batch.images.to(self.device), batch.labels.to(self.device), batch.rows)
             batch = self.curator.choose(batch, student, views)
-        batch = method.change_batch(self._on_device(batch, views), student, views)
+        batch = method.change_batch(self.on_device(batch, views), student, views)
         images = batch.images.contiguous(memory_format=torch.channels_last)
         with self.launch.autocast():
             seen = [teacher(images, batch.rows) for teacher in self.asked]
@@ -440,7 +444,8 @@ class Training:
         method.after_step(student, step)
         return losses, count
 
-    def _on_device(self, batch: Batch, views: Generator) -> Batch:
+    def on_device(self, batch: Batch, views: Generator) -> Batch:
+        """A batch on the device of this process, as a random view if the settings say so."""
         images = batch.images.to(self.device)
         images = self.augment(images, views) if self.augment else images
         return Batch(images, batch.labels.to(self.device), batch.rows.to(self.device))
@@ -458,17 +463,27 @@ class Training:
             losses = soft_targets.sandwich(method, answer, teachers, labels, rows)
         else:
             losses = method.loss(answer, teachers, labels, rows)
+        return losses | self.progress(answer.logits, labels), len(labels)
+
+    def progress(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """What is logged of a batch beside its losses, from the targets of N images and the logits
+        ``(N, …)`` (of a supernet, those of the first subnet come first)."""
         classes = labels if labels.ndim == 1 else labels.argmax(1)
         known = classes >= 0 if labels.ndim == 1 else labels.sum(1) > 0
-        right = (answer.logits[: len(classes)].argmax(1) == classes) & known
-        return losses | {"accuracy": right.sum() / known.sum().clamp(min=1)}, len(labels)
+        right = (logits[: len(classes)].argmax(1) == classes) & known
+        return {"accuracy": right.sum() / known.sum().clamp(min=1)}
 
     def _validate(self) -> dict[str, float]:
         """Scores on validation images, the same in all processes: they must stop together."""
         batch_norm.recalibrate(self.lesson.student, self.calibration)
-        own = validation_scores(self.lesson.student, self.val, self.settings.batch_size)
+        own = self.validation()
         (scores,) = broadcast_object_list([own])
         return scores
+
+    def validation(self) -> dict[str, float]:
+        """Scores of the student on validation images: its loss, and one of
+        ``checkpoints.SCORES``."""
+        return validation_scores(self.lesson.student, self.val, self.settings.batch_size)
 
 
 def validation_scores(model: Classifier, val: Pixels, batch_size: int) -> dict[str, float]:

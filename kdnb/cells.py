@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdnb import files, notebook, parameters
+from kdnb.captioning.settings import CaptionParameters
 from kdnb.classical.settings import FeatureParameters
 from kdnb.deployment.efficiency import RuntimeParameters
 from kdnb.deployment.search import SearchParameters
@@ -33,6 +34,7 @@ WINGS = (
     MethodParameters,
     LabelParameters,
     FeatureParameters,
+    CaptionParameters,
 )
 GROUPS = (*Study.parts, *WINGS)
 

@@ -25,6 +25,7 @@ CHANGED = {
     "10": {"methods": "dist"},
     "11": {"label_shares": "0.5"},
     "12": {"features": "fft+wavelets"},
+    "14": {"tune": "probe+all"},
 }
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from kdnb import parameters
+from kdnb.captioning import Captioner
 from kdnb.distillation import METHODS
 from kdnb.models.dual_stream import DualStream
 from kdnb.report import pages
@@ -26,7 +27,8 @@ from kdnb.report.verdicts import UNTESTED, Row, judge, whole
 ABOUT = (
     "Balanced accuracy of the student minus that of a student with the reference in place of the "
     "method: the same teacher, student, images and epochs, the options of the method's paper, and "
-    "no tuning. The rules are those of the claims; a verdict is about the settings named here, not "
+    "no tuning; of a captioner (notebook 14), the F1 of the facts in its reports. "
+    "The rules are those of the claims; a verdict is about the settings named here, not "
     "about the paper's data. Each interval stands alone: of twenty, one misses its value by chance."
 )
 REFERENCES = {"hybrid": "plain soft targets", "hard": "no teacher"}
@@ -130,6 +132,40 @@ class System:
         ]
 
 
+@dataclass(frozen=True)
+class CaptioningSystem(System):
+    """A system that writes reports: its measurements are the result files of notebook 14."""
+
+    @property
+    def transfers(self) -> tuple[str, ...]:
+        """What the small captioner learns from."""
+        return ("reports", "soft targets of each token")
+
+    @property
+    def options(self) -> list[dict]:
+        """None of its own: notebook 14 lists its parameters."""
+        return []
+
+    @property
+    def source_of_options(self) -> str:
+        """Empty, as there are no options."""
+        return ""
+
+    @property
+    def command(self) -> str:
+        """A command that measures the system on images with a table of reports."""
+        return "python -m kdnb.run 14 -p dataset folder -p data_root images -p labels reports.csv"
+
+    def claims(self) -> list[Claim]:
+        """That a large captioner teaches a small one."""
+        paper = Paper(self.name, self.facts.paper, (), ())
+        reported = _said(self.fact("reported"), self.fact("reported_on"))
+        words = f"It teaches better than {REFERENCES['hard']}"
+        test = ("reports", "small, taught", "F1 of facts", "gain")
+        run = f"{self.name}-hard", paper, words, reported, self.facts.paper, self.command
+        return [Claim(*run, *test, against="hard")]
+
+
 def _said(reported: str, on: str) -> str:
     return f"{reported}; on {on}" if reported else ""
 
@@ -141,9 +177,10 @@ def _plain(text: str) -> str:
 
 
 def systems() -> list[System]:
-    """Every method, then every network that is a system's teacher."""
+    """Every method, then every network that is a system's teacher, then what writes reports."""
     methods = [System(name, method, name) for name, method in METHODS.items()]
-    return methods + [System(name, of, by, name) for name, (of, _, by) in TEACHERS.items()]
+    networks = [System(name, of, by, name) for name, (of, _, by) in TEACHERS.items()]
+    return [*methods, *networks, CaptioningSystem("captioner", Captioner, "captioner")]
 
 
 @dataclass(frozen=True)

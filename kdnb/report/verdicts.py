@@ -110,7 +110,7 @@ NO_GRADIENT = (
     "the measured difference is that of two trainings with labels alone"
 )
 TESTS: dict[str, Callable[[Claim, Estimate], Judged]] = {
-    "gain": lambda claim, e: gain(e, MARGIN if "accuracy" in claim.quantity else SIMILARITY),
+    "gain": lambda claim, e: gain(e, SIMILARITY if claim.kind in ("maps", "layers") else MARGIN),
     "no loss": lambda claim, e: no_loss(e),
     "about": lambda claim, e: about(e, claim.value),
     "reaches": lambda claim, e: reaches(e, claim.value),
@@ -189,7 +189,7 @@ class Rule:
 
 
 PAPERS = ("accuracy", "fidelity", "gain", "optimum", "maps", "layers")  # of papers A and B
-TRAINED = (*PAPERS, "method")
+TRAINED = (*PAPERS, "method", "reports")
 RULES = (  # applied in this order
     Rule(
         "A difference is judged by its 95 % interval, not by its mean. One point of accuracy, or "

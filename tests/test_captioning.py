@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import FOLDERS
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from PIL import Image
@@ -194,16 +195,9 @@ def draw(root, each=10, size=32, text=None):
                 Image.fromarray(np.uint8(array)).save(path)
             facts = grammar.of_masks(label, found.lesion, found.organ, CHEST)
             report = grammar.write(facts, CHEST, (number,)) if text is None else text
-            split = ("train",) * 5 + ("val", "test") if number > 5 else ("train",)
-            rows.append(
-                {
-                    "image": name,
-                    "label": label,
-                    "caption": report,
-                    "mask": f"{name[:-4]}_mask.png" if found.lesion.any() else "",
-                    "split": split[number % len(split)],
-                }
-            )  # noqa: E501
+            split = (["train"] * 5 + ["val", "test"])[number % 7]
+            row = {"image": name, "label": label, "caption": report, "split": split}
+            rows.append(row | {"mask": f"{name[:-4]}_mask.png" if found.lesion.any() else ""})
     pd.DataFrame(rows).to_csv(root / "labels.csv", index=False)
     return root
 
@@ -222,15 +216,19 @@ def of(root, **changes):
     return Study.of(captioning.CaptionParameters)(**small | changes)
 
 
-@pytest.fixture
-def known(home, drawn):
+@pytest.fixture(scope="module")
+def known(drawn, tmp_path_factory):
     """Dataset, reports, tokens, trained encoder and decoder of images of one's own."""
-    study = of(drawn)
-    mine = study.load_data()
-    reports = captioning.load(study, mine)
-    tokens = captioning.Tokens(reports.of(reports.rows(mine, "train")))
-    encoder = training.train_teachers(study, mine)[0]
-    return study, mine, reports, tokens, encoder, captioning.pretrain(study, mine, reports, tokens)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in FOLDERS:
+            patch.setenv(name, str(tmp_path_factory.mktemp("known")))
+        study = of(drawn)
+        mine = study.load_data()
+        reports = captioning.load(study, mine)
+        tokens = captioning.Tokens(reports.of(reports.rows(mine, "train")))
+        encoder = training.train_teachers(study, mine)[0]
+        writer = captioning.pretrain(study, mine, reports, tokens)
+        yield study, mine, reports, tokens, encoder, writer
 
 
 def test_a_table_states_reports(home, drawn):

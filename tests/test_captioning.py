@@ -402,7 +402,7 @@ def test_a_finished_run_is_loaded_and_every_choice_names_it(known, monkeypatch):
     again = captioning.caption(study, mine, reports, tokens, encoder, writer, "probe")
     assert again.checksum == first.checksum
     other = replace(reports, texts=reports.texts[::-1])
-    for changed in ({"alpha": 0.3}, {"caption_epochs": 2}, {"seed": 1}):
+    for changed in ({"batch_size": 8}, {"caption_epochs": 2}, {"seed": 1}):
         given = of(study.data_root, **changed), mine, reports, tokens, encoder, writer
         with pytest.raises(TypeError, match="NoneType"):
             captioning.caption(*given, "probe")

@@ -148,16 +148,13 @@ def _learnt_before(name: str) -> bool:
 
 
 def _trained(
-    model: Writer | Captioner,
-    kept: nn.Module,
-    folder: Path,
-    course: Callable[[], Course],
-    work: Callable[[Course], None],
+    model: Writer | Captioner, kept: nn.Module, folder: Path, work: Callable[[], None]
 ) -> Trained:
-    """The run in ``folder``: loaded where it is whole, else trained or gone on with."""
+    """The run in ``folder``: loaded where it is whole, else trained by ``work``, or gone on
+    with."""
     with files.lock(folder):
         if not (folder / "run.json").exists():
-            work(course())
+            work()
     record = files.read_json(folder / "run.json")
     kept.load_state_dict(load_file(folder / "best.safetensors"), strict=True)
     return Trained(model.eval(), pd.read_csv(folder / "history.csv"), record, folder)
@@ -205,13 +202,11 @@ def pretrain(
         parts = [_cut(val[n : n + 64]) for n in range(0, len(val), 64)]
         return _mean((writer(part), part) for part in parts)
 
-    return _trained(
-        writer,
-        writer,
-        folder,
-        lambda: Course(f"{size} decoder", writer, writer, loss, settings, folder),
-        lambda course: course.run(torch.arange(len(coded)), _frozen(validate), key, {}),
-    )
+    def work():
+        course = Course(f"{size} decoder", writer, writer, loss, settings, folder)
+        course.run(torch.arange(len(coded)), torch.no_grad()(validate), key, {})
+
+    return _trained(writer, writer, folder, work)
 
 
 def _cut(tokens: Tensor) -> Tensor:
@@ -227,10 +222,6 @@ def _mean(answers) -> float:
         total += float(networks.token_loss(logits, tokens)) * here
         count += here
     return total / count
-
-
-def _frozen(work: Callable[[], float]) -> Callable[[], float]:
-    return torch.no_grad()(work)
 
 
 # --- captioners on pairs -------------------------------------------------------------------------
@@ -283,7 +274,7 @@ def caption(
         "encoder": encoder.checksum,
         "writer": writer.checksum,
         "tune": tune,
-        "teacher": teacher.checksum if teacher else None,
+        "teacher": [teacher.checksum, study.alpha, study.temperature] if teacher else None,
     }
     torch.manual_seed(study.seed)
     place = device.default()
@@ -291,15 +282,20 @@ def caption(
     name = f"captioner-{encoder.model.name}-{tune}{'-taught' if teacher else ''}"
     folder, kept = _folder(dataset, name, key), model.kept
 
-    def work(course):
-        pixels = dataset.pixels(model.encoder.image_size)
-        maps = Maps(model.encoder, pixels, tune != "all")
+    def work():
+        maps = Maps(model.encoder, dataset.pixels(model.encoder.image_size), tune != "all")
         taught = Maps(teacher.model.encoder, _sized(dataset, teacher), True) if teacher else None
         coded = tokens.encode(reports.texts).to(place)
         rows, val = (torch.from_numpy(reports.rows(dataset, part)) for part in ("train", "val"))
-        course.loss = lambda some: _pair_loss(
-            model, maps(some), _cut(coded[some]), study, teacher, taught and taught(some)
-        )
+
+        def loss(some):
+            answers = None
+            if teacher:
+                with torch.no_grad():
+                    answers = teacher.model(taught(some), _cut(coded[some]))
+            return _pair_loss(
+                model(maps(some), _cut(coded[some])), answers, _cut(coded[some]), study
+            )
 
         def validate():
             return _mean(
@@ -308,13 +304,10 @@ def caption(
 
         more = {"trained_parameters": networks.parameters_of([model], trained=True)}
         more |= {"parameters": networks.parameters_of([model]), "encoding_seconds": maps.seconds}
-        course.run(rows, _frozen(validate), key, more)
+        course = Course(model.name, model, kept, loss, settings, folder)
+        course.run(rows, torch.no_grad()(validate), key, more)
 
-    def none(rows):
-        raise RuntimeError("the loss is set once the maps are computed")
-
-    course = lambda: Course(model.name, model, kept, none, settings, folder)  # noqa: E731
-    return _trained(model, kept, folder, course, work)
+    return _trained(model, kept, folder, work)
 
 
 def _sized(dataset: Dataset, trained: Trained) -> Pixels:
@@ -331,24 +324,14 @@ def _key(
         "texts": files.digest(reports.texts),
         "tokens": tokens.checksum,
         "settings": dataclasses.asdict(settings),
-        "soft": [study.alpha, study.temperature],
     }
 
 
-def _pair_loss(
-    model: Captioner,
-    maps: Tensor,
-    tokens: Tensor,
-    study: Study,
-    teacher: Trained | None,
-    taught: Tensor | None,
-) -> Tensor:
-    logits = model(maps, tokens)
+def _pair_loss(logits: Tensor, answers: Tensor | None, tokens: Tensor, study: Study) -> Tensor:
+    """Cross-entropy, joined with a teacher's ``answers`` where there are any."""
     hard = networks.token_loss(logits, tokens)
-    if teacher is None:
+    if answers is None:
         return hard
-    with torch.no_grad():
-        answers = teacher.model(taught, tokens)
     alpha = ALPHA if study.alpha is None else study.alpha
     soft = token_soft_loss(logits, answers, tokens, study.temperature or TEMPERATURE)
     return alpha * hard + (1 - alpha) * soft

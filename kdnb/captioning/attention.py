@@ -20,6 +20,7 @@ from kdnb.explanations.activations import enlarge
 from kdnb.explanations.localisation import localisation
 
 ATTRIBUTES = ("kind", "side", "zone")
+BATCH = 32
 MEASURED = ("pointing", "mass", "rank", "area")
 
 
@@ -40,31 +41,39 @@ def shares(model: Captioner, maps: Tensor, tokens: Tensor) -> Tensor:
     return (to_queries @ to_cells).unflatten(-1, model.grid)
 
 
+@torch.no_grad()
 def word_maps(
-    trained: Trained,
-    dataset: Dataset,
-    reports: Reports,
-    tokens: Tokens,
-    rows: Sequence[int],
-    attribute: str = "kind",
-) -> np.ndarray:
-    """Maps ``(n, S, S)`` of the attention with which a captioner predicts the word for an attribute
-    (:data:`ATTRIBUTES`) of each row's reference, which it is given up to that word. A report that
-    does not state the attribute has a map of zeros. Raises ``ValueError`` without a vocabulary."""
+    trained: Trained, dataset: Dataset, reports: Reports, tokens: Tokens, rows: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Maps ``(n, S, S)`` by attribute (:data:`ATTRIBUTES`) of the attention with which a captioner
+    predicts the word for it in each row's reference, which it is given up to that word.
+
+    A report that does not state the attribute has a map of zeros. Raises ``ValueError`` without a
+    vocabulary.
+    """
     if reports.vocabulary is None:
         raise ValueError("no vocabulary tells the words of these reports: -p vocabulary chest")
-    model, size = trained.model, dataset.pixels(trained.model.encoder.image_size)
-    coded, found = tokens.encode(reports.of(rows)), []
-    maps = Maps(model.encoder, size, frozen=False)
-    for number, row in enumerate(rows):
-        given = coded[number : number + 1].to(model.bridge.queries.device)
-        attention = shares(model, maps(torch.tensor([int(row)])), given)[0].cpu()
-        span = grammar.span(reports.texts[row], reports.vocabulary, attribute)
-        at = tokens.positions(reports.texts[row], span) if span else []
-        # the word at a position is predicted from the one before
-        at = [position - 1 for position in at if position < coded.shape[1]]
-        found.append(attention[at].mean(0) if at else torch.zeros(model.grid))
-    return enlarge(torch.stack(found), (model.encoder.image_size,) * 2).numpy()
+    model, pixels = trained.model, dataset.pixels(trained.model.encoder.image_size)
+    maps = Maps(model.encoder, pixels, frozen=False)
+    found: dict[str, list[Tensor]] = {name: [] for name in ATTRIBUTES}
+    for part in torch.from_numpy(np.asarray(rows)).split(BATCH):
+        texts = reports.of(part.tolist())
+        coded = tokens.encode(texts).to(model.bridge.queries.device)
+        attention = shares(model, maps(part), coded).cpu()
+        for name, own in found.items():
+            own += [
+                _at_word(each, text, tokens, grammar.span(text, reports.vocabulary, name))
+                for each, text in zip(attention, texts, strict=True)
+            ]
+    size = (model.encoder.image_size,) * 2
+    return {name: enlarge(torch.stack(own), size).numpy() for name, own in found.items()}
+
+
+def _at_word(attention: Tensor, text: str, tokens: Tokens, span: tuple[int, int] | None) -> Tensor:
+    """Mean attention ``(h, w)`` of ``(T, h, w)`` where the tokens of a span are predicted: each
+    from the position before it."""
+    at = [n - 1 for n in tokens.positions(text, span) if n < len(attention)] if span else []
+    return attention[at].mean(0) if at else torch.zeros(attention.shape[1:])
 
 
 def measured(maps: Mapping[str, np.ndarray], masks: np.ndarray | None) -> pd.DataFrame:

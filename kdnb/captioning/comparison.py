@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from kdnb.captioning import attention, grammar, scores, texts, training
-from kdnb.captioning.attention import ATTRIBUTES
 from kdnb.captioning.texts import Reports, Tokens
 from kdnb.captioning.training import Trained
 from kdnb.data import Dataset
@@ -92,8 +91,10 @@ def looked_at(
         return rows[:0], {}, None
     spans = [grammar.span(reports.texts[row], reports.vocabulary, "kind") for row in rows]
     kept = masks.any((1, 2)) & ~masks.all((1, 2)) & np.array([span is not None for span in spans])
-    given = trained, dataset, reports, tokens, rows[kept]
-    found = {word: attention.word_maps(*given, word) for word in ATTRIBUTES}
+    if not kept.any():
+        print("not measured: no image with a lesion mask has a report that states a finding")
+        return rows[:0], {}, None
+    found = attention.word_maps(trained, dataset, reports, tokens, rows[kept])
     return rows[kept], found, masks[kept]
 
 

@@ -3,6 +3,7 @@ Li et al. 2023, arXiv:2301.12597; R6, arXiv:2306.05642)."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -82,7 +83,9 @@ def decoder(size: Size, words: int) -> nn.Module:
     """A GPT-2 of ``transformers`` with random weights for ``words`` tokens. Input and output tokens
     have weights of their own, because a checkpoint holds no tensor twice."""
     from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()  # it warns of a mask that is given
     config = GPT2Config(
         vocab_size=words,
         n_positions=LONGEST + size.queries,
@@ -209,7 +212,9 @@ class Captioner(nn.Module):
             config = peft.LoraConfig(
                 r=RANK, lora_alpha=2 * RANK, target_modules=["c_attn"], fan_in_fan_out=True
             )
-            self.writer.inner = peft.get_peft_model(self.writer.inner, config)
+            with warnings.catch_warnings():  # it asks transformers for names that become others
+                warnings.simplefilter("ignore", FutureWarning)
+                self.writer.inner = peft.get_peft_model(self.writer.inner, config)
 
     @property
     def name(self) -> str:

@@ -35,7 +35,7 @@ from kdnb.training.schedule import Settings
 VERSION = 1  # part of every run's key: raise it when what is learnt changes
 RATE = 2e-3  # peak learning rate of text and bridge; ours
 SLOWER = 0.1  # share of it for weights that know their task: the encoder and the decoder
-ALPHA, TEMPERATURE = 0.5, 2.0  # of the distillation of captioners; ours
+ALPHA, TEMPERATURE = 0.5, 4.0  # for a study whose method has none; those of paper A's
 LARGEST = 2**30  # bytes of maps that are kept in memory
 
 
@@ -266,8 +266,8 @@ def caption(
     pairs on fixed views; a finished run is loaded.
 
     With a ``teacher``, a captioner with the same tokens, it also learns from the soft targets of
-    each token: ``alpha`` · cross-entropy + (1 − ``alpha``) · T² KL (Hinton et al. 2015, as
-    :func:`kdnb.distillation.soft_targets.soft_loss`).
+    each token: α · cross-entropy + (1 − α) · T² KL, with α and T of the study's method (Hinton et
+    al. 2015, as :func:`kdnb.distillation.soft_targets.soft_loss`).
     """
     settings = _settings(study, study.caption_epochs)
     key = _key(study, dataset, reports, tokens, settings) | {

@@ -11,6 +11,7 @@ from latex2mathml.converter import convert
 from test_prose import options, value
 
 from kdnb import cells, distillation, files
+from kdnb.captioning import CaptionParameters
 from kdnb.evaluation import predictions
 from kdnb.report import ledger, pages, results, site, systems
 from kdnb.report.claims import CLAIMS
@@ -152,6 +153,39 @@ def test_every_related_system_has_a_row_beside_the_claims_of_the_papers(home):
     page = ledger.page(ledger.measure(results.load()), results.load())
     rows = BeautifulSoup(page, "html.parser").select("tr[id^=system-]")
     assert [row["id"] for row in rows] == [f"system-{each.system.name}" for each in measured]
+
+
+def test_a_captioner_is_judged_by_the_facts_in_its_reports(home):
+    def ran(seed, measure="f1", **choices):
+        given = {"dataset": "brain_tumor", "seed": seed} | choices
+        gap = {"label": "small, taught − small", "difference": 0.08, "low": 0.05, "high": 0.11}
+        files.write_json(
+            home / "outputs" / measure / f"reports-x-s{seed}.json",
+            {
+                "results": {"measure": measure, "differences": [gap], "images": {"test": 90}},
+                "config": Study.of(CaptionParameters)(**given).config(),
+                "data": {
+                    "title": "Brain Tumor MRI",
+                    "caveat": "",
+                    "split": "group (copies together)",
+                    "checksum": "one",
+                    "classes": ["a", "b", "c", "d"],
+                },
+            },
+        )
+
+    ran(0, "rouge_l")  # words alone are no evidence
+    ran(7, "synthetic", dataset="phantom_cxr")
+    assert not found("captioner", "hard").measured
+    for seed in range(3):
+        ran(seed)
+    (row,) = found("captioner", "hard").rows
+    assert row.verdict == HOLDS and row.number == "+8.0 [+5.0, +11.0] points of F1"
+    assert row.evidence.seeds == (0, 1, 2) and row.evidence.estimate.n == 90
+    assert found("captioner", "hybrid") is None
+    card = {m.system.name: m for m in systems.measure(results.load())}["captioner"]
+    text = BeautifulSoup(site.method_card(card), "html.parser").get_text(" ", strip=True)
+    assert "+8.0" in text and "ImageCLEFmedical" in text and "kdnb.run 14" in text
 
 
 def test_commands_are_commands():

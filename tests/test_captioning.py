@@ -251,6 +251,8 @@ def test_phantoms_write_their_facts_the_same_each_time(home, monkeypatch):
     for text, facts, label in zip(found.texts, found.facts, mine.table["label"], strict=True):
         assert grammar.read(text, CHEST) == facts.stated(CHEST)
         assert facts.kind == CHEST.labels.get(label, "")
+    with pytest.raises(captioning.NoReports, match="words of the chest: leave vocabulary out"):
+        captioning.load(Study.of(captioning.CaptionParameters)(vocabulary="brain"), mine)
     again = captioning.written(mine, found.facts, CHEST, writer=1)
     assert sum(a != b for a, b in zip(again, found.texts, strict=True)) > len(again) / 2
 
@@ -298,12 +300,12 @@ def test_texts_of_a_file_and_of_the_archive(tmp_path):
     (tmp_path / "a.txt").write_text("Clear lungs.\n\nA  nodule.\n")
     assert texts.corpus(str(tmp_path / "a.txt")) == ("Clear lungs.", "A nodule.")
     (tmp_path / "1.xml").write_text(
-        "<r><AbstractText Label='FINDINGS'>Clear.</AbstractText>"
-        "<AbstractText Label='IMPRESSION'>Normal.</AbstractText></r>"
+        '<r><AbstractText Label="FINDINGS">Clear &amp; dry.</AbstractText>'
+        '<AbstractText Label="IMPRESSION">Normal.</AbstractText><AbstractText Label="X"/></r>'
     )
     with tarfile.open(tmp_path / "r.tgz", "w:gz") as archive:
         archive.add(tmp_path / "1.xml", "ecgen/1.xml")
-    assert texts.corpus(str(tmp_path / "r.tgz")) == ("Clear. Normal.",)
+    assert texts.corpus(str(tmp_path / "r.tgz")) == ("Clear & dry. Normal.",)
     for wrong in ("none.txt", "empty.txt"):
         (tmp_path / "empty.txt").write_text("\n")
         with pytest.raises(captioning.NoReports, match="corpus"):

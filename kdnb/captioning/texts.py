@@ -6,8 +6,8 @@ import re
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from kdnb.study import Study
 OF_PHANTOMS = {f"phantom_{name}": name for name in VOCABULARIES} | {"phantom_cxr": "chest"}
 PAD, START, END = 0, 1, 2
 WORDS, LONGEST = 2000, 96  # largest vocabulary of the tokeniser; tokens of the longest text
+PARTS = re.compile(r'<AbstractText Label="(\w+)"[^>/]*>([^<]*)<')  # of a report in XML
 FEWEST = 8  # different texts that a decoder can learn from
 
 
@@ -78,7 +79,10 @@ def load(study: Study, dataset: Dataset) -> Reports:
     :class:`~kdnb.captioning.settings.ExtraMissing`.
     """
     settings.require()
-    words = study.vocabulary or OF_PHANTOMS.get(dataset.spec.name)
+    own = OF_PHANTOMS.get(dataset.spec.name)
+    if own and study.vocabulary not in (None, own):
+        raise NoReports(f"{dataset.title} is written in words of the {own}: leave vocabulary out")
+    words = study.vocabulary or own
     vocabulary = VOCABULARIES.get(words)
     texts = dataset.table["report"].map(_plain)
     facts, source = (), "the table of labels"
@@ -147,9 +151,11 @@ def corpus(path: str) -> tuple[str, ...]:
     """Texts for the decoders alone, from a text file with one a line, or from the archive of chest
     X-ray reports of the National Library of Medicine (``NLMCXR_reports.tgz``: findings and
     impression). Raises :class:`NoReports` for a file that holds none."""
-    place = Path(path).expanduser()
-    if not place.is_file():
-        raise NoReports(f"corpus: there is no file {place.absolute()}")
+    named = Path(path).expanduser()
+    found = [base / named for base in (Path.cwd(), files.ROOT) if (base / named).is_file()]
+    if not found:
+        raise NoReports(f"corpus: there is no file {path} here or in the project")
+    place = found[0]
     if place.name.endswith((".tgz", ".tar.gz")):
         texts = _of_archive(place)
     else:
@@ -165,8 +171,8 @@ def _of_archive(path: Path) -> list[str]:
     with tarfile.open(path) as archive:
         for member in archive:
             if member.isfile() and member.name.endswith(".xml"):
-                root = ElementTree.parse(archive.extractfile(member)).getroot()
-                parts = {part.get("Label"): part.text or "" for part in root.iter("AbstractText")}
+                found = archive.extractfile(member).read().decode("utf-8", "replace")
+                parts = {label: unescape(text) for label, text in PARTS.findall(found)}
                 texts.append(f"{parts.get('FINDINGS', '')} {parts.get('IMPRESSION', '')}")
     return texts
 

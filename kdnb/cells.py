@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdnb import files, notebook, parameters
+from kdnb.captioning.settings import CaptionParameters
 from kdnb.classical.settings import FeatureParameters
 from kdnb.deployment.efficiency import RuntimeParameters
 from kdnb.deployment.search import SearchParameters
@@ -37,6 +38,7 @@ WINGS = (
     LabelParameters,
     FeatureParameters,
     SegmentationParameters,
+    CaptionParameters,
 )
 GROUPS = (*Study.parts, *WINGS)
 

@@ -26,6 +26,7 @@ CHANGED = {
     "11": {"label_shares": "0.5"},
     "12": {"features": "fft+wavelets"},
     "13": {"weighting": "equal"},
+    "14": {"tune": "probe+all"},
 }
 
 

@@ -11,6 +11,7 @@ from latex2mathml.converter import convert
 from test_prose import options, value
 
 from kdnb import cells, distillation, files, segmentation
+from kdnb.captioning import CaptionParameters
 from kdnb.evaluation import predictions
 from kdnb.report import ledger, pages, results, site, systems
 from kdnb.report.claims import CLAIMS
@@ -21,7 +22,16 @@ from kdnb.training import methods
 TAUGHT = {"hard": 0.6, "hybrid": 0.7, "dkd": 0.9, "crckd": 0.4, "limit_trained": 0.5}
 RELATED = ("dual_stream", "kd_oct", "efcm", "limit_trained", "ssd_kd", "crckd")
 MASKS = "limit_trained_masks"
-APART = ("pca_svc", "deep_handcrafted", "ensemble", "acid", "self_training", "aucm", MASKS)
+APART = (
+    "pca_svc",
+    "deep_handcrafted",
+    "ensemble",
+    "acid",
+    "self_training",
+    "aucm",
+    MASKS,
+    "captioner",
+)
 GENERIC = ("fitnet", "attention_transfer", "similarity_preserving", "rkd", "crd", "dkd", "dist")
 
 
@@ -203,10 +213,42 @@ def test_every_related_system_has_a_row_beside_the_claims_of_the_papers(home):
     assert [row["id"] for row in rows] == [f"system-{each.system.name}" for each in in_order]
 
 
+def test_a_captioner_is_judged_by_the_facts_in_its_reports(home):
+    def ran(seed, measure="f1", **choices):
+        given = {"dataset": "brain_tumor", "seed": seed} | choices
+        gap = {"label": "small, taught − small", "difference": 0.08, "low": 0.05, "high": 0.11}
+        files.write_json(
+            home / "outputs" / measure / f"reports-x-s{seed}.json",
+            {
+                "results": {"measure": measure, "differences": [gap], "images": {"test": 90}},
+                "config": Study.of(CaptionParameters)(**given).config(),
+                "data": {
+                    "title": "Brain Tumor MRI",
+                    "caveat": "",
+                    "split": "group (copies together)",
+                    "checksum": "one",
+                    "classes": ["a", "b", "c", "d"],
+                },
+            },
+        )
+
+    ran(0, "rouge_l")  # words alone are no evidence
+    ran(7, "synthetic", dataset="phantom_cxr")
+    assert not found("captioner", "small").measured
+    for seed in range(3):
+        ran(seed)
+    (row,) = found("captioner", "small").rows
+    assert row.verdict == HOLDS and row.number == "+8.0 [+5.0, +11.0] points of F1"
+    assert row.evidence.seeds == (0, 1, 2) and row.evidence.estimate.n == 90
+    card = {m.system.name: m for m in systems.measure(results.load())}["captioner"]
+    text = BeautifulSoup(site.method_card(card), "html.parser").get_text(" ", strip=True)
+    assert "+8.0" in text and "ImageCLEFmedical" in text and "kdnb.run 14" in text
+
+
 def test_commands_are_commands():
     for system in systems.systems():
         words = system.command.split()
-        assert words[:3] == ["python", "-m", "kdnb.run"] and words[3] in ("10", "11", "12", "13")
+        assert words[:3] == ["python", "-m", "kdnb.run"] and 10 <= int(words[3]) <= 14
         Study.of(*cells.WINGS).from_parameters(options(words))
     assert value("224") == 224
 

@@ -18,7 +18,7 @@ from kdnb.images.sorting import Tree
 from kdnb.images.source import Source
 from kdnb.images.tables import COLUMNS
 
-VERSION = 4  # part of the stored index's fingerprint: raise it when a column or a rule changes
+VERSION = 5  # part of the stored index's fingerprint: raise it when a column or a rule changes
 PROBLEMS = ["path", "problem", "detail"]
 MARK = "complete"  # of phantoms and MedMNIST sets that were laid out whole
 
@@ -30,7 +30,8 @@ class Index:
     ``table`` has one row an image, with the columns ``kdnb.images.tables.COLUMNS``. ``path``,
     ``mask`` (lesion) and ``organ_mask`` (lung or tissue) are relative to the dataset's root,
     ``patient`` is empty where unknown, ``width`` and ``height`` are in pixels, ``mode`` is
-    Pillow's; the image and its masks have a SHA-256 (empty without one). A path ending in ``#3`` is
+    Pillow's; ``report`` is what a table says of the image in words; the image and its masks have
+    a SHA-256 (empty without one). A path ending in ``#3`` is
     a frame of a film or a slice of a volume.
     ``problems`` has the columns path, problem, detail; ``classes`` are the readable names in label
     order; ``rule`` makes 8 bits of deeper images; ``found`` are pairs of what was inferred and a

@@ -23,8 +23,9 @@ BY_MASK = ("lesion", "no lesion")  # the classes of -p classes_from masks
 class Labelling:
     """What is known of the images before any is opened.
 
-    ``labels``, ``splits`` and ``patients`` are by path of a file or a frame, see :func:`entry`; a
-    label is empty where the mask decides. ``images`` are the labelled files in the tree's order.
+    ``labels``, ``splits``, ``patients`` and ``reports`` (texts) are by path of a file or a frame,
+    see :func:`entry`; a label is empty where the mask decides. ``images`` are the labelled files in
+    the tree's order.
     ``problems`` and ``notes`` are those of the whole tree so far.
     """
 
@@ -35,6 +36,7 @@ class Labelling:
     splits: dict[str, str] = field(default_factory=dict)
     masks: Masks = field(default_factory=dict)
     images: list[str] = field(default_factory=list)
+    reports: dict[str, str] = field(default_factory=dict)
 
 
 def entry(by_path: dict[str, str], path: str) -> str | None:
@@ -76,6 +78,7 @@ def label(tree: Tree, found: Sorted) -> Labelling:
         splits={place.path: place.split for place in places} | (stated.split or {}),
         masks=pairing.masks,
         images=[place.path for place in places if place.path in labelled],
+        reports=stated.report or {},
         problems=[
             *sorting.name_others(tree, found, tables),
             *own.problems,

@@ -27,6 +27,7 @@ USUAL = {
     "patient": "patient patient_id patientid subject subject_id lesion_id case_id participant_id",
     "mask": "mask lesion_mask mask_path",
     "organ_mask": "organ_mask lung_mask",
+    "report": "report reports caption captions",
 }
 LARGEST = 500_000_000  # bytes of a table
 FOUND = 0.5  # a table beside a tree is of these images when half of its rows name one
@@ -41,6 +42,7 @@ class Stated:
     split: dict[str, str] | None = None
     patient: dict[str, str] | None = None
     masks: dict[str, dict[str, str]] | None = None
+    report: dict[str, str] | None = None
     columns: dict[str, str] = field(default_factory=dict)
     rows: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -192,7 +194,7 @@ def state(
         column: {path: table[used[column]].iloc[row] for path, row in kept.items()}
         if column in used
         else None
-        for column in ("split", "patient", "mask", "organ_mask")
+        for column in ("split", "patient", "mask", "organ_mask", "report")
     }
     split, notes = _splits(stated["split"], used.get("split", ""), name)
     masks = None
@@ -200,7 +202,8 @@ def state(
         masks = {kind: _masks(stated[kind] or {}, others) for kind in ("mask", "organ_mask")}
     if hot is not None:
         used |= {"label": "one column a class: " + ", ".join(sorted(set(hot) - {""}))}
-    return Stated(label, split, stated["patient"], masks, used, len(table), problems, notes)
+    told = stated["patient"], masks, stated["report"]
+    return Stated(label, split, *told, used, len(table), problems, notes)
 
 
 def joined(parts: Sequence[Stated], name: str) -> Stated:

@@ -144,6 +144,7 @@ def _row(name: str, end: str, fact: dict, labelled: Labelling, facts: Facts) -> 
         "split": entry(labelled.splits, path) or "",
         "patient": entry(labelled.patients, path) or "",
         **drawn,
+        "report": entry(labelled.reports, path) or "",
         **{key: fact[key] for key in ("width", "height", "mode")},
         "sha256": _sha256(path, facts),
     }

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from kdnb.parameters import BadParameter, Parameters, parameter
 
-COLUMNS = ("path", "label", "split", "patient", "mask", "organ_mask")  # of a table of labels
+# of a table of labels
+COLUMNS = ("path", "label", "split", "patient", "mask", "organ_mask", "report")
 CLASSES_FROM = ("folders", "masks")
 NO_PATTERN = "none"  # as patient_pattern: file names tell no patients, and none are proposed
 INTENSITIES = ("image", "set", "file")

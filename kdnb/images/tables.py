@@ -22,6 +22,7 @@ COLUMNS = [
     "patient",
     "mask",
     "organ_mask",
+    "report",
     "width",
     "height",
     "mode",

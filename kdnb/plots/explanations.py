@@ -27,12 +27,14 @@ def maps_over_images(
     masks: np.ndarray | None = None,
     signed: Sequence[str] = (),
     title: str = "",
+    scale: str = "evidence for the class (scaled per map)",
 ) -> Figure:
     """Explanation maps over images: one image per row, one network and method per column.
 
     ``images`` are ``(N, H, W)`` or ``(N, H, W, 3)`` uint8; ``panels`` column header → maps
     ``(N, H, W)``; ``rows`` a label for each image; ``titles`` column header → a line above each of
-    its maps; ``masks`` ``(N, H, W)`` outline a lesion; columns in ``signed`` hold negative values.
+    its maps; ``masks`` ``(N, H, W)`` outline a lesion; columns in ``signed`` hold negative values;
+    ``scale`` says what the colours of a map are.
     """
     figure, axes = start(len(images), len(panels) + 1, (1.45, 1.6))
     for number, line in enumerate(axes):
@@ -47,7 +49,7 @@ def maps_over_images(
                 axis.contour(masks[number], levels=[0.5], colors=[LESION], linewidths=1)
             _bare(axis)
     _headers(axes[0], ["image", *panels])
-    _color_bar(figure, axes, UNSIGNED, "evidence for the class (scaled per map)")
+    _color_bar(figure, axes, UNSIGNED, scale)
     if signed:
         _color_bar(figure, axes, SIGNED, "signed evidence (red: for, blue: against)")
     return done(figure, title)

@@ -431,6 +431,35 @@ def _mask_runs(found: Sequence[Result]) -> list[list[Result]]:
     return [[by_seed[seed] for seed in sorted(by_seed)] for by_seed in groups.values()]
 
 
+def report_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:
+    """F1 of the facts in the reports of the claim's subject, a captioner, minus that of the same
+    captioner without a teacher, in every setting of notebook 14 in which facts can be read."""
+    settings: dict[str, dict[int, Result]] = {}
+    for result in results.real(found, "reports"):
+        if result.stored["results"]["measure"] == "f1":
+            key = [{**result.config, "seed": None}, result.images, result.split]
+            settings.setdefault(files.digest(key), {})[result.config["seed"]] = result
+    for by_seed in settings.values():
+        runs, gaps = [by_seed[seed] for seed in sorted(by_seed)], []
+        for run in runs:
+            rows = {row["label"]: row for row in run.stored["results"]["differences"]}
+            row, n = rows[f"{claim.subject} − small"], run.stored["results"]["images"]["test"]
+            gaps.append(Estimate(row["difference"], row["low"], row["high"], n, 1))
+        config = runs[0].config
+        yield Evidence(
+            results.combine(gaps),
+            dataset=runs[0].title,
+            split=runs[0].split,
+            profile=config["profile"],
+            seeds=tuple(run.config["seed"] for run in runs),
+            files=tuple(run.file for run in runs),
+            teacher=config["teacher"],
+            student=config["student"],
+            setting=f"{config['image_size']} px, {config['caption_epochs']} epochs on pairs",
+            caveat=runs[0].caveat,
+        )
+
+
 @dataclass(frozen=True)
 class Kind:
     """How a kind of claim is measured, and how its numbers are printed: ``form`` formats ``scale``
@@ -458,4 +487,5 @@ KINDS = {
     "labels": Kind(neighbour_gains, "points", "{:+.1f}", 100),
     "areas": Kind(area_gains, "points", "{:+.1f}", 100),
     "masks": Kind(mask_gains, "points of Dice", "{:+.1f}", 100),
+    "reports": Kind(report_gains, "points of F1", "{:+.1f}", 100),
 }

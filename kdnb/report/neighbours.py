@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from kdnb import files
+from kdnb.captioning import Captioner
 from kdnb.classical.handcrafted import FAMILIES
 from kdnb.report.results import Result, setting
 from kdnb.segmentation import LimitTrainedMasks
@@ -100,6 +101,7 @@ SYSTEMS = {
     "ensemble": Ensemble,
     "acid": Acid,
     LimitTrainedMasks.name: LimitTrainedMasks,
+    "captioner": Captioner,
 }
 
 
@@ -176,6 +178,13 @@ COMPARISONS = {
             "It segments better than without a teacher",
             *("masks", LimitTrainedMasks.name, "hard", "no teacher"),
             quantity="Dice",
+        ),
+    ),
+    "captioner": (
+        Wanted(
+            "A small captioner writes truer reports with a large one as its teacher",
+            *("reports", "small, taught", "small", "the small captioner without a teacher"),
+            quantity="F1 of facts",
         ),
     ),
     "aucm": (

@@ -36,9 +36,9 @@ WORDS = REFERENCES | {
     wanted.against: wanted.words for own in COMPARISONS.values() for wanted in own
 }
 OTHERS = (
-    "Systems that choose labels, images, losses or features, or that answer with masks. Each is "
-    "compared with the named control on the same test images; differences are in balanced accuracy "
-    "where no other measure is named."
+    "Systems that choose labels, images, losses or features, or that answer with masks or reports. "
+    "Each is compared with the named control on the same test images; differences are in balanced "
+    "accuracy where no other measure is named."
 )
 # networks that teach: each with the size, the student and the method of its system
 TEACHERS = {"dual_stream": (DualStream, "-p student tiny_vit_5m_224 -p image_size 224", "hybrid")}

@@ -189,7 +189,7 @@ class Rule:
 
 
 PAPERS = ("accuracy", "fidelity", "gain", "optimum", "maps", "layers")  # of papers A and B
-NEIGHBOURS = ("features", "labels", "areas")  # of related systems that are no way of teaching
+NEIGHBOURS = ("features", "labels", "areas", "masks", "reports")  # of related systems
 TRAINED = (*PAPERS, "method", *NEIGHBOURS)
 RULES = (  # applied in this order
     Rule(

@@ -4,6 +4,7 @@ run with its record."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pandas as pd
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdnb import device, files
 from kdnb.distillation.base import Lesson
@@ -40,7 +41,7 @@ class Run:
 @dataclass
 class State:
     """Where an unfinished run stands after its last whole epoch; ``best`` is (score, −loss) on
-    validation, where the score is one of ``SCORES``."""
+    validation, where the score is one of ``SCORES``, or 0 where none is measured."""
 
     epoch: int = 0
     history: list[dict] = field(default_factory=list)
@@ -74,7 +75,7 @@ def in_words(score: str) -> str:
 
 
 def _score(row: dict) -> tuple[float, float]:
-    return row[score_of(row)], -row["val_loss"]
+    return next((row[name] for name in SCORES if name in row), 0.0), -row["val_loss"]
 
 
 def load(folder: Path) -> Run:
@@ -95,19 +96,36 @@ def keep(
     improved: bool,
     scaler: torch.amp.GradScaler | None = None,
 ) -> None:
+    """Write an epoch of a lesson down, see :func:`keep_parts`."""
+    keep_parts(folder, _parts(lesson), optimizer, state, improved, scaler)
+
+
+def _parts(lesson: Lesson) -> dict[str, nn.Module]:
+    return {"model": lesson.student.network, "method": lesson.method}
+
+
+def keep_parts(
+    folder: Path,
+    parts: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    state: State,
+    improved: bool,
+    scaler: torch.amp.GradScaler | None = None,
+) -> None:
     """Write an epoch down: best weights first, then all that resuming needs in one file, so that a
     kill loses one epoch.
 
+    ``parts`` are modules by name; the weights of ``model`` are those that a finished run has.
     ``scaler`` is that of gradients in fp16, None elsewhere. The schedule, the order of images and
     every random number follow from (seed, epoch): the epoch's number is their state.
     """
-    weights = _on_cpu(lesson.student.network.state_dict())
+    weights = {part: _on_cpu(module.state_dict()) for part, module in parts.items()}
     if improved:
         with files.atomic(folder / "best.safetensors") as temporary:
-            save_file(weights, temporary)
-    tensors = {f"model.{name}": value for name, value in weights.items()}
-    method = _on_cpu(lesson.method.state_dict())
-    tensors |= {f"method.{name}": value for name, value in method.items()}
+            save_file(weights["model"], temporary)
+    tensors = {
+        f"{part}.{name}": value for part, own in weights.items() for name, value in own.items()
+    }
     for number, moments in optimizer.state_dict()["state"].items():
         moments = _on_cpu(moments)
         tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
@@ -138,8 +156,20 @@ def restore(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None = None,
 ) -> State:
-    """Bring student, method, optimiser and scaler to where an interrupted run stood, and return
-    that state.
+    """Bring student, method, optimiser and scaler to where an interrupted run stood, see
+    :func:`restore_parts`."""
+    return restore_parts(folder, _parts(lesson), optimizer, lesson.student.name, scaler)
+
+
+def restore_parts(
+    folder: Path,
+    parts: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    name: str,
+    scaler: torch.amp.GradScaler | None = None,
+) -> State:
+    """Bring the modules of :func:`keep_parts`, optimiser and scaler to where an interrupted run
+    stood, and return that state; ``name`` is printed.
 
     A fresh state where there is nothing to resume.
     """
@@ -147,14 +177,13 @@ def restore(
     if not path.exists():
         return State()
     tensors = load_file(path)
-    lesson.student.network.load_state_dict(_below(tensors, "model."), strict=True)
-    lesson.method.load_state_dict(_below(tensors, "method."), strict=True)
+    for part, module in parts.items():
+        module.load_state_dict(_below(tensors, f"{part}."), strict=True)
     _restore_moments(_below(tensors, "optimizer."), optimizer)
     with safe_open(path, "pt") as file:
         progress = json.loads(file.metadata()["progress"])
     if scaler and "scaler" in progress:
         scaler.load_state_dict(progress["scaler"])
-    name = lesson.student.name
     print(f"{name}: resumes after epoch {progress['epoch']} of an interrupted run")
     best = tuple(progress["best"]) if progress["best"] else None
     return State(progress["epoch"], progress["history"], best, progress["stale"])

@@ -1,0 +1,48 @@
+"""Reports from images: findings in words and their reader, captioners of an encoder, a query
+transformer and a small decoder, and their measures."""
+
+from kdnb.captioning import grammar, scores
+from kdnb.captioning.attention import measured, word_maps
+from kdnb.captioning.comparison import controls, costs, examples, looked_at, words, write_all
+from kdnb.captioning.grammar import VOCABULARIES, Facts, Vocabulary
+from kdnb.captioning.networks import SIZES, Captioner
+from kdnb.captioning.scores import another_image, differences, evaluate
+from kdnb.captioning.settings import TUNES, CaptionParameters, ExtraMissing, named
+from kdnb.captioning.texts import NoReports, Reports, Tokens, load, table, written
+from kdnb.captioning.training import Trained, blind, caption, pretrain, write
+
+__all__ = [
+    "CaptionParameters",
+    "Captioner",
+    "ExtraMissing",
+    "Facts",
+    "NoReports",
+    "Reports",
+    "SIZES",
+    "TUNES",
+    "Tokens",
+    "Trained",
+    "VOCABULARIES",
+    "Vocabulary",
+    "another_image",
+    "blind",
+    "caption",
+    "controls",
+    "costs",
+    "differences",
+    "evaluate",
+    "examples",
+    "grammar",
+    "load",
+    "looked_at",
+    "measured",
+    "named",
+    "pretrain",
+    "scores",
+    "table",
+    "word_maps",
+    "words",
+    "write",
+    "write_all",
+    "written",
+]

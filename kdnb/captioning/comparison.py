@@ -1,0 +1,105 @@
+"""What notebook 14 compares: captioners, reports that ignore the image, and their cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from kdnb.captioning import attention, grammar, scores, texts, training
+from kdnb.captioning.texts import Reports, Tokens
+from kdnb.captioning.training import Trained
+from kdnb.data import Dataset
+
+ALONE, CHANCE, REWORDED = "decoder alone", "report of another image", "same facts, other words"
+
+
+def write_all(
+    captioners: Mapping[str, Trained], dataset: Dataset, tokens: Tokens, rows: Sequence[int]
+) -> tuple[dict[str, list[str]], dict[str, float]]:
+    """Every captioner's reports for ``rows``, and the milliseconds that one took."""
+    found = {name: training.write(each, dataset, tokens, rows) for name, each in captioners.items()}
+    return {n: each for n, (each, _) in found.items()}, {n: ms for n, (_, ms) in found.items()}
+
+
+def controls(
+    reports: Reports, dataset: Dataset, writer: Trained, tokens: Tokens, rows: Sequence[int]
+) -> dict[str, list[str]]:
+    """Reports that no image was looked at for, for each of ``rows``: that of the decoder alone, the
+    same for every image, and those of other images (chance). For phantoms also the true facts in
+    another wording: no writer who does not know the wording can be expected to score higher in
+    words."""
+    references = reports.of(rows)
+    found = {
+        ALONE: [training.blind(writer, tokens)] * len(references),
+        CHANCE: scores.another_image(references),
+    }
+    if not reports.facts:
+        return found
+    again = texts.written(dataset, reports.facts, reports.vocabulary, writer=1)
+    return found | {REWORDED: [again[row] for row in rows]}
+
+
+def costs(captioners: Mapping[str, Trained], milliseconds: Mapping[str, float]) -> pd.DataFrame:
+    """One row a captioner: its parameters and those that are trained, the seconds of its training
+    (the encoding of the images included), its loss on validation in nats a token, and milliseconds
+    a report."""
+    rows = {}
+    for name, each in captioners.items():
+        record = each.record
+        rows[name] = {
+            "parameters": record["parameters"],
+            "trained": record["trained_parameters"],
+            "seconds": round(record["training_seconds"] + record["encoding_seconds"], 1),
+            "epochs": record["epochs_run"],
+            "validation loss": round(record["best_val_loss"], 3),
+            "ms a report": round(milliseconds[name], 1),
+        }
+    return pd.DataFrame(rows).T.astype({"parameters": int, "trained": int, "epochs": int})
+
+
+def examples(
+    written: Mapping[str, Sequence[str]], reports: Reports, dataset: Dataset, rows: Sequence[int]
+) -> pd.DataFrame:
+    """One image of each class: its reference, each writer's report, and how many of its facts are
+    true where they can be read."""
+    lines = []
+    for label in dataset.classes:
+        for place in np.flatnonzero(dataset.table["label"].iloc[rows] == label)[:1]:
+            reference = reports.texts[rows[place]]
+            lines.append({"class": label, "writer": "reference", "report": reference, "true": ""})
+            for name, own in written.items():
+                line = {"class": label, "writer": name, "report": own[place], "true": ""}
+                if reports.vocabulary is not None:
+                    found = scores.facts_of(own[place], reference, reports.vocabulary)
+                    line["true"] = f"{found['true']} of {found['stated']}"
+                lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def looked_at(
+    trained: Trained, dataset: Dataset, reports: Reports, tokens: Tokens, rows: Sequence[int]
+) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray | None]:
+    """The rows with a lesion mask, maps ``(n, S, S)`` of the attention at the words of each
+    attribute, and the masks ``(n, S, S)``; none and a line that says why where there are no masks
+    or no vocabulary."""
+    size, rows = trained.model.encoder.image_size, np.asarray(rows)
+    masks = dataset.masks(size, "mask", rows)
+    if masks is None or reports.vocabulary is None:
+        print(f"not measured: no {'lesion mask' if masks is None else 'vocabulary'}")
+        return rows[:0], {}, None
+    spans = [grammar.span(reports.texts[row], reports.vocabulary, "kind") for row in rows]
+    kept = masks.any((1, 2)) & ~masks.all((1, 2)) & np.array([span is not None for span in spans])
+    if not kept.any():
+        print("not measured: no image with a lesion mask has a report that states a finding")
+        return rows[:0], {}, None
+    found = attention.word_maps(trained, dataset, reports, tokens, rows[kept])
+    return rows[kept], found, masks[kept]
+
+
+def words(reports: Reports, rows: Sequence[int], attribute: str) -> list[str]:
+    """The words with which the reports of ``rows`` state an attribute."""
+    spans = [grammar.span(text, reports.vocabulary, attribute) for text in reports.of(rows)]
+    pairs = zip(reports.of(rows), spans, strict=True)
+    return [text[slice(*span)] if span else "" for text, span in pairs]

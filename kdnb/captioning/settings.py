@@ -1,0 +1,85 @@
+"""Parameters of notebook 14: which parts are trained, and for how long."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from kdnb import files
+from kdnb.captioning.grammar import VOCABULARIES
+from kdnb.parameters import BadParameter, Parameters, parameter
+
+# what of a captioner is trained; the query transformer always is
+TUNES = {
+    "probe": "the query transformer alone",
+    "last": "and the last block of the decoder",
+    "lora": "and low-rank updates of the decoder's attention",
+    "all": "encoder, query transformer and decoder",
+}
+# packages of the extra by the name they are imported under
+PACKAGES = ("transformers", "tokenizers", "peft", "sacrebleu", "rouge_score", "pycocoevalcap")
+
+
+class ExtraMissing(files.UserError, ImportError):
+    """A package that captioning needs is not installed; the message has the line that does."""
+
+
+def require(*names: str) -> None:
+    """Raise :class:`ExtraMissing` where a package is missing, all of :data:`PACKAGES` by
+    default."""
+    missing = []
+    for name in names or PACKAGES:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            missing.append(name)
+    if missing:
+        raise ExtraMissing(
+            f"reports need {', '.join(missing)}: pip install 'kdnb[reports]' (or make setup)"
+        )
+
+
+def named(tune: str) -> tuple[str, ...]:
+    """The names that ``a+b`` joins, each a key of :data:`TUNES`. Raises ``UnknownName`` and
+    :class:`~kdnb.parameters.BadParameter`."""
+    names = [name.strip() for name in tune.split("+") if name.strip()]
+    for name in names:
+        files.lookup(name, TUNES, "tune")
+    if not names:
+        raise BadParameter(f"tune must name one or more of {', '.join(TUNES)}")
+    return tuple(dict.fromkeys(names))
+
+
+def _vocabulary(name: str) -> None:
+    files.lookup(name, VOCABULARIES, "vocabulary")
+
+
+@dataclass(frozen=True)
+class CaptionParameters(Parameters):
+    """Settings of notebook 14."""
+
+    tune: str = parameter(
+        "probe+last+lora+all", "what is trained, a+b of probe, last, lora, all", valid=named
+    )
+    text_epochs: int | None = parameter(
+        None,
+        "epochs of the decoders on text alone",
+        low=1,
+        high=10_000,
+        profiles={"smoke": 1, "quick": 15, "paper": 40},
+    )
+    caption_epochs: int | None = parameter(
+        None,
+        "epochs of the captioners on pairs",
+        low=1,
+        high=10_000,
+        profiles={"smoke": 1, "quick": 15, "paper": 40},
+    )
+    vocabulary: str | None = parameter(
+        None,
+        "words that facts are read by: chest, brain …; None: the phantom's own, else none",
+        valid=_vocabulary,
+    )
+    corpus: str | None = parameter(
+        None, "more texts for the decoders: a text file (a report a line) or NLMCXR_reports.tgz"
+    )

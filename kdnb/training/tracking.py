@@ -37,9 +37,10 @@ def run(
     if tracker is None:
         yield lambda row: None
         return
-    logs = files.cache_dir() / "tracking" / folder.parent.name / folder.name
+    root = files.cache_dir() / "tracking"
+    logs = root / folder.parent.name / folder.name
     logs.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{logs.parent}/mlflow.db")
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(root / 'mlflow.db').as_posix()}")
     launch = processes.accelerator(tracker=tracker, logs=logs)
     named = {"wandb": {"name": folder.name, "dir": str(logs)}, "mlflow": {"run_name": folder.name}}
     launch.init_trackers(PROJECT, flat(key), {k: v for k, v in named.items() if k == tracker})

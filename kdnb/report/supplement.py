@@ -7,6 +7,7 @@ brings: no browser, no installed font, no network.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,9 @@ def write(folder: Path) -> Path:
     Raises :class:`NotPrinted` where WeasyPrint or an executed notebook is missing.
     """
     document = _weasyprint().HTML(string=html(folder))
-    with files.atomic(folder / NAME) as temporary:
+    with warnings.catch_warnings(), files.atomic(folder / NAME) as temporary:
+        # it warns of a machine without fonts, and this document brings its own
+        warnings.filterwarnings("ignore", "No fonts configured")
         document.write_pdf(temporary, optimize_images=True, pdf_variant="pdf/ua-1")
     return folder / NAME
 

@@ -9,7 +9,7 @@ READY   := .venv/.ready
 # what it has compiled, each of them would compile torch and the other libraries again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup reproduce test test-slow bench gpu audit study site lock format clean
+.PHONY: help setup reproduce test test-slow bench gpu audit study site supplement release lock format clean
 help:
 	@echo "make reproduce   run all notebooks on the synthetic chest dataset and render them (about 20 min on 2 cores)"
 	@echo "                 another dataset: make reproduce ARGS='-p dataset brain_tumor'"
@@ -17,6 +17,8 @@ help:
 	@echo "make test-slow   tests of minutes each: the workflow killed and resumed, the whole site, all exercises"
 	@echo "make study       the experiments of both papers as a Snakemake workflow (SET=cpu, evidence, methods, paper or smoke)"
 	@echo "make site        claims, README results and the static site from outputs/, without a network"
+	@echo "make supplement  the executed notebooks of a dataset as one PDF (DATASET=brain_tumor)"
+	@echo "make release     its trained student as a folder to hand over (DATASET=brain_tumor)"
 	@echo "make bench       measure speed; writes outputs/benchmarks/"
 	@echo "make gpu         measure speed on one GPU (8 minutes; ARGS=--toy tries it without); see benchmarks/gpu.md"
 	@echo "make audit       known vulnerabilities of the locked packages, risky code in kdnb"
@@ -73,6 +75,13 @@ site: $(READY)
 	$(BIN)/python -m kdnb.run 00 09
 	$(BIN)/python -m kdnb.report site
 
+DATASET ?= phantom_cxr
+supplement: $(READY)
+	$(BIN)/python -m kdnb.report supplement $(DATASET)
+
+release: $(READY)
+	$(BIN)/python -m kdnb.release $(DATASET) $(ARGS)
+
 # Known vulnerabilities of the locked packages (asks a public service and needs a network), and risky code in kdnb.
 audit: $(READY)
 	$(BIN)/bandit --quiet --recursive kdnb --severity-level medium
@@ -82,12 +91,13 @@ lock: $(READY)
 	VIRTUAL_ENV=.venv $(BIN)/uv pip compile --quiet --universal --generate-hashes --all-extras --no-header \
 	    pyproject.toml -o requirements.lock
 
-# Parameters cells come from the declarations. The one output that each notebook keeps is its checked
+# Parameters cells and files on citing come from the declarations. The one output that each notebook keeps is its checked
 # cell (tag keep_output). JUPYTER_KEYS is what JupyterLab and papermill add to the metadata.
 JUPYTER_KEYS := metadata.papermill cell.metadata.papermill $(addprefix metadata.language_info., \
     codemirror_mode file_extension mimetype nbconvert_exporter pygments_lexer version)
 format: $(READY)
 	$(BIN)/python -m kdnb.cells
+	$(BIN)/python -m kdnb.report citation
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/nbstripout --keep-count --keep-id --extra-keys '$(JUPYTER_KEYS)' notebooks/*.ipynb

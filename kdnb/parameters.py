@@ -6,6 +6,7 @@ value of a ``-p`` is checked by one rule and described by one sentence wherever 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import json
@@ -120,6 +121,15 @@ def converted(field: dataclasses.Field, value: object) -> object:
     choices = field.metadata["choices"]
     allowed = f"one of {', '.join(choices)}" if choices else annotation
     raise BadParameter(f"{field.name} must be {allowed}, got {value!r}{hint}")
+
+
+def literal(text: str) -> object:
+    """The value of a parameter that a command line gives as text: a Python literal, else the text,
+    as papermill reads it."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _as(kind: str, value: object) -> object | None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import logging
 import os
 import sys
@@ -19,7 +18,7 @@ import papermill
 from ipykernel.kernelspec import write_kernel_spec
 from papermill.exceptions import PapermillExecutionError
 
-from kdnb import cells, errors, files
+from kdnb import cells, errors, files, parameters
 from kdnb.report import pages, rendering
 from kdnb.study import Study
 
@@ -58,8 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     1."""
     options = _options(arguments)
     try:
-        parameters = {name: _literal(value) for name, value in options.parameters}
-        study = Study.of(*cells.WINGS).from_parameters(parameters)
+        given = {name: parameters.literal(value) for name, value in options.parameters}
+        study = Study.of(*cells.WINGS).from_parameters(given)
         paths = notebooks(options.notebook)
     except ValueError as error:
         print(f"error: {error}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
@@ -76,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
                 flush=True,
             )
             begun = time.monotonic()
-            if not _done(path, study, parameters, kernel):
+            if not _done(path, study, given, kernel):
                 return 1
             timings.note(path, time.monotonic() - begun)
     print(
@@ -108,7 +107,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _done(path: Path, study: Study, parameters: dict[str, object], kernel: str) -> bool:
+def _done(path: Path, study: Study, given: dict[str, object], kernel: str) -> bool:
     """Execute and render one notebook with the parameters it takes; say why where it fails."""
     executed = files.cache_dir() / "executed" / study.outputs().name / path.name
     executed.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +120,7 @@ def _done(path: Path, study: Study, parameters: dict[str, object], kernel: str) 
         papermill.execute_notebook(
             path,
             executed,
-            {name: value for name, value in parameters.items() if name in taken},
+            {name: value for name, value in given.items() if name in taken},
             cwd=path.parent,
             kernel_name=kernel,
             progress_bar=False,
@@ -171,13 +170,6 @@ class _Timings:
         key = f"{self.prefix} {path.stem}"
         self.known[key] = round(max(seconds, self.known.get(key, 0)), 1)
         files.write_json(self.path, self.known)
-
-
-def _literal(text: str) -> object:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def _clock(seconds: float) -> str:

@@ -44,6 +44,11 @@ def _recipe(role: str) -> Callable[[str], object]:
     return lambda name: getattr(importlib.import_module("kdnb.training.recipes"), role)(name)
 
 
+def _tracker(name: str) -> object:
+    """Look up a tracker, by name as recipes are. Raises :class:`BadParameter`."""
+    return importlib.import_module("kdnb.training.tracking").installed(name)
+
+
 @dataclass(frozen=True)
 class Data(Source):
     """Where the images come from, how their files are read, and how they are split."""
@@ -119,6 +124,12 @@ class Training(Parameters):
         "ImageNet weights: teacher, student, both",
         choices=PRETRAINED,
         profiles={"smoke": "none", "quick": "none", "paper": "both"},
+    )
+    track: str | None = parameter(
+        None,
+        "follow what is trained in tensorboard, wandb or mlflow; None: history.csv alone",
+        choices=("tensorboard", "wandb", "mlflow"),
+        valid=_tracker,
     )
 
 

@@ -3,5 +3,6 @@
 from kdnb.deployment import search
 from kdnb.deployment.efficiency import measure, static
 from kdnb.deployment.onnx_export import export
+from kdnb.deployment.release import load
 
-__all__ = ["export", "measure", "search", "static"]
+__all__ = ["export", "load", "measure", "search", "static"]

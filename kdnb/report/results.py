@@ -19,7 +19,7 @@ from kdnb.study import Study
 
 # Choices that leave the training of teacher and student as it is: where the images lie (their
 # checksum and split stand beside them), the seed, and what wings do with trained networks.
-_NOT_TRAINING = {"data_root", "download", "split", "seed"} | {
+_NOT_TRAINING = {"data_root", "download", "split", "seed", "track"} | {
     name for wing in WINGS for name in parameters.declared(wing)
 }
 MASKS = "segmentation"  # the kind of files whose classes are those of a pixel
@@ -133,21 +133,21 @@ def load(folder: Path | None = None) -> list[Result]:
         if path.exists()
     }
     for path in sorted(folder.rglob("*.json"), key=lambda path: (len(path.parts), path)):
-        stored = files.read_json(path)
-        if not is_run(stored):
+        result = read(path, folder)
+        if result is None or result.config.get("profile") == "smoke":
             continue
-        stored["config"]["pretrained"] = _pretrained(stored["config"])
-        if (
-            not {"dataset", "seed"} <= stored["config"].keys()
-            or stored["config"].get("profile") == "smoke"
-        ):
-            continue
-        kind = path.stem.split("-")[0]
-        same = files.digest(
-            [kind, stored["config"], stored["data"]["checksum"], stored.get("training", 1)]
-        )
-        found.setdefault(same, Result(kind, _shown(path, folder), stored))
+        same = [result.kind, result.config, result.stored["data"]["checksum"], result.training]
+        found.setdefault(files.digest(same), result)
     return list(found.values())
+
+
+def read(path: Path, folder: Path) -> Result | None:
+    """The result of a notebook in a file below ``folder``; None for any other file."""
+    stored = files.read_json(path)
+    if not is_run(stored) or not {"dataset", "seed"} <= stored["config"].keys():
+        return None
+    stored["config"]["pretrained"] = _pretrained(stored["config"])
+    return Result(path.stem.split("-")[0], _shown(path, folder), stored)
 
 
 def is_run(stored: object) -> bool:

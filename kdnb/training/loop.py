@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ from kdnb.models import zoo
 from kdnb.models.predict import predict
 from kdnb.models.zoo import Classifier
 from kdnb.study import Study
-from kdnb.training import batch_norm, checkpoints, processes, recipes, schedule
+from kdnb.training import batch_norm, checkpoints, processes, recipes, schedule, tracking
 from kdnb.training import teachers as teaching
 from kdnb.training.checkpoints import Run
 from kdnb.training.curation import Curation, Curator, SuperBatches
@@ -156,7 +156,9 @@ def fit(
             models, known = ([run.model for run in runs] for runs in (teachers, reference))
             curator = (curation, known) if curation else None
             kind = training or Training
-            kind(lesson, dataset, settings, models, folder, recipe, curator).run(key)
+            under_way = kind(lesson, dataset, settings, models, folder, recipe, curator)
+            with tracking.run(study.track, folder, key) as note:
+                under_way.run(key, note)
     return checkpoints.load(folder)
 
 
@@ -334,8 +336,9 @@ class Training:
         method.build(answer, [each.ask(images) for each in self.teachers], course)
         method.to(self.device, memory_format=torch.channels_last)
 
-    def run(self, key: dict) -> None:
-        """Train epoch by epoch, from where an interrupted run stood, and write the finished run."""
+    def run(self, key: dict, note: Callable[[dict], None]) -> None:
+        """Train epoch by epoch, from where an interrupted run stood, and write the finished run;
+        ``note`` is given each epoch's row of the history."""
         settings, method = self.settings, self.lesson.method
         state = checkpoints.restore(self.folder, self.lesson, self.optimizer, self.launch.scaler)
         resumed, started = state.epoch or None, time.monotonic()
@@ -346,6 +349,7 @@ class Training:
             ):
                 epoch = state.epoch
                 row = self._epoch(epoch, bar)
+                note(row)
                 last = epoch + 1 == settings.epochs  # one epoch at least must be kept
                 improved = state.add(row, last or method.selectable(epoch))
                 if self.launch.is_main_process:

@@ -15,13 +15,21 @@ from kdnb import device, files
 from kdnb.distillation.base import Seen
 
 
-def accelerator(elastic: bool = False) -> Accelerator:
+def accelerator(
+    elastic: bool = False, tracker: str | None = None, logs: Path | None = None
+) -> Accelerator:
     """Device, precision and processes of this launch.
 
     ``elastic`` for a supernet: a step leaves out the weights that its four subnets do not have.
+    ``tracker`` and the folder of its ``logs`` for one that logs (:mod:`kdnb.training.tracking`).
     """
     unused = DistributedDataParallelKwargs(find_unused_parameters=elastic)
-    return Accelerator(mixed_precision=device.precision(), kwargs_handlers=[unused])
+    return Accelerator(
+        mixed_precision=device.precision(),
+        kwargs_handlers=[unused],
+        log_with=tracker,
+        project_dir=logs,
+    )
 
 
 @contextmanager

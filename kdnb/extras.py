@@ -38,7 +38,7 @@ EXTRAS = {
     "ranking": Extra("ranks of methods over datasets", ("scikit_posthocs",)),
     "reports": Extra(
         "reports written by language models",
-        ("transformers", "peft", "sacrebleu", "rouge_score", "pycocoevalcap"),
+        ("transformers", "tokenizers", "peft", "sacrebleu", "rouge_score", "pycocoevalcap"),
     ),
     "search": Extra("the search for a student", ("pymoo",)),
     "segmentation": Extra("networks that segment", ("segmentation_models_pytorch",)),

@@ -16,7 +16,6 @@ from PIL import Image
 
 from kdnb import captioning, files, training
 from kdnb.captioning import attention, grammar, networks, scores, texts
-from kdnb.captioning import settings as declared
 from kdnb.captioning.grammar import COUNTS, SIZES, VOCABULARIES, Facts
 from kdnb.images import phantoms
 from kdnb.images.catalogue import DATASETS
@@ -288,12 +287,6 @@ def test_parameters_are_refused_by_name(home):
         of(home, tune="+")
     with pytest.raises(BadParameter, match="caption_epochs must"):
         of(home, caption_epochs=0)
-
-
-def test_a_missing_extra_is_one_sentence_with_the_line_that_installs_it(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "peft", None)
-    with pytest.raises(captioning.ExtraMissing, match=r"^reports need peft: pip install 'kdnb\[r"):
-        declared.require()
 
 
 def test_texts_of_a_file_and_of_the_archive(tmp_path):

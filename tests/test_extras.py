@@ -125,7 +125,9 @@ def test_a_late_module_is_the_module_once_it_is_used_and_a_sentence_where_it_is_
 def test_a_notebook_asks_for_its_extras_before_anything_else(monkeypatch):
     """The wings declare what they need; the first cell stops before networks are trained."""
     needed = {name for group in cells.WINGS for name in group.extras}
-    assert needed == {"detector", "export", "features", "ranking", "search"}
+    assert needed == {
+        *("detector", "export", "features", "ranking", "reports", "search", "segmentation")
+    }
     assert parameters.Parameters.extras == ()
     monkeypatch.setattr(extras, "_found", lambda module: module != "pymoo")
     (search,) = (group for group in cells.WINGS if "search" in group.extras)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -261,25 +262,24 @@ def test_a_failing_notebook_stops_the_series(home, capsys):
     assert "[2/2]" not in printed.out
 
 
-@pytest.fixture
-def lab(home):
-    """A JupyterLab server as ``jupyter lab`` starts it, on a free port."""
+@contextmanager
+def served(home, folder, *options):
+    """The address and token of a JupyterLab server over ``folder``, as ``jupyter lab`` starts it,
+    on a free port."""
     runtime = home / "runtime"
-    environment = os.environ | {"JUPYTER_RUNTIME_DIR": str(runtime), "KDNB_PROFILE": "smoke"}
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        "--no-browser",
-        "--allow-root",
-        "--ServerApp.port=0",
-    ]
+    environment = os.environ | {
+        "JUPYTER_RUNTIME_DIR": str(runtime),
+        "KDNB_PROFILE": "smoke",
+        "PYTHONPATH": str(files.ROOT),
+    }
+    fixed = ("--no-browser", "--allow-root", "--ServerApp.port=0")
+    command = [sys.executable, "-m", "jupyterlab", *fixed, *options]
     log = (home / "lab.log").open("w")
     server = subprocess.Popen(
-        command, cwd=files.ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+        command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
     )
     try:
-        for _ in range(240):
+        for _ in range(480):
             found = list(runtime.glob("jpserver-*.json"))
             if found and found[0].stat().st_size:
                 break
@@ -291,6 +291,12 @@ def lab(home):
         server.terminate()
         server.wait(30)
         log.close()
+
+
+@pytest.fixture
+def lab(home):
+    with served(home, files.ROOT) as address:
+        yield address
 
 
 def test_jupyterlab_executes_start_here_through_its_api(lab):

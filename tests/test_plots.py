@@ -394,6 +394,13 @@ def runtimes() -> Figure:
     return plots.runtimes(table, "Inference at 96 px")
 
 
+def softened_targets() -> Figure:
+    teacher, softened = np.array([0.15, 0.8, 0.05]), np.array([0.3, 0.45, 0.25])
+    title = f"{TEACHER}: targets of one training image"
+    image = photographs(1)[0]
+    return plots.softened_targets(image, 0, teacher, softened, CLASSES, (0.35, 12.5), title)
+
+
 FIGURES: dict[str, Callable[..., Figure]] = {name: globals()[name] for name in plots.__all__}
 
 

@@ -8,6 +8,7 @@ import torch
 from conftest import study
 from sklearn.metrics import roc_auc_score
 
+from kdnb import extras
 from kdnb.distillation import Batch, Course, Seen, create
 from kdnb.distillation.aucm import auc_margin_loss
 from kdnb.evaluation import roc
@@ -233,7 +234,7 @@ def test_views_are_drawn_by_the_generator_and_stand_one_after_the_other():
 def test_a_missing_library_is_answered_with_the_way_to_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning", None)
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning.losses", None)
-    with pytest.raises(contrast.ContrastMissing, match=r"pip install 'kdnb\[auc\]'"):
+    with pytest.raises(extras.MissingExtra, match=r"pip install 'kdnb\[auc\]'"):
         contrast.criterion(0.5)
 
 

@@ -20,7 +20,6 @@ from kdnb.distillation.base import Course, Seen
 from kdnb.distillation.limit_trained import feature_divergence
 from kdnb.images.pixels import Augment
 from kdnb.models import capabilities, unet, zoo
-from kdnb.models.unet import SegmentationMissing
 from kdnb.parameters import BadParameter
 from kdnb.segmentation import training as masks_training
 from kdnb.study import Study
@@ -264,12 +263,6 @@ def test_choices_of_classifiers_are_named_and_wrong_encoders_refused(discs, caps
         assert study.teacher == "unet_resnet10t" and study.shards == 2
     with pytest.raises(files.UnknownName, match="Did you mean 'resnet10t'"):
         wanted(discs, encoder="resnet10")
-
-
-def test_a_missing_package_is_one_sentence_with_the_line_that_installs_it(discs, monkeypatch):
-    monkeypatch.setattr(unet, "find_spec", lambda name: None)
-    with pytest.raises(SegmentationMissing, match=r"pip install 'kdnb\[segmentation\]'"):
-        wanted(discs)
 
 
 def test_a_u_net_is_no_classifier(home):

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import chromium
 import pytest
 from bs4 import BeautifulSoup
 from test_claims import distillation
@@ -309,6 +310,62 @@ def test_the_whole_site_builds_from_committed_files(tmp_path):
     test_no_link_image_or_anchor_is_broken_and_nothing_comes_from_the_net(whole)
     test_every_figure_says_what_it_shows_in_all(whole)
     assert faults(whole, tmp_path) == []
+
+
+AXE = """axe.run(document, {resultTypes: ["violations"]}).then((found) => found.violations
+  .filter((v) => ["serious", "critical"].includes(v.impact))
+  .map((v) => `${v.id}: ${v.help} (${v.nodes.length}), ${v.nodes[0].html.slice(0, 200)}`))"""
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory) -> str:
+    """The script of axe-core, from npm's index."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("no npm here: apt-get install npm")
+    folder = tmp_path_factory.mktemp("axe")
+    command = [npm, "install", "--no-audit", "--no-fund", "--prefix", folder, "axe-core@4"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder)
+    if done.returncode:
+        pytest.skip(f"npm's index was not reached: {done.stderr[-200:]}")
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
+
+def barriers(page: chromium.Page, address: str, axe: str) -> list[str]:
+    """What axe-core calls serious or critical on a page, in light and dark mode."""
+    found = []
+    for dark in (False, True):
+        page.look(dark=dark)
+        page.open(address)
+        page.run(f"{axe};1")
+        found += [f"{address}, {'dark' if dark else 'light'}: {each}" for each in page.run(AXE)]
+    return found
+
+
+@pytest.mark.slow
+def test_axe_finds_no_serious_barrier(built, axe):
+    """Every page of the site that the other tests check too, in both colour schemes."""
+    with chromium.page() as page:
+        found = [each for path in soups(built) for each in barriers(page, path.as_uri(), axe)]
+    assert found == []
+
+
+@pytest.mark.slow
+def test_axe_finds_a_barrier(axe, tmp_path):
+    html = '<html lang="en"><title>t</title><body><img src="x.png"><p style="color:#ccc">pale'
+    with chromium.page() as page:
+        found = barriers(page, files.write_text(tmp_path / "bad.html", html).as_uri(), axe)
+    assert {each.split(": ")[1] for each in found} >= {"image-alt", "color-contrast"}
+
+
+def test_the_search_works_from_a_file(built):
+    """Typed into the address of the search page; no server answers."""
+    with chromium.page() as page:
+        page.open(f"{(built / 'search.html').as_uri()}?q=curve")
+        links = page.wait(
+            "[...document.querySelectorAll('#search-results li a')].map(a => a.href)+''"
+        )
+    assert "01_data_prep.html" in links
 
 
 def test_every_figure_says_what_it_shows_in_all(built):

@@ -7,14 +7,13 @@ from kdnb.captioning.comparison import controls, costs, examples, looked_at, wor
 from kdnb.captioning.grammar import VOCABULARIES, Facts, Vocabulary
 from kdnb.captioning.networks import SIZES, Captioner
 from kdnb.captioning.scores import another_image, differences, evaluate
-from kdnb.captioning.settings import TUNES, CaptionParameters, ExtraMissing, named
+from kdnb.captioning.settings import TUNES, CaptionParameters, named
 from kdnb.captioning.texts import NoReports, Reports, Tokens, load, table, written
 from kdnb.captioning.training import Trained, blind, caption, pretrain, write
 
 __all__ = [
     "CaptionParameters",
     "Captioner",
-    "ExtraMissing",
     "Facts",
     "NoReports",
     "Reports",

@@ -11,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdnb import device, files
+from kdnb import device, extras, files
 from kdnb.captioning.settings import TUNES
 from kdnb.captioning.texts import END, LONGEST, PAD, START
 from kdnb.models.zoo import Classifier
+
+peft = extras.late("peft")
+transformers = extras.late("transformers")
 
 DROPOUT = 0.1
 RANK = 8  # of the low-rank updates (Hu et al. 2022, arXiv:2106.09685)
@@ -82,11 +85,8 @@ class QueryTransformer(nn.Module):
 def decoder(size: Size, words: int) -> nn.Module:
     """A GPT-2 of ``transformers`` with random weights for ``words`` tokens. Input and output tokens
     have weights of their own, because a checkpoint holds no tensor twice."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # it warns of a mask that is given
-    config = GPT2Config(
+    transformers.logging.set_verbosity_error()  # it warns of a mask that is given
+    config = transformers.GPT2Config(
         vocab_size=words,
         n_positions=LONGEST + size.queries,
         n_embd=size.width,
@@ -101,7 +101,7 @@ def decoder(size: Size, words: int) -> nn.Module:
         tie_word_embeddings=False,
         attn_implementation="eager",  # the only one that gives its attention
     )
-    return GPT2LMHeadModel(config)
+    return transformers.GPT2LMHeadModel(config)
 
 
 class Writer(nn.Module):
@@ -208,8 +208,6 @@ class Captioner(nn.Module):
             for part in (self.writer.inner.transformer.h[-1], self.writer.inner.transformer.ln_f):
                 part.requires_grad_(True)
         if self.tune == "lora":
-            import peft
-
             config = peft.LoraConfig(
                 r=RANK, lora_alpha=2 * RANK, target_modules=["c_attn"], fan_in_fan_out=True
             )

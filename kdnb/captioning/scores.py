@@ -10,10 +10,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from kdnb import checks
+from kdnb import checks, extras
 from kdnb.captioning import grammar, texts
 from kdnb.captioning.grammar import POSSIBLE, PRESENT, Vocabulary
 from kdnb.evaluation import statistics
+
+cider_scorer = extras.late("pycocoevalcap.cider.cider")
+rouge_scorer = extras.late("rouge_score.rouge_scorer")
+bleu_metrics = extras.late("sacrebleu.metrics")
 
 TITLES = {
     "bleu4": "BLEU-4",
@@ -90,9 +94,9 @@ class Scores:
 def ngrams(text: str, reference: str) -> list[int]:
     """Matches of n-grams of length 1 to 4, their numbers, and both lengths: ten numbers, which add
     up over texts (Papineni et al. 2002, counted by ``sacrebleu``)."""
-    from sacrebleu.metrics import BLEU
-
-    score = BLEU(tokenize="none", effective_order=True).sentence_score(text, [reference])
+    score = bleu_metrics.BLEU(tokenize="none", effective_order=True).sentence_score(
+        text, [reference]
+    )
     return [*score.counts, *score.totals, score.sys_len, score.ref_len]
 
 
@@ -110,9 +114,7 @@ def bleu(sums: np.ndarray) -> np.ndarray:
 def rouge_l(written: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """ROUGE-L ``(N,)``, the F1 of the longest common subsequence (Lin 2004), by
     ``rouge_score``."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(["rougeL"])
+    scorer = rouge_scorer.RougeScorer(["rougeL"])
     pairs = zip(references, written, strict=True)
     return np.array([scorer.score(known, text)["rougeL"].fmeasure for known, text in pairs])
 
@@ -121,11 +123,9 @@ def cider(written: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """CIDEr-D ``(N,)``, from 0 to 10: cosine of n-grams weighted by their rarity among the
     references (Vedantam et al. 2015, arXiv:1411.5726), by ``pycocoevalcap``. It needs several
     different references; a set of one gives 0."""
-    from pycocoevalcap.cider.cider import Cider
-
     known, own = ({n: [text] for n, text in enumerate(each)} for each in (references, written))
     with contextlib.redirect_stdout(io.StringIO()):
-        _, scores = Cider().compute_score(known, own)
+        _, scores = cider_scorer.Cider().compute_score(known, own)
     return np.asarray(scores, dtype=float)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
+from typing import ClassVar
 
 from kdnb import files
 from kdnb.captioning.grammar import VOCABULARIES
@@ -16,27 +16,6 @@ TUNES = {
     "lora": "and low-rank updates of the decoder's attention",
     "all": "encoder, query transformer and decoder",
 }
-# packages of the extra by the name they are imported under
-PACKAGES = ("transformers", "tokenizers", "peft", "sacrebleu", "rouge_score", "pycocoevalcap")
-
-
-class ExtraMissing(files.UserError, ImportError):
-    """A package that captioning needs is not installed; the message has the line that does."""
-
-
-def require(*names: str) -> None:
-    """Raise :class:`ExtraMissing` where a package is missing, all of :data:`PACKAGES` by
-    default."""
-    missing = []
-    for name in names or PACKAGES:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            missing.append(name)
-    if missing:
-        raise ExtraMissing(
-            f"reports need {', '.join(missing)}: pip install 'kdnb[reports]' (or make setup)"
-        )
 
 
 def named(tune: str) -> tuple[str, ...]:
@@ -57,6 +36,8 @@ def _vocabulary(name: str) -> None:
 @dataclass(frozen=True)
 class CaptionParameters(Parameters):
     """Settings of notebook 14."""
+
+    extras: ClassVar[tuple[str, ...]] = ("reports",)
 
     tune: str = parameter(
         "probe+last+lora+all", "what is trained, a+b of probe, last, lora, all", valid=named

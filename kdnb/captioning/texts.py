@@ -14,12 +14,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kdnb import files
-from kdnb.captioning import grammar, settings
+from kdnb import extras, files
+from kdnb.captioning import grammar
 from kdnb.captioning.grammar import VOCABULARIES, Facts, Vocabulary
 from kdnb.data import Dataset
 from kdnb.images import phantoms
 from kdnb.study import Study
+
+tokenizers = extras.late("tokenizers")
 
 # phantoms and their words; the masks of a set of one's own say nothing of kinds
 OF_PHANTOMS = {f"phantom_{name}": name for name in VOCABULARIES} | {"phantom_cxr": "chest"}
@@ -75,10 +77,8 @@ def load(study: Study, dataset: Dataset) -> Reports:
     texts that are written from their masks.
 
     Prints how many images have none. Raises :class:`NoReports` where no image has one, where a part
-    of the split lacks them, or where the training texts are nearly all the same, and
-    :class:`~kdnb.captioning.settings.ExtraMissing`.
+    of the split lacks them, or where the training texts are nearly all the same.
     """
-    settings.require()
     own = OF_PHANTOMS.get(dataset.spec.name)
     if own and study.vocabulary not in (None, own):
         raise NoReports(f"{dataset.title} is written in words of the {own}: leave vocabulary out")
@@ -185,18 +185,15 @@ class Tokens:
     arXiv:1508.07909). The same texts give the same tokens."""
 
     def __init__(self, texts: Sequence[str]):
-        import tokenizers
-        from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
-
-        self.inner = tokenizers.Tokenizer(models.BPE())
-        self.inner.normalizer = normalizers.Lowercase()
-        self.inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-        self.inner.decoder = decoders.ByteLevel()
+        self.inner = tokenizers.Tokenizer(tokenizers.models.BPE())
+        self.inner.normalizer = tokenizers.normalizers.Lowercase()
+        self.inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)
+        self.inner.decoder = tokenizers.decoders.ByteLevel()
         special = ["<pad>", "<start>", "<end>"]
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
         self.inner.train_from_iterator(
             sorted(set(texts)),
-            trainers.BpeTrainer(
+            tokenizers.trainers.BpeTrainer(
                 vocab_size=WORDS,
                 special_tokens=special,
                 initial_alphabet=sorted(alphabet),

@@ -10,6 +10,7 @@ from kdnb.explanations.activations import map_size
 from kdnb.explanations.agreement import similarity_to_teacher
 from kdnb.explanations.auditing import Audit, audit, execution_times
 from kdnb.explanations.base import Explanation
+from kdnb.explanations.browsing import browse
 from kdnb.explanations.inputs import read_image
 from kdnb.explanations.maps import rank_correlation
 from kdnb.explanations.measures import LOCALISATION, MEASURES
@@ -26,6 +27,7 @@ __all__ = [
     "MapParameters",
     "SampleParameters",
     "audit",
+    "browse",
     "cases",
     "execution_times",
     "explain",

@@ -6,22 +6,17 @@ segmentation-models-pytorch.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from torch import Tensor, nn
 
-from kdnb import files
+from kdnb import extras
+
+smp = extras.late("segmentation_models_pytorch")
 
 # channels of the decoder's five blocks, the deepest first; the longer prefix is tried first
 DECODERS = {"unet_small_": (32, 24, 16, 12, 8), "unet_": (128, 64, 32, 24, 16)}
 # what the last blocks answer, the one before the classifier first
 LAYERS = tuple(f"decoder.blocks.{number}" for number in (4, 3, 2))
 ENCODER = "encoder.model"  # where the network of timm lies
-
-
-class SegmentationMissing(files.UserError, ImportError):
-    """The package that builds U-Nets is not installed; the message has the line that installs
-    it."""
 
 
 def parts(name: str) -> tuple[str, tuple[int, ...]] | None:
@@ -33,21 +28,9 @@ def parts(name: str) -> tuple[str, tuple[int, ...]] | None:
     return None
 
 
-def require() -> None:
-    """Raise :class:`SegmentationMissing` where the package is not installed."""
-    if find_spec("segmentation_models_pytorch") is None:
-        raise SegmentationMissing(
-            "U-Nets come from segmentation-models-pytorch, which is not installed: "
-            "pip install 'kdnb[segmentation]', or make setup, which installs all extras"
-        )
-
-
 def build(encoder: str, channels: tuple[int, ...], num_classes: int) -> nn.Module:
     """A U-Net with random weights: images ``(N, 3, S, S)`` to logits ``(N, num_classes, S, S)``.
-    Raises :class:`SegmentationMissing`."""
-    require()
-    import segmentation_models_pytorch as smp  # an extra, and slow to import
-
+    Raises ``MissingExtra``."""
     return smp.Unet(
         f"tu-{encoder}", encoder_weights=None, classes=num_classes, decoder_channels=channels
     )

@@ -16,7 +16,7 @@ from kdnb.plots.measures import (
     randomisation,
     removal_curves,
 )
-from kdnb.plots.methods import critical_difference, transfers
+from kdnb.plots.methods import critical_difference, softened_targets, transfers
 from kdnb.plots.results import (
     accuracy_by_share,
     accuracy_by_split,
@@ -65,5 +65,6 @@ __all__ = [
     "runtimes",
     "samples",
     "shap_values",
+    "softened_targets",
     "transfers",
 ]

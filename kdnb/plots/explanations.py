@@ -28,15 +28,17 @@ def maps_over_images(
     signed: Sequence[str] = (),
     title: str = "",
     scale: str = "evidence for the class (scaled per map)",
+    size: tuple[float, float] = (1.45, 1.6),
 ) -> Figure:
     """Explanation maps over images: one image per row, one network and method per column.
 
     ``images`` are ``(N, H, W)`` or ``(N, H, W, 3)`` uint8; ``panels`` column header → maps
     ``(N, H, W)``; ``rows`` a label for each image; ``titles`` column header → a line above each of
     its maps; ``masks`` ``(N, H, W)`` outline a lesion; columns in ``signed`` hold negative values;
-    ``scale`` says what the colours of a map are.
+    ``scale`` says what the colours of a map are;
+    ``size`` width × height of a map in inches.
     """
-    figure, axes = start(len(images), len(panels) + 1, (1.45, 1.6))
+    figure, axes = start(len(images), len(panels) + 1, size)
     for number, line in enumerate(axes):
         line[0].imshow(images[number], cmap="gray", vmin=0, vmax=255)
         line[0].set_ylabel(rows[number], fontsize="xx-small", rotation=0, ha="right", va="center")

@@ -1,13 +1,17 @@
-"""Figures of methods: what each transfers, and how they rank."""
+"""Figures of methods: what each transfers, what its targets are, and how they rank."""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
 from kdnb import extras
-from kdnb.plots.style import PALETTE, done, label_rows, start
+from kdnb.plots.style import PALETTE, ROLES, done, label_rows, legend_right, offsets, start
 
 scikit_posthocs = extras.late("scikit_posthocs")
 
@@ -35,6 +39,47 @@ def transfers(table: pd.DataFrame, title: str = "") -> Figure:
     label_rows(axis, table.index)
     axis.tick_params(length=0)
     sns.despine(figure, left=True, bottom=True)
+    return done(figure, title)
+
+
+def softened_targets(
+    image: np.ndarray,
+    label: int,
+    teacher: np.ndarray,
+    softened: np.ndarray,
+    classes: Sequence[str],
+    weights: tuple[float, float],
+    title: str = "",
+) -> Figure:
+    """One image beside the targets that a student gets for it, a group of bars for each class.
+
+    ``image`` ``(H, W)`` or ``(H, W, 3)`` uint8 of class ``label``; the teacher's probabilities
+    ``(K,)`` at temperature 1 and at T (``softened``); ``weights`` are α and T. The last bars are
+    α · label + (1 − α) · softened teacher.
+    """
+    alpha, temperature = weights
+    one_hot = np.eye(len(classes))[label]
+    bars = {
+        "label": (one_hot, "0.6"),
+        "teacher": (teacher, ROLES["teacher"].color),
+        f"teacher at T = {temperature:g}": (softened, PALETTE[9]),
+        f"{alpha:g} · label + {1 - alpha:.3g} · softened": (
+            alpha * one_hot + (1 - alpha) * softened,
+            ROLES["distilled"].color,
+        ),
+    }
+    height = max(2.4, 0.62 * len(classes) + 0.8)
+    figure, ((left, right),) = start(1, 2, (3.6, height), gridspec_kw={"width_ratios": (1, 1.6)})
+    left.imshow(image, cmap="gray", vmin=0, vmax=255)
+    left.set(xticks=[], yticks=[])
+    left.set_xlabel(textwrap.fill(classes[label], 24), fontsize="small")
+    rows = np.arange(len(classes))
+    for (words, (values, color)), offset in zip(bars.items(), offsets(4, 0.2), strict=True):
+        right.barh(rows + offset, values, 0.19, color=color, label=words)
+    label_rows(right, [textwrap.fill(name, 24) for name in classes])
+    right.set(xlim=(0, 1), xlabel="probability")
+    legend_right(right)
+    sns.despine(figure)
     return done(figure, title)
 
 

@@ -79,7 +79,14 @@ def build(target: Path | None = None, outputs: Path | None = None) -> Path:
         raise RuntimeError(
             f"Sphinx warned about the pages in {files.shown(source)}; its warnings are above"
         )
+    for page in target.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(_TOGGLE.sub(r'\1 aria-label="Pages of \2">', text), encoding="utf-8")
     return target
+
+
+# the theme's buttons that unfold a list of pages have an icon and no name
+_TOGGLE = re.compile(r'(">([^<>"]+)</a><details[^<>]*><summary)>')
 
 
 def write(source: Path, outputs: Path) -> None:
@@ -234,6 +241,7 @@ def convert(html: str, name: str, static: Path) -> str:
         tag.decompose()
     for image in body.find_all("img"):
         _extract(image, "../" * name.count("/"), static)
+    _reachable(body)
     parts, level, raw = [], 0, ""
     for element in _flat(body):
         heading = re.fullmatch(r"h([1-6])", element.name or "")
@@ -244,6 +252,27 @@ def convert(html: str, name: str, static: Path) -> str:
         else:
             raw += str(element)
     return "\n\n".join(filter(None, [*parts, _raw(raw)])) + "\n"
+
+
+def _reachable(body: Tag) -> None:
+    """Make what may scroll sideways reachable by keyboard: code, equations, and tables, each in a
+    region with a name."""
+    for wide in body.select("pre, math[display=block]"):
+        wide["tabindex"] = "0"
+    tables = [t for t in body.find_all("table") if "ledger" not in t.get("class", [])]
+    for number, table in enumerate(tables, 1):
+        if "wide" in table.parent.get("class", []):
+            continue
+        region = {
+            "class": "wide",
+            "tabindex": "0",
+            "role": "region",
+            "aria-label": f"Table {number}",
+        }
+        table.wrap(BeautifulSoup("", "html.parser").new_tag("div", attrs=region))
+        for cell in table.select("thead th"):
+            if not cell.get_text(strip=True):
+                cell.name = "td"  # the corner of a table of pandas is the header of nothing
 
 
 def _flat(body: Tag) -> Iterable[PageElement]:

@@ -10,9 +10,12 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from kdnb import extras
 from kdnb.distillation.base import Course, Method, Seen, projected
 from kdnb.distillation.limit_trained import feature_divergence
 from kdnb.parameters import parameter
+
+smp = extras.late("segmentation_models_pytorch")
 
 TARGET = 1  # the class of a pixel that counts; 0 is the background
 
@@ -45,8 +48,6 @@ class Masks(Method):
 
     @cached_property
     def _terms(self) -> dict[str, nn.Module]:
-        import segmentation_models_pytorch as smp  # an extra, and slow to import
-
         return {
             "dice_loss": smp.losses.DiceLoss("multiclass", classes=[TARGET]),
             "lovasz_loss": smp.losses.LovaszLoss("multiclass"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import sys
 from dataclasses import dataclass
+from typing import ClassVar
 
 import timm
 
 from kdnb import files, parameters
-from kdnb.models import unet
 from kdnb.parameters import Parameters, parameter
 from kdnb.study import Study
 
@@ -31,6 +31,8 @@ def encoder_name(name: str) -> str:
 @dataclass(frozen=True)
 class SegmentationParameters(Parameters):
     """Settings of notebook 13."""
+
+    extras: ClassVar[tuple[str, ...]] = ("segmentation",)
 
     target: str = parameter("lesion", "which masks are learnt: lesion or organ", choices=TARGETS)
     encoder: str = parameter(
@@ -56,10 +58,8 @@ def networks(study: Study) -> Study:
     """The study whose teacher and student are U-Nets on its two encoders, and whose teachers learn
     from three parts of the patients unless it states another number.
 
-    Choices that only classifiers have are named, as without effect. Raises
-    :class:`kdnb.models.unet.SegmentationMissing` where the extra is not installed.
+    Choices that only classifiers have are named, as without effect.
     """
-    unet.require()
     known = parameters.declared(Study)
     for name, way in INSTEAD.items():
         if getattr(study, name) != parameters.default(known[name]):

@@ -11,6 +11,7 @@ from kdnb.training.loop import (
 )
 from kdnb.training.methods import MethodParameters, measured_teachers, train_methods, truth
 from kdnb.training.rare import train_rare
+from kdnb.training.softening import explore_targets
 from kdnb.training.split_audit import SplitAuditParameters
 from kdnb.training.trio import Comparison, Trio, by_name, trio
 
@@ -23,6 +24,7 @@ __all__ = [
     "VERSION",
     "by_name",
     "distil",
+    "explore_targets",
     "fit",
     "measured_teachers",
     "train_baseline",

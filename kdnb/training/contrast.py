@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from kdnb import files
+from kdnb import extras
 from kdnb.data import Dataset
 from kdnb.distillation.base import Batch, Course, Method, Seen
 from kdnb.images.augmentation import RandAugment
@@ -19,21 +19,13 @@ from kdnb.training import loop
 from kdnb.training.checkpoints import Run
 from kdnb.training.recipes import TrainingRecipe
 
-
-class ContrastMissing(files.UserError, ImportError):
-    """The library of contrastive losses is not installed; the message says how to get it."""
+losses = extras.late("pytorch_metric_learning.losses")
 
 
 def criterion(temperature: float) -> Callable[[Tensor, Tensor], Tensor]:
     """NT-Xent of pytorch-metric-learning, which takes embeddings ``(N, D)`` and numbers ``(N,)``
-    of images: equal numbers are views of one. Raises :class:`ContrastMissing`."""
-    try:
-        from pytorch_metric_learning.losses import NTXentLoss  # an optional extra
-    except ImportError:
-        raise ContrastMissing(
-            "a start without labels needs pytorch-metric-learning: pip install 'kdnb[auc]'"
-        ) from None
-    return NTXentLoss(temperature)
+    of images: equal numbers are views of one. Raises ``MissingExtra``."""
+    return losses.NTXentLoss(temperature)
 
 
 class SimCLR(Method):
@@ -92,7 +84,7 @@ class SimCLR(Method):
 
 def start(study: Study, dataset: Dataset, name: str) -> Run:
     """Network ``name`` after as many epochs of contrast, on the training images without their
-    labels, as students of the study have. Raises :class:`ContrastMissing`."""
+    labels, as students of the study have. Raises ``MissingExtra``."""
     criterion(1.0)  # before any training
     recipe = TrainingRecipe(patience=0, class_weights=False)
     return loop.fit(study, dataset, name, SimCLR(), study.student_epochs, recipe=recipe)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
-from kdnb import distillation
+from kdnb import distillation, extras
 from kdnb.data import Dataset
 from kdnb.evaluation import roc
 from kdnb.models.predict import predict
@@ -108,7 +108,7 @@ def train_rare(study: Study, dataset: Dataset) -> Iterator[dict]:
         for name, loss in sorted(LOSSES.items(), key=lambda pair: pair[0] != REFERENCE):
             try:
                 run = loss.fit(small, part)
-            except contrast.ContrastMissing as error:
+            except extras.MissingExtra as error:
                 print(f"{name} is left out: {error}")
                 continue
             pixels = part.pixels(study.image_size, "test")

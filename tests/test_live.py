@@ -1,0 +1,54 @@
+"""Controls in a running JupyterLab, moved in a real browser."""
+
+import shutil
+
+import chromium
+import nbformat
+import pytest
+from test_notebooks import served
+
+from kdnb import files
+
+APP = "window.jupyterapp"
+PICTURE = "[...document.querySelectorAll('.jupyter-widgets img')].map((i) => i.src).at(-1)"
+
+
+def opened(page, address, name):
+    """Open a notebook in JupyterLab and run all its cells; returns when the kernel is idle."""
+    url, token = address
+    page.look(1400, 1000)
+    page.open(f"{url}/lab/tree/{name}?token={token}&reset")
+    page.wait(f"{APP} && {APP}.shell.currentWidget?.context?.isReady")
+    page.wait(f"{APP}.shell.currentWidget.sessionContext.session?.kernel?.status == 'idle'")
+    page.run(f"void {APP}.commands.execute('notebook:run-all-cells')")
+
+
+def shorten(name, last, folder):
+    """A copy of a notebook up to the cell with some text."""
+    notebook = nbformat.read(files.ROOT / "notebooks" / name, as_version=4)
+    (end,) = [n for n, cell in enumerate(notebook.cells) if last in cell.source]
+    notebook.cells = notebook.cells[: end + 1]
+    folder.mkdir()
+    nbformat.write(notebook, folder / name)
+    return end
+
+
+@pytest.mark.slow
+def test_a_slider_moves_the_figure(home, tmp_path):
+    """03 on phantoms: the key → on the slider of the temperature changes the picture below it."""
+    pytest.importorskip("ipywidgets", reason="no ipywidgets here: pip install -e .[widgets]")
+    end = shorten("03_distill.ipynb", "explore_targets", home / "work")
+    options = ("--LabApp.expose_app_in_browser=True",)
+    with chromium.page() as page, served(home, home / "work", *options) as address:
+        opened(page, address, "03_distill.ipynb")
+        content = f"{APP}.shell.currentWidget.content"
+        page.wait(f"{content}.widgets[{end}].model.outputs.length", 500)
+        page.run(f"void {content}.scrollToItem({end})")
+        before = page.wait(PICTURE)
+        page.run("[...document.querySelectorAll('.noUi-handle')].at(-1).focus()")
+        page.key("ArrowRight", 39)
+        after = page.wait(f"{PICTURE} != {before!r} && {PICTURE}")
+        assert before.startswith("data:image/png;base64,") and after.startswith("data:image/png")
+        page.wait("document.body.innerText.includes('4.50')", 20)
+        page.shot(tmp_path / "slider.png")
+    shutil.rmtree(home / "work")

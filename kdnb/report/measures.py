@@ -403,10 +403,11 @@ def mask_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:
         names = [*tests[0]["dice"]]
         other = names[-2] if claim.against == "one_teacher" else names[-3]
         ours, others = ([np.array(t["dice"][name]) for t in tests] for name in (names[-1], other))
-        gap = crossed.difference(np.stack(ours, 1) - np.stack(others, 1), tests[0]["groups"])
+        groups = np.array(tests[0]["groups"])
+        gap = crossed.difference(np.stack(ours, 1) - np.stack(others, 1), groups)
         kept = f", {config['per_group']} images of a patient" if config["per_group"] else ""
         yield Evidence(
-            Estimate(gap.value, gap.low, gap.high, len(tests[0]["groups"]), gap.runs),
+            Estimate(gap.value, gap.low, gap.high, len(groups), gap.runs),
             dataset=runs[0].title,
             split=runs[0].split,
             profile=config["profile"],

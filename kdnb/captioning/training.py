@@ -55,8 +55,8 @@ class Trained:
 
 
 class Course:
-    """One training under way: ``loss`` gives the loss of a batch of rows, ``kept`` holds the modules
-    that a checkpoint has. Weights that know their task learn at a share of the rate."""
+    """One training under way: ``loss`` gives the loss of a batch of rows, ``kept`` are the modules
+    in its checkpoints. Weights that know their task learn at a share of the rate."""
 
     def __init__(
         self,

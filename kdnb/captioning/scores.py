@@ -1,4 +1,4 @@
-"""How good are reports? Words shared with the reference (BLEU-4, ROUGE-L, CIDEr), and truth: the
+"""Quality of reports: words shared with the reference (BLEU-4, ROUGE-L, CIDEr), and truth, the
 facts that are read back. Intervals draw groups of images."""
 
 from __future__ import annotations

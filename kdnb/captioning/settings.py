@@ -47,14 +47,14 @@ class CaptionParameters(Parameters):
         "epochs of the decoders on text alone",
         low=1,
         high=10_000,
-        profiles={"smoke": 1, "quick": 15, "paper": 40},
+        profiles={"smoke": 1, "quick": 10, "paper": 40},
     )
     caption_epochs: int | None = parameter(
         None,
         "epochs of the captioners on pairs",
         low=1,
         high=10_000,
-        profiles={"smoke": 1, "quick": 15, "paper": 40},
+        profiles={"smoke": 1, "quick": 10, "paper": 40},
     )
     vocabulary: str | None = parameter(
         None,

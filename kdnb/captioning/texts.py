@@ -43,7 +43,8 @@ class Reports:
 
     ``facts`` are those that phantoms were written from, empty for other sets; ``vocabulary`` are
     the words that facts are read by, None where none is known; ``left_out`` names images without a
-    text; ``source`` says where the texts come from.
+    text; ``source`` says where the texts come from; ``other`` are texts without images, for the
+    decoders alone.
     """
 
     texts: tuple[str, ...]

@@ -55,8 +55,8 @@ class Trained:
 
 
 class Course:
-    """One training under way: ``loss`` gives the loss of a batch from its rows, ``groups`` are
-    trained parameters with the share of the learning rate that each has."""
+    """One training under way: ``loss`` gives the loss of a batch of rows, ``kept`` are the modules
+    in its checkpoints. Weights that know their task learn at a share of the rate."""
 
     def __init__(
         self,
@@ -69,12 +69,12 @@ class Course:
     ):
         self.name, self.model, self.kept, self.loss = name, model, kept, loss
         self.settings, self.folder = settings, folder
-        trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        known = isinstance(model, Captioner)
-        slow = [p for n, p in trained if known and _learnt_before(n)]
-        fast = [p for n, p in trained if not (known and _learnt_before(n))]
-        groups = [{"params": fast, "share": 1.0}, {"params": slow, "share": SLOWER}]
-        groups = [group for group in groups if group["params"]]
+        by_share: dict[float, list] = {1.0: [], SLOWER: []}
+        for part, weights in model.named_parameters():
+            if weights.requires_grad:
+                known = isinstance(model, Captioner) and _learnt_before(part)
+                by_share[SLOWER if known else 1.0].append(weights)
+        groups = [{"params": own, "share": share} for share, own in by_share.items() if own]
         self.optimizer = torch.optim.AdamW(
             groups, lr=settings.lr, weight_decay=settings.weight_decay
         )

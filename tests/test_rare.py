@@ -185,7 +185,7 @@ def test_shares_of_positives_are_exact_nested_and_of_one_size(mine):
     again = rare.with_positives(mine, 0.2, shares, 3)
     assert again.checksum == few.checksum
     assert rare.with_positives(mine, 0.2, shares, 4).checksum != few.checksum
-    with pytest.raises(BadParameter, match=r"positives 0.02: 0 of 73 images for train"):
+    with pytest.raises(BadParameter, match=r"positives 0.02: 1 of 48 images for train"):
         rare.with_positives(mine, 0.02, (0.02,), 0)
     with pytest.raises(BadParameter, match="positives must be numbers between 0 and 1"):
         Study.of(LabelParameters)(positives="5")

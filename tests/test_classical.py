@@ -256,7 +256,8 @@ def fitted_numbers(fitted):
     """Means, components and support vectors of a pipeline."""
     joined, machine = fitted.estimator["features"], fitted.estimator["svc"]
     for step in joined.named_transformers_.values():
-        for part in getattr(step, "named_steps", {"scaler": step}).values():
+        own = getattr(step, "named_steps", {"scaler": step})
+        for part in (own[name] for name in own if name != "out"):
             yield from (part.mean_, getattr(part, "components_", part.mean_))
     yield from (machine.support_, machine.dual_coef_, machine.intercept_)
 

@@ -186,11 +186,11 @@ def test_shares_of_positives_are_exact_nested_and_of_one_size(mine):
     again = rare.with_positives(mine, 0.2, shares, 3)
     assert again.checksum == few.checksum
     assert rare.with_positives(mine, 0.2, shares, 4).checksum != few.checksum
-    with pytest.raises(BadParameter, match=r"positives 0.02: 0 of 73 images for train"):
+    with pytest.raises(BadParameter, match=r"positive_shares 0.02: 1 of 48 images for train"):
         rare.with_positives(mine, 0.02, (0.02,), 0)
-    with pytest.raises(BadParameter, match="positives must be numbers between 0 and 1"):
-        Study.of(LabelParameters)(positives="5")
-    assert declared(LabelParameters)["positives"].metadata["help"]
+    with pytest.raises(BadParameter, match="positive_shares must be numbers between 0 and 1"):
+        Study.of(LabelParameters)(positive_shares="5")
+    assert declared(LabelParameters)["positive_shares"].metadata["help"]
 
 
 def test_each_positive_is_drawn_as_often_as_any_other(mine):
@@ -243,7 +243,7 @@ def test_all_losses_are_compared_on_equal_images(mine):
         **{name: getattr(study(), name) for name in ("dataset", "data_root", "image_size")},
         student="kdfmv5",
         student_epochs=1,
-        positives="0.5",
+        positive_shares="0.5",
     )
     rows = {row["loss"]: row for row in rare.train_rare(own, mine)}
     assert rows.keys() == rare.LOSSES.keys()

@@ -15,7 +15,10 @@ from kdnb.segmentation import LimitTrainedMasks
 FEATURES = "python -m kdnb.run 12 -p dataset covid_ct"
 LABELS = "python -m kdnb.run 11 -p dataset brain_tumor"
 NETWORKS = "tf_efficientnet_lite0+tf_efficientnet_lite2"
-OWN = {"features": ("features",), "labels": ("label_shares", "positives")}  # choices of a wing
+OWN = {
+    "features": ("features",),
+    "labels": ("label_shares", "positive_shares"),
+}  # choices of a wing
 
 
 class PcaSvc:

@@ -48,10 +48,10 @@ class LabelParameters(Parameters):
         valid=shares,
         profiles={"smoke": "0.25", "quick": "0.1+0.3", "paper": "0.05+0.15+0.3"},
     )
-    positives: str | float | None = parameter(
+    positive_shares: str | float | None = parameter(
         None,
-        "shares of the first class: a+b",
-        valid=partial(shares, name="positives"),
+        "of the first class: a+b",
+        valid=partial(shares, name="positive_shares"),
         profiles={"smoke": "0.5", "quick": "0.05+0.2+0.5", "paper": "0.05+0.2+0.5"},
     )
 

@@ -74,8 +74,8 @@ def with_positives(dataset: Dataset, share: float, shares: Sequence[float], seed
         count = round(share * size)
         if min(count, size - count) < fewest:
             raise BadParameter(
-                f"positives {share:g}: {count} of {size} images for {part} would be {name!r}, and "
-                f"{fewest} of each kind are needed: larger shares, or more images"
+                f"positive_shares {share:g}: {count} of {size} images for {part} would be "
+                f"{name!r}, and {fewest} of each kind are needed: larger shares, or more images"
             )
         kept[found[0][:count]] = kept[found[1][: size - count]] = True
     classes = (f"not {name}", name)
@@ -92,14 +92,14 @@ def with_positives(dataset: Dataset, share: float, shares: Sequence[float], seed
 
 
 def train_rare(study: Study, dataset: Dataset) -> Iterator[dict]:
-    """Train and test each of :data:`LOSSES` for each of ``study.positives``; yields one row a
+    """Train and test each of :data:`LOSSES` for each of ``study.positive_shares``; yields one row a
     training: measures, areas with intervals, and ``against``, the paired differences in both areas
     to :data:`REFERENCE`.
 
     All have the same number of images and epochs, a start without labels as many epochs again. It
     is left out, with a sentence, where its library is not installed.
     """
-    shares = labels.shares(study.positives)
+    shares = labels.shares(study.positive_shares)
     for share in shares:
         part = with_positives(dataset, share, shares, study.seed)
         size = int((part.table["split"] == "train").sum())

@@ -48,7 +48,8 @@ def test_the_folder_opens_again_with_the_same_answers(lab):
     folder, again = lab.folder, deployment.load(lab.folder)
     assert folder == lab.home / "release" / "folder"
     assert zoo.checksum(again.network) == lab.trio.distilled.checksum
-    images = torch.rand(16, 3, 32, 32)
+    pixels = lab.mine.pixels(32, "test")
+    images = pixels.floats(pixels.rows).expand(-1, 3, -1, -1).contiguous()
     with torch.inference_mode():
         expected = lab.trio.distilled.model(images)
         # trained weights lie in memory as channels_last, which sums in another order
@@ -57,13 +58,12 @@ def test_the_folder_opens_again_with_the_same_answers(lab):
         assert torch.equal(theirs((images - again.mean) / again.std), again(images))
     deployed, small = (onnx_export.open(folder / name) for name in (folders.ONNX, folders.INT8))
     np.testing.assert_allclose(deployed(images.numpy()), expected.numpy(), rtol=1e-4, atol=1e-4)
-    assert np.corrcoef(small(images.numpy()).ravel(), expected.numpy().ravel())[0, 1] > 0.98
+    assert (small(images.numpy()).argmax(1) == expected.numpy().argmax(1)).mean() > 0.9
     assert deployed.classes == small.classes == lab.mine.classes
     assert (folder / folders.INT8).stat().st_size < 0.4 * (folder / folders.ONNX).stat().st_size
-    said, pixels = predicted_elsewhere(folder, lab.mine), lab.mine.pixels(32, "test")
-    with torch.inference_mode():
-        rows = pixels.rows[:6]
-        shares = again(pixels.floats(rows).expand(-1, 3, -1, -1)).softmax(1).numpy()
+    said = predicted_elsewhere(folder, lab.mine)
+    shares = expected.softmax(1)[: len(said)].numpy()
+    assert len(said) == 6
     assert np.allclose([list(each.values()) for each in said], shares, atol=1e-3)
     assert list(said[0]) == list(lab.mine.classes)
 

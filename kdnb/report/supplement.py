@@ -25,6 +25,7 @@ from kdnb.report.results import INITIAL_WEIGHTS, Result
 
 NAME = "supplement.pdf"
 COLUMNS = {"many": 8, "most": 12}  # columns from which a table is set small, and smaller
+SHORT = 12  # rows up to which a table stands on one page
 LONG = 24  # characters from which a cell's text may break anywhere
 # family of the style sheet: style and weight → font of matplotlib
 FONTS = {
@@ -231,12 +232,13 @@ def _headings(body: Tag, name: str) -> list[tuple[str, str]]:
 
 
 def _fit(table: Tag) -> None:
-    """Let a table be as wide as a page: many columns are set small, long texts may break anywhere,
-    names only after an underscore."""
+    """Fit a table to a page: few rows stay together, many columns are set small, long texts may
+    break anywhere, names only after an underscore."""
     rows = table.find_all("tr")
     columns = max((len(row.find_all(["th", "td"])) for row in rows), default=0)
-    sizes = [name for name, fewest in COLUMNS.items() if columns >= fewest]
-    table["class"] = [*table.get("class", []), *sizes]
+    kinds = [name for name, fewest in COLUMNS.items() if columns >= fewest]
+    kinds += ["short"] if len(rows) <= SHORT else []
+    table["class"] = [*table.get("class", []), *kinds]
     for cell in table.find_all(["th", "td"]):
         if len(cell.get_text()) > LONG:
             cell["class"] = [*cell.get("class", []), "long"]

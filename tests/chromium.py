@@ -80,9 +80,9 @@ def page() -> Iterator[Page]:
         pytest.skip("no Chromium here: apt-get install chromium")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0")
-        files = ("--allow-file-access-from-files", f"--user-data-dir={profile}")
+        own = f"--user-data-dir={profile}"
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen([browser, *options, *files, "about:blank"], **quiet)
+        process = subprocess.Popen([browser, *options, own, "about:blank"], **quiet)
         try:
             yield Page(_address(Path(profile, "DevToolsActivePort"), process))
         finally:

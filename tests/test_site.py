@@ -212,7 +212,7 @@ PROBE = """<!doctype html><body><script>
 const pages = %s, found = [];
 async function probe(page) {
   const frame = document.createElement("iframe");
-  frame.style = "width:390px;height:844px;border:0"; frame.src = page;
+  frame.style = "width:375px;height:812px;border:0"; frame.src = page;
   document.body.append(frame);
   await new Promise((done) => { frame.onload = done; });
   const page_ = frame.contentDocument, images = [...page_.images];
@@ -222,7 +222,7 @@ async function probe(page) {
   images.filter((image) => !image.naturalWidth)
     .forEach((image) => found.push(`${page}: ${image.src} does not load`));
   const width = page_.documentElement.scrollWidth;
-  if (width > 390) found.push(`${page}: ${width} px wide`);
+  if (width > 375) found.push(`${page}: ${width} px wide`);
   if (frame.contentWindow.injected) found.push(`${page}: a injected script ran`);
   const figure = page_.querySelector("a.enlarge");
   if (figure) {

@@ -26,7 +26,7 @@ class Extra:
 # by name as in pyproject.toml; a test compares them
 EXTRAS = {
     "auc": Extra("losses that compare embeddings", ("pytorch_metric_learning",)),
-    "detector": Extra("the search for duplicates", ("faiss", "cv2")),
+    "detector": Extra("the search for duplicates", ("faiss",)),
     "export": Extra("ONNX files", ("onnx", "onnxruntime", "onnxscript")),
     "features": Extra("wavelet features", ("pywt",)),
     "medical": Extra("DICOM and NIfTI files", ("pydicom", "nibabel")),

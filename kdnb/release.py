@@ -28,7 +28,12 @@ from kdnb.training import checkpoints
 CALIBRATION = 64  # training images that set the ranges of int8
 
 
-class NothingToRelease(files.UserError, RuntimeError):
+class NothingToRelease(
+    files.UserError,
+    RuntimeError,
+    code="KD805",
+    way_out="run the notebook that the message names with the same parameters, then release again",
+):
     """No result or no weights to hand over; the message says which notebook makes them."""
 
 

@@ -16,6 +16,7 @@ CODES = {  # stable: a code is never given to another kind, and a kind that is g
     "KD101": "DatasetMissing",
     "KD102": "SplitError",
     "KD103": "ReadingError",
+    "KD104": "BadVerdicts",
     "KD201": "UnknownName",
     "KD202": "BadParameter",
     "KD301": "BadSize",
@@ -32,11 +33,15 @@ CODES = {  # stable: a code is never given to another kind, and a kind that is g
     "KD602": "NotOurs",
     "KD603": "NoSuchStudent",
     "KD604": "NotOpened",
+    "KD605": "NotReleased",
     "KD701": "MissingExtra",
     "KD702": "DiskFull",
     "KD801": "BadFeature",
     "KD802": "TooFewGroups",
     "KD803": "NoFeatures",
+    "KD804": "NotPrinted",
+    "KD805": "NothingToRelease",
+    "KD806": "NoReports",
 }
 # modules below which a notebook's reader is: here a built-in error tells a programmer of a wrong
 # argument of a function, or is caught and said otherwise

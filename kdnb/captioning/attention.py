@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdnb.captioning import grammar
 from kdnb.captioning.networks import Captioner
-from kdnb.captioning.texts import Reports, Tokens
+from kdnb.captioning.texts import NoReports, Reports, Tokens
 from kdnb.captioning.training import Maps, Trained
 from kdnb.data import Dataset
 from kdnb.evaluation import statistics
@@ -48,11 +48,11 @@ def word_maps(
     """Maps ``(n, S, S)`` by attribute (:data:`ATTRIBUTES`) of the attention with which a captioner
     predicts the word for it in each row's reference, which it is given up to that word.
 
-    A report that does not state the attribute has a map of zeros. Raises ``ValueError`` without a
-    vocabulary.
+    A report that does not state the attribute has a map of zeros. Raises :class:`NoReports`
+    without a vocabulary.
     """
     if reports.vocabulary is None:
-        raise ValueError("no vocabulary tells the words of these reports: -p vocabulary chest")
+        raise NoReports("no vocabulary tells the words of these reports: -p vocabulary chest")
     model, pixels = trained.model, dataset.pixels(trained.model.encoder.image_size)
     maps = Maps(model.encoder, pixels, frozen=False)
     found: dict[str, list[Tensor]] = {name: [] for name in ATTRIBUTES}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kdnb import device, extras, files
 from kdnb.captioning.settings import TUNES
 from kdnb.captioning.texts import END, LONGEST, PAD, START
+from kdnb.models.maps import NoMap
 from kdnb.models.zoo import Classifier
 
 peft = extras.late("peft")
@@ -149,7 +150,7 @@ class Writer(nn.Module):
 def maps_of(encoder: Classifier, images: Tensor) -> Tensor:
     """The map ``(N, C, h, w)`` of the encoder's CAM layer for ``(N, 3, S, S)`` images in [0, 1].
 
-    Raises ``ValueError`` for a network whose layer gives no map.
+    Raises :class:`~kdnb.models.maps.NoMap` for a network whose layer gives none.
     """
     kept: list[Tensor] = []
     # a copy, because a later layer may write into its input
@@ -160,9 +161,7 @@ def maps_of(encoder: Classifier, images: Tensor) -> Tensor:
         hook.remove()
     maps = encoder.cam_reshape(kept[-1]).float()
     if maps.ndim != 4:
-        raise ValueError(
-            f"{encoder.name} has no map at {encoder.cam_layer}: choose another network"
-        )
+        raise NoMap(f"{encoder.name} has no map at {encoder.cam_layer}: choose another network")
     return maps
 
 

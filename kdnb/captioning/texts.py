@@ -31,7 +31,12 @@ PARTS = re.compile(r'<AbstractText Label="(\w+)"[^>/]*>([^<]*)<')  # of a report
 FEWEST = 8  # different texts that a decoder can learn from
 
 
-class NoReports(files.UserError, ValueError):
+class NoReports(
+    files.UserError,
+    ValueError,
+    code="KD806",
+    way_out="state a text for each image in the column report of a table, -p labels reports.csv",
+):
     """Images without reports, or reports that nothing can be learnt from; the message says which
     and what to do."""
 

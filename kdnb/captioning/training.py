@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kdnb import device, files, provenance
+from kdnb import checks, device, files, provenance
 from kdnb.captioning import networks
 from kdnb.captioning.networks import SIZES, Captioner, Writer
 from kdnb.captioning.texts import PAD, Reports, Tokens
@@ -85,7 +85,7 @@ class Course:
         """Train on rows ``train`` ``(n,)`` epoch by epoch from where an interrupted run stood, and
         write the finished run; ``more`` is added to its record.
 
-        Raises ``FloatingPointError`` where the loss is no number.
+        Raises :class:`~kdnb.checks.Diverged` where the loss is no number.
         """
         settings, parts = self.settings, {"model": self.kept}
         batches = schedule.Batches(len(train), settings)
@@ -103,7 +103,9 @@ class Course:
                 row = {"epoch": state.epoch + 1, "loss": mean, "val_loss": validate()}
                 row["seconds"] = round(time.monotonic() - begun, 2)
                 if not all(map(math.isfinite, row.values())):
-                    raise FloatingPointError(f"{self.name}: the loss is {mean} in {row['epoch']}")
+                    raise checks.Diverged(
+                        f"{self.name}: the loss is {mean} in epoch {row['epoch']}"
+                    )
                 improved = state.add(row)
                 checkpoints.keep_parts(self.folder, parts, self.optimizer, state, improved)
                 bar.update()

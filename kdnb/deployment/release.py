@@ -38,7 +38,12 @@ for path in sys.argv[1:]:
 '''
 
 
-class NotReleased(files.UserError, ValueError):
+class NotReleased(
+    files.UserError,
+    ValueError,
+    code="KD605",
+    way_out="write the folder anew with python -m kdnb.release",
+):
     """A folder that :func:`write` did not write, or that was changed since."""
 
 

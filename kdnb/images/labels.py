@@ -213,7 +213,7 @@ def joined(parts: Sequence[Stated], name: str) -> Stated:
     things of an image.
     """
     whole: dict[str, dict[str, str] | None] = {}
-    for kind in ("label", "split", "patient"):
+    for kind in ("label", "split", "patient", "report"):
         known: dict[str, str] = {}
         for path, text in (pair for each in parts for pair in (getattr(each, kind) or {}).items()):
             before = known.get(path, "")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -20,7 +21,6 @@ from tqdm.auto import tqdm
 from kdnb import extras
 from kdnb.leakage import registration
 
-cv2 = extras.late("cv2")
 faiss = extras.late("faiss")
 
 EACH = 3  # images that stand for a group

@@ -19,10 +19,19 @@ OPEN = "open"
 SHOWN = 200  # pairs in the list of one filter; the next come when these have a verdict
 
 
+class BadVerdicts(
+    files.UserError,
+    ValueError,
+    code="KD104",
+    way_out="correct the table that the message names, or remove it; or choose another verdict",
+):
+    """Verdicts on pairs of copies that cannot be read, or a verdict that no pair has."""
+
+
 def read(path: Path) -> pd.DataFrame:
     """The table of verdicts at ``path``: columns ``COLUMNS``, one row a pair that has one.
 
-    Empty where there is no file. Raises ``ValueError`` for a table without these columns, or with
+    Empty where there is no file. Raises :class:`BadVerdicts` for a table without these columns, or with
     a verdict that is not known.
     """
     if not Path(path).exists():
@@ -30,7 +39,7 @@ def read(path: Path) -> pd.DataFrame:
     texts = dict.fromkeys(("first", "second", "kind", "verdict"), str)
     table = pd.read_csv(path, dtype=texts, keep_default_na=False)
     if list(table.columns) != COLUMNS or not set(table["verdict"]) <= set(VERDICTS[:2]):
-        raise ValueError(
+        raise BadVerdicts(
             f"{files.shown(path)} is no table of verdicts (columns {', '.join(COLUMNS)}, the last "
             f"{' or '.join(VERDICTS[:2])}): correct the file or remove it"
         )
@@ -147,9 +156,9 @@ class Review:
         return press
 
     def draw(self, verdict: str, pair: int | None) -> Figure:
-        """One pair of images. Raises ``ValueError`` where there is none with this verdict."""
+        """One pair of images. Raises :class:`BadVerdicts` where there is none with this verdict."""
         if pair is None:
-            raise ValueError(f"no pairs are {verdict}; verdicts: {files.shown(self.path)}")
+            raise BadVerdicts(f"no pairs are {verdict}; verdicts: {files.shown(self.path)}")
         links = with_verdicts(self.found.links, read(self.path))
         return plots.image_pairs(self.root, links.loc[[pair]], self.title)
 

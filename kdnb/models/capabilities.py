@@ -116,6 +116,17 @@ def _train(model: Classifier) -> None:
         raise ValueError("the gradients of one training step are missing or not finite")
 
 
+@register("segment", "trained to segment")
+def _segment(model: Classifier) -> None:
+    """One step's gradients for two images; raises ``ValueError`` if the answer is no map of
+    logits."""
+    side = model.image_size
+    logits = model.train()(torch.rand(2, 3, side, side))
+    if logits.shape != (2, model.num_classes, side, side):
+        raise ValueError(f"its answer for 2 images is {tuple(logits.shape)}")
+    logits.float().logsumexp(1).mean().backward()
+
+
 @register("pretrained", "started from published weights")
 def _start_from_published(model: Classifier) -> None:
     """Compare shapes, without weights; raises :class:`kdnb.models.weights.FixedSize`."""

@@ -426,7 +426,7 @@ def _mask_runs(found: Sequence[Result]) -> list[list[Result]]:
     groups: dict[str, dict[int, Result]] = {}
     for result in results.real(found, "segmentation"):
         config = result.config
-        stated = [config[name] for name in ("target", "weighting", "feature_weight")]
+        stated = [config[name] for name in ("target", "weighting", "kl_weight")]
         key = [results.setting(config), stated, result.split, result.images, result.training]
         groups.setdefault(files.digest(key), {}).setdefault(config["seed"], result)
     return [[by_seed[seed] for seed in sorted(by_seed)] for by_seed in groups.values()]

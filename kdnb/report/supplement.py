@@ -50,7 +50,12 @@ FONTS = {
 }
 
 
-class NotPrinted(files.UserError, RuntimeError):
+class NotPrinted(
+    files.UserError,
+    RuntimeError,
+    code="KD804",
+    way_out="run what the message names, then make supplement again",
+):
     """A supplement that could not be printed; the message says what to run or to install."""
 
 

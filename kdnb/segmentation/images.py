@@ -20,7 +20,6 @@ from kdnb.images.pixels import Pixels
 from kdnb.leakage import detector  # noqa: F401
 from kdnb.leakage.relatives import Patients  # noqa: F401
 from kdnb.models import capabilities
-from kdnb.models.zoo import Classifier
 from kdnb.parameters import BadParameter
 from kdnb.segmentation.settings import TARGETS
 from kdnb.study import Study
@@ -171,14 +170,3 @@ def _refuse_empty(dataset: MaskedDataset) -> None:
                 f"{split} images marks a pixel. Is 0 the background, and are these the right masks "
                 "(-p target, -p split)?"
             )
-
-
-@capabilities.register("segment", "trained to segment")
-def _segment(model: Classifier) -> None:
-    """One step's gradients for two images; raises ``ValueError`` if the answer is no map of
-    logits."""
-    side = model.image_size
-    logits = model.train()(torch.rand(2, 3, side, side))
-    if logits.shape != (2, model.num_classes, side, side):
-        raise ValueError(f"its answer for 2 images is {tuple(logits.shape)}")
-    logits.float().logsumexp(1).mean().backward()

@@ -46,7 +46,7 @@ class SegmentationParameters(Parameters):
         "weights of the teachers: equal, or by their loss on each image",
         choices=("loss", "equal"),
     )
-    feature_weight: float = parameter(1.0, "weight of the KL of features", low=0)
+    kl_weight: float = parameter(1.0, "weight of the KL of features", low=0)
     per_group: int | None = parameter(
         None,
         "at most so many training and validation images of a patient; None: all",

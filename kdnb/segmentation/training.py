@@ -87,9 +87,7 @@ def train_students(
 ) -> dict[str, Run]:
     """The same student without a teacher and of each group of ``teachers``: same seed, images,
     epochs and views."""
-    options = LimitTrainedMasks.Options(
-        weighting=study.weighting, feature_weight=study.feature_weight
-    )
+    options = LimitTrainedMasks.Options(weighting=study.weighting, feature_weight=study.kl_weight)
     name, epochs = study.student, study.student_epochs
     found = {ALONE: _fit(study, dataset, name, Masks(), epochs)}
     for group, runs in teachers.items():

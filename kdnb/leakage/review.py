@@ -31,8 +31,8 @@ class BadVerdicts(
 def read(path: Path) -> pd.DataFrame:
     """The table of verdicts at ``path``: columns ``COLUMNS``, one row a pair that has one.
 
-    Empty where there is no file. Raises :class:`BadVerdicts` for a table without these columns, or with
-    a verdict that is not known.
+    Empty where there is no file. Raises :class:`BadVerdicts` for a table without these columns, or
+    with a verdict that is not known.
     """
     if not Path(path).exists():
         return pd.DataFrame(columns=COLUMNS)

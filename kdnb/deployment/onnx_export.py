@@ -106,7 +106,7 @@ class Deployed:
     Called with images ``(N, 3, S, S)`` float32 in [0, 1] it returns logits ``(N, K)``.
     """
 
-    session: Any  # onnxruntime.InferenceSession
+    session: object  # onnxruntime.InferenceSession
     classes: tuple[str, ...]
     image_size: int
     metadata: dict[str, str]

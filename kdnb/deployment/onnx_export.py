@@ -107,7 +107,7 @@ class Deployed:
     ``(N, K, S, S)`` of a network that segments.
     """
 
-    session: Any  # onnxruntime.InferenceSession
+    session: object  # onnxruntime.InferenceSession
     classes: tuple[str, ...]
     image_size: int
     metadata: dict[str, str]

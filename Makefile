@@ -3,6 +3,8 @@
 PYTHON  ?= python3
 PROFILE ?= quick
 ARGS    ?=
+# Notebooks whose names start so: 0 the papers', 1 the related systems'.
+NOTEBOOKS ?= 0
 BIN     := .venv/bin
 READY   := .venv/.ready
 # Notebooks and many tests are processes of their own. Where the environment forbids Python to keep
@@ -11,8 +13,8 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup reproduce test test-slow bench gpu audit study site supplement release lock format clean
 help:
-	@echo "make reproduce   run all notebooks on the synthetic chest dataset and render them (about 20 min on 2 cores)"
-	@echo "                 another dataset: make reproduce ARGS='-p dataset brain_tumor'"
+	@echo "make reproduce   run the papers' notebooks, 00 to 09, on the synthetic chest dataset and render them (about 30 min on 2 cores)"
+	@echo "                 the related systems, 10 to 14: NOTEBOOKS=1; another dataset: ARGS='-p dataset brain_tumor'"
 	@echo "make test        code style, unit tests, and every notebook as a test (about 25 min on 2 cores)"
 	@echo "make test-slow   tests of minutes each: the workflow killed and resumed, the whole site, all exercises"
 	@echo "make study       the experiments of both papers as a Snakemake workflow (SET=cpu, evidence, methods, paper or smoke)"
@@ -37,7 +39,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 reproduce: $(READY)
-	$(BIN)/python -m kdnb.run -p profile $(PROFILE) $(ARGS)
+	$(BIN)/python -m kdnb.run $(NOTEBOOKS) -p profile $(PROFILE) $(ARGS)
 
 # One thread per worker, because both train at the same time. worksteal keeps most of a module in one worker.
 test: $(READY)
@@ -91,8 +93,8 @@ lock: $(READY)
 	VIRTUAL_ENV=.venv $(BIN)/uv pip compile --quiet --universal --generate-hashes --all-extras --no-header \
 	    pyproject.toml -o requirements.lock
 
-# Parameters cells and files on citing come from the declarations. The one output that each notebook keeps is its checked
-# cell (tag keep_output). JUPYTER_KEYS is what JupyterLab and papermill add to the metadata.
+# Parameters cells and files on citing come from the declarations. The one output that each notebook
+# keeps is its checked cell (tag keep_output). JUPYTER_KEYS is what JupyterLab and papermill add to the metadata.
 JUPYTER_KEYS := metadata.papermill cell.metadata.papermill $(addprefix metadata.language_info., \
     codemirror_mode file_extension mimetype nbconvert_exporter pygments_lexer version)
 format: $(READY)

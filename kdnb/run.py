@@ -93,7 +93,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         epilog="parameters (-p), with their defaults:\n" + cells.as_text(cells.page()),
     )
     parser.add_argument(
-        "notebook", nargs="*", help="number or name, for example 03; all by default"
+        "notebook",
+        nargs="*",
+        help="number or name, for example 03, or its beginning: 0 for 00 to 09; all by default",
     )
     parser.add_argument(
         "-p",

@@ -104,7 +104,11 @@ def test_torch_is_imported_with_the_short_spin():
         "OMP_DISPLAY_ENV": "VERBOSE"
     }
     output = subprocess.run(
-        [sys.executable, "-c", "import kdnb"], env=bare, capture_output=True, text=True, check=True
+        [sys.executable, "-c", "import kdnb, torch"],
+        env=bare,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stderr
     assert f"GOMP_SPINCOUNT = '{shared_cores.SPINS['kdnb']}'" in output
 

@@ -81,7 +81,8 @@ def test_its_parameters_cell_is_written_from_the_declarations(notebook):
     assert "profile" in shown and len(shown) <= 13
     # a group of which the cell shows nothing is not taken: what trains shows its teacher
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    assert ("lr" in cells.taken(notebook)) == ("training.train" in code or "training.trio" in code)
+    trains = ("training.train", "training.trio", "segmentation.train")
+    assert ("lr" in cells.taken(notebook)) == any(call in code for call in trains)
 
 
 def test_it_asks_for_the_wings_whose_parameters_its_cell_shows(notebook):

@@ -130,10 +130,10 @@ def test_a_notebook_runs_twice_in_one_kernel(number, lab, monkeypatch):
 
 
 def with_mark_first(source):
-    """The cell's first line stays first when a reader adds a variable below it."""
+    """The cell's first lines stay first when a reader adds a variable below it."""
     lines = source.splitlines()
-    (mark,) = [line for line in lines if line.startswith("#")]
-    return "\n".join([mark, *(line for line in lines if line != mark)])
+    comments = [line for line in lines if line.startswith("#")]
+    return "\n".join([*comments, *(line for line in lines if line not in comments)])
 
 
 def papermill_passes_what_the_notebook_takes(kernel, parameters):

@@ -107,8 +107,8 @@ def test_every_parameter_is_declared_once_with_a_default_that_it_allows():
 def test_the_page_of_parameters_lists_all_of_them_and_the_notebooks_that_take_them():
     page = cells.page().set_index("parameter")
     assert set(page.index) == set(cells.declared())
-    assert page.loc["lr", "notebooks"] == "02–08, 10–12" and page.loc["probes", "notebooks"] == "07"
-    assert page.loc["profile", "notebooks"] == "00–12"
+    assert page.loc["lr", "notebooks"] == "02–08, 10–14" and page.loc["probes", "notebooks"] == "07"
+    assert page.loc["profile", "notebooks"] == "00–14"
     text = cells.as_text(cells.page())
     assert max(map(len, text.splitlines())) <= 100 and "latency_budget_ms = None" in text
 

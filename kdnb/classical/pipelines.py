@@ -163,7 +163,8 @@ def _held_out(
     for fitted, out in splits:
         transform = clone(estimator["features"])
         inside = transform.fit_transform(values[fitted], labels[fitted])
-        gamma = 1 / (inside.shape[1] * inside.var())  # "scale", the SVC's own
+        spread = inside.shape[1] * inside.var()
+        gamma = 1 / spread if spread else 1.0  # "scale", the SVC's own
         kernel = rbf_kernel(inside, gamma=gamma)
         outside = rbf_kernel(transform.transform(values[out]), inside, gamma=gamma)
         for cost, held in found.items():

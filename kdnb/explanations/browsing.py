@@ -115,7 +115,7 @@ class Browser:
             self.dataset.masks(self.pixels.images.shape[-1], "mask", self.rows[[image]]),
             list(columns) if METHODS[method].signed else (),
             f"{self.title(method)} for {classes[target]}, which the teacher predicts",
-            (2.3, 2.6),
+            size=(2.3, 2.6),
         )
 
     def title(self, method: str) -> str:

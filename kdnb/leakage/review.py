@@ -147,7 +147,7 @@ class Review:
     def button(self, verdict: str) -> Callable[[dict], dict]:
         """A function that gives the pair of a state a verdict; what is then shown is the next."""
 
-        def press(state: dict) -> dict:
+        def press(state):
             if state["pair"] is not None:
                 links = with_verdicts(self.found.links, read(self.path))
                 decide(self.path, links.loc[state["pair"]], verdict)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import number_of
-from PIL import Image
+from PIL import Image, ImageFile
 
 from kdnb import data
 from kdnb.images import read
@@ -389,3 +389,11 @@ def test_a_mask_that_is_mended_is_used(folder):
 def test_all_that_is_used_fits_the_cache(corpus):
     array = corpus.pixels(32)
     assert len(array) == len(corpus.table) and array.images.float().std() > 1
+
+
+def test_a_damaged_file_is_named_also_where_a_library_lets_pillow_fill_it(tmp_path, monkeypatch):
+    """WeasyPrint sets the flag for the whole process when it is imported."""
+    whole = encoded(scene(), "PNG")
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    assert read.inspect(tmp_path / "cut.png")[0] == "truncated or damaged"

@@ -151,7 +151,7 @@ def papermill_passes_what_the_notebook_takes(kernel, parameters):
         kernel.run(kernel.study_cell())
     (error,) = [o for o in kernel.study_cell().outputs if o.output_type == "error"]
     assert error.ename == "UnknownName" and error.evalue.startswith("unknown parameter 'porfile'")
-    assert len(error.traceback) <= 3 and "File" not in "".join(error.traceback)
+    assert len(error.traceback) <= 4 and "File" not in "".join(error.traceback)
     trace = kernel_trace(kernel)
     assert "from_notebook" in trace and "UnknownName" in trace
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from kdnb import extras
 from kdnb.images.source import Source
@@ -143,6 +143,13 @@ def rule_of(source: Source, samples: list[np.ndarray]) -> Rule:
 # --- decoding ------------------------------------------------------------------------------------
 
 
+def _open(source: Path | io.BytesIO) -> Image.Image:
+    """Pillow's image, which refuses a damaged file also where a library (WeasyPrint does) has told
+    Pillow to fill what is missing with grey."""
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    return Image.open(source)
+
+
 def decode(path: Path, rule: Rule = PER_IMAGE) -> Image.Image:
     """One image in memory, upright, with 8 bits a channel and no transparency.
 
@@ -154,7 +161,7 @@ def decode(path: Path, rule: Rule = PER_IMAGE) -> Image.Image:
         if values.dtype != np.uint8:
             values = to_uint8(values, rule, window)
         return Image.fromarray(255 - values if inverted else values)
-    with Image.open(path) as image:
+    with _open(path) as image:
         # cameras store pictures as the sensor lay, and say how to turn them
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode in DEEP:  # Pillow would clip, not scale
@@ -181,7 +188,7 @@ def _foreground(path: Path) -> np.ndarray:
     if kind := _medical(Path(file)):
         values = kind.frame(file, frame or 0)[0]
         return values.reshape(*values.shape[:2], -1).any(-1)
-    with Image.open(path) as image:
+    with _open(path) as image:
         ImageOps.exif_transpose(image, in_place=True)
         lossy = image.format in ("JPEG", "MPO", "JPEG2000", "WEBP")
         if image.mode in DEEP:
@@ -237,7 +244,7 @@ def inspect(path: Path, mask: bool = False) -> dict | tuple[str, str]:
 
 
 def _facts(data: bytes) -> dict | tuple[str, str]:
-    with Image.open(io.BytesIO(data)) as image:
+    with _open(io.BytesIO(data)) as image:
         width, height, mode = *image.size, image.mode
         # a few kilobytes may claim gigabytes: looked at before anything is decoded
         if width * height > LARGEST:

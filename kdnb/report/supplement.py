@@ -15,7 +15,6 @@ from types import ModuleType
 
 import matplotlib
 from bs4 import BeautifulSoup, Tag  # nbconvert brings it
-from PIL import ImageFile
 from pygments.formatters import HtmlFormatter
 
 import kdnb
@@ -115,7 +114,6 @@ def html(folder: Path) -> str:
 
 def _weasyprint() -> ModuleType:
     """The library, an optional extra. Raises :class:`NotPrinted`."""
-    strict = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
         import weasyprint
     except ImportError:
@@ -125,8 +123,6 @@ def _weasyprint() -> ModuleType:
             f"WeasyPrint needs the library Pango ({str(error).splitlines()[0]}): apt install "
             "libpango-1.0-0 libpangoft2-1.0-0, or brew install pango"
         ) from None
-    finally:  # it makes Pillow read damaged images of everybody without a word
-        ImageFile.LOAD_TRUNCATED_IMAGES = strict
     return weasyprint
 
 

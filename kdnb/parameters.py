@@ -6,6 +6,7 @@ value of a ``-p`` is checked by one rule and described by one sentence wherever 
 
 from __future__ import annotations
 
+import argparse
 import ast
 import contextlib
 import dataclasses
@@ -130,6 +131,24 @@ def literal(text: str) -> object:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def add_argument(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """Add ``-p NAME VALUE``, which may be repeated, to a command line; ``purpose`` is its help."""
+    parser.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help=purpose,
+    )
+
+
+def given(options: argparse.Namespace) -> dict[str, object]:
+    """The values by name that ``-p`` gave."""
+    return {name: literal(text) for name, text in options.parameters}
 
 
 def _as(kind: str, value: object) -> object | None:

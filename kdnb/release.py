@@ -40,9 +40,8 @@ class NothingToRelease(
 def main(arguments: list[str] | None = None) -> int:
     """Write the folder and say where it is; 1 where there is nothing to hand over."""
     options = _options(arguments)
-    given = {name: parameters.literal(text) for name, text in options.parameters}
     try:
-        folder = write(options.dataset, given, options.out)
+        folder = write(options.dataset, parameters.given(options), options.out)
     except (files.UserError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -176,15 +175,7 @@ def _answers(deployed: onnx_export.Deployed, images: Tensor) -> np.ndarray:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m kdnb.release", description=__doc__)
     parser.add_argument("dataset", help="a dataset that notebook 03 was run on")
-    parser.add_argument(
-        "-p",
-        dest="parameters",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="a parameter of the run, where a dataset has several",
-    )
+    parameters.add_argument(parser, "a parameter of the run, where a dataset has several")
     parser.add_argument("--out", type=Path, help="the folder to write; default release/<dataset>")
     return parser.parse_args(arguments)
 

@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     1."""
     options = _options(arguments)
     try:
-        given = {name: parameters.literal(value) for name, value in options.parameters}
+        given = parameters.given(options)
         study = Study.of(*cells.WINGS).from_parameters(given)
         paths = notebooks(options.notebook)
     except ValueError as error:
@@ -97,15 +97,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         nargs="*",
         help="number or name, for example 03, or its beginning: 0 for 00 to 09; all by default",
     )
-    parser.add_argument(
-        "-p",
-        dest="parameters",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="set a parameter in every notebook that takes it",
-    )
+    parameters.add_argument(parser, "set a parameter in every notebook that takes it")
     return parser.parse_args(arguments)
 
 

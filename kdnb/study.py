@@ -300,7 +300,7 @@ class Study(Budget, Recipe, Training, Data):
             part for part in whole.parts if set(given.shown) & set(parameters.declared(part))
         )
         used = [name for part in parts for name in parameters.declared(part)]
-        used += _options(given.values) if "method" in used else []
+        used += _options(whole, given.values) if "method" in used else []
         for name in given.passed:
             if name not in used:
                 _without_effect(name, used)
@@ -315,7 +315,7 @@ class Study(Budget, Recipe, Training, Data):
     def from_parameters(cls, names: Mapping[str, object]) -> Study:
         """The study of parameters by name, as ``-p`` gives them. A name that no study has is an
         error with the nearest match; ``KDNB_PROFILE`` replaces the profile."""
-        given, known, short = dict(names), parameters.declared(cls), _options(names)
+        given, known, short = dict(names), parameters.declared(cls), _options(cls, names)
         for name in given:
             files.lookup(name, {**known, **dict.fromkeys(short)}, "parameter")
         if options := {name: given.pop(name) for name in short if name in given}:
@@ -455,11 +455,12 @@ def _derived(
     )
 
 
-def _options(values: Mapping[str, object]) -> list[str]:
-    """Names of the options of the chosen method that are no parameters of a study: each may be
-    given as one, ``-p hint_layer 1``. Raises ``UnknownName`` for an option of another method."""
+def _options(of: type[Study], values: Mapping[str, object]) -> list[str]:
+    """Names of the options of the chosen method that are no parameters of this kind of study: each
+    may be given as one, ``-p hint_layer 1``. Raises ``UnknownName`` for an option of another
+    method."""
     chosen = values.get("method", parameters.default(parameters.declared(Recipe)["method"]))
-    study = parameters.declared(Study)
+    study = parameters.declared(of)
     own = [name for name in _defaults(chosen) if name not in study]
     for name in values.keys() - study.keys() - set(own):
         methods = [method for method in distillation.METHODS if name in _defaults(method)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import html
-import importlib.util
 import io
 import sys
 import time
@@ -18,7 +17,9 @@ from dataclasses import dataclass
 from IPython import get_ipython
 from matplotlib.figure import Figure
 
-MISSING = 'Controls need ipywidgets: pip install -e ".[widgets]", then restart the kernel.'
+from kdnb import extras
+
+ipywidgets = extras.late("ipywidgets")
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,12 @@ def explore(
     line that says how to install it.
     """
     if live():
-        if importlib.util.find_spec("ipywidgets"):
+        try:
+            extras.require("widgets")
+        except extras.MissingExtra as error:
+            print(error)
+        else:
             return _Panel(draw, controls, actions or {})
-        print(MISSING)
     return still() if still else draw(**settle(controls, {}))
 
 
@@ -119,8 +123,6 @@ class _Panel:
         controls: Mapping[str, Control],
         actions: Mapping[str, Action],
     ):
-        import ipywidgets  # an optional extra: pip install -e .[widgets]
-
         self.draw, self.controls, self.state, self.image = draw, controls, {}, ""
         self.fields = {name: _field(control) for name, control in controls.items()}
         self.picture, self.busy = ipywidgets.HTML(), False
@@ -186,8 +188,6 @@ def _alert(error: Exception) -> str:
 
 
 def _field(control: Control) -> object:
-    import ipywidgets
-
     style = {"description_width": "initial"}
     if isinstance(control, Choice):
         return ipywidgets.Dropdown(description=control.label, style=style)

@@ -393,7 +393,7 @@ def _then_die(keep):
 def test_a_finished_run_is_loaded_and_every_choice_names_it(known, monkeypatch):
     study, mine, reports, tokens, encoder, writer = known
     first = captioning.caption(study, mine, reports, tokens, encoder, writer, "probe")
-    monkeypatch.setattr(captioning.training.Course, "run", None)
+    monkeypatch.setattr(captioning.training.Fitting, "run", None)
     again = captioning.caption(study, mine, reports, tokens, encoder, writer, "probe")
     assert again.checksum == first.checksum
     other = replace(reports, texts=reports.texts[::-1])

@@ -214,9 +214,12 @@ def test_formulas_keep_their_order():
 def test_what_is_missing_is_said(home, capsys, monkeypatch):
     assert main(["supplement", "brain_tumor"]) == 1
     assert "python -m kdnb.run -p dataset brain_tumor" in capsys.readouterr().err
+    page = home / "outputs" / "brain_tumor" / "03_a.html"
+    files.write_text(page, "<body><h1>x</h1></body>")
+    shutil.copyfile(OUTPUTS / "brain_tumor" / RESULT, page.parent / RESULT)
     monkeypatch.setitem(sys.modules, "weasyprint", None)
     assert main(["supplement", "brain_tumor"]) == 1
-    assert "pip install 'weasyprint" in capsys.readouterr().err
+    assert "pip install 'kdnb[pdf]'" in capsys.readouterr().err
     assert main(["supplement", "brain_tumour"]) == 1
     assert "Did you mean 'brain_tumor'" in capsys.readouterr().err
 

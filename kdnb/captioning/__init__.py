@@ -9,7 +9,7 @@ from kdnb.captioning.networks import SIZES, Captioner
 from kdnb.captioning.scores import another_image, differences, evaluate
 from kdnb.captioning.settings import TUNES, CaptionParameters, named
 from kdnb.captioning.texts import NoReports, Reports, Tokens, load, table, written
-from kdnb.captioning.training import Trained, blind, caption, pretrain, write
+from kdnb.captioning.training import blind, caption, pretrain, write
 
 __all__ = [
     "CaptionParameters",
@@ -20,7 +20,6 @@ __all__ = [
     "SIZES",
     "TUNES",
     "Tokens",
-    "Trained",
     "VOCABULARIES",
     "Vocabulary",
     "another_image",

@@ -13,11 +13,12 @@ from torch import Tensor
 from kdnb.captioning import grammar
 from kdnb.captioning.networks import Captioner
 from kdnb.captioning.texts import NoReports, Reports, Tokens
-from kdnb.captioning.training import Maps, Trained
+from kdnb.captioning.training import Maps
 from kdnb.data import Dataset
 from kdnb.evaluation import statistics
 from kdnb.explanations.activations import enlarge
 from kdnb.explanations.localisation import localisation
+from kdnb.training.checkpoints import Run
 
 ATTRIBUTES = ("kind", "side", "zone")
 BATCH = 32
@@ -43,7 +44,7 @@ def shares(model: Captioner, maps: Tensor, tokens: Tensor) -> Tensor:
 
 @torch.no_grad()
 def word_maps(
-    trained: Trained, dataset: Dataset, reports: Reports, tokens: Tokens, rows: Sequence[int]
+    trained: Run, dataset: Dataset, reports: Reports, tokens: Tokens, rows: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """Maps ``(n, S, S)`` by attribute (:data:`ATTRIBUTES`) of the attention with which a captioner
     predicts the word for it in each row's reference, which it is given up to that word.

@@ -9,14 +9,14 @@ import pandas as pd
 
 from kdnb.captioning import attention, grammar, scores, texts, training
 from kdnb.captioning.texts import Reports, Tokens
-from kdnb.captioning.training import Trained
 from kdnb.data import Dataset
+from kdnb.training.checkpoints import Run
 
 ALONE, CHANCE, REWORDED = "decoder alone", "report of another image", "same facts, other words"
 
 
 def write_all(
-    captioners: Mapping[str, Trained], dataset: Dataset, tokens: Tokens, rows: Sequence[int]
+    captioners: Mapping[str, Run], dataset: Dataset, tokens: Tokens, rows: Sequence[int]
 ) -> tuple[dict[str, list[str]], dict[str, float]]:
     """Every captioner's reports for ``rows``, and the milliseconds that one took."""
     found = {name: training.write(each, dataset, tokens, rows) for name, each in captioners.items()}
@@ -24,7 +24,7 @@ def write_all(
 
 
 def controls(
-    reports: Reports, dataset: Dataset, writer: Trained, tokens: Tokens, rows: Sequence[int]
+    reports: Reports, dataset: Dataset, writer: Run, tokens: Tokens, rows: Sequence[int]
 ) -> dict[str, list[str]]:
     """Reports that no image was looked at for, for each of ``rows``: that of the decoder alone, the
     same for every image, and those of other images (chance). For phantoms also the true facts in
@@ -41,7 +41,7 @@ def controls(
     return found | {REWORDED: [again[row] for row in rows]}
 
 
-def costs(captioners: Mapping[str, Trained], milliseconds: Mapping[str, float]) -> pd.DataFrame:
+def costs(captioners: Mapping[str, Run], milliseconds: Mapping[str, float]) -> pd.DataFrame:
     """One row a captioner: its parameters and those that are trained, the seconds of its training
     (the encoding of the images included), its loss on validation in nats a token, and milliseconds
     a report."""
@@ -79,7 +79,7 @@ def examples(
 
 
 def looked_at(
-    trained: Trained, dataset: Dataset, reports: Reports, tokens: Tokens, rows: Sequence[int]
+    trained: Run, dataset: Dataset, reports: Reports, tokens: Tokens, rows: Sequence[int]
 ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray | None]:
     """The rows with a lesion mask, maps ``(n, S, S)`` of the attention at the words of each
     attribute, and the masks ``(n, S, S)``; none and a line that says why where there are no masks

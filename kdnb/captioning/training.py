@@ -8,7 +8,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,22 +38,7 @@ ALPHA, TEMPERATURE = 0.5, 4.0  # for a study whose method has none; those of pap
 LARGEST = 2**30  # bytes of maps that are kept in memory
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A trained writer or captioner with the best weights of its history, and its record."""
-
-    model: Writer | Captioner
-    history: pd.DataFrame
-    record: dict
-    folder: Path
-
-    @property
-    def checksum(self) -> str:
-        """Names the weights."""
-        return self.record["weights"]
-
-
-class Course:
+class Fitting:
     """One training under way: ``loss`` gives the loss of a batch of rows, ``kept`` are the modules
     in its checkpoints. Weights that know their task learn at a share of the rate."""
 
@@ -151,7 +135,7 @@ def _learnt_before(name: str) -> bool:
 
 def _trained(
     model: Writer | Captioner, kept: nn.Module, folder: Path, work: Callable[[], None]
-) -> Trained:
+) -> Run:
     """The run in ``folder``: loaded where it is whole, else trained by ``work``, or gone on
     with."""
     with files.lock(folder):
@@ -159,7 +143,7 @@ def _trained(
             work()
     record = files.read_json(folder / "run.json")
     kept.load_state_dict(load_file(folder / "best.safetensors"), strict=True)
-    return Trained(model.eval(), pd.read_csv(folder / "history.csv"), record, folder)
+    return Run(model.eval(), pd.read_csv(folder / "history.csv"), record, folder)
 
 
 def _settings(study: Study, epochs: int) -> Settings:
@@ -175,7 +159,7 @@ def _folder(dataset: Dataset, name: str, key: dict) -> Path:
 
 def pretrain(
     study: Study, dataset: Dataset, reports: Reports, tokens: Tokens, size: str = "large"
-) -> Trained:
+) -> Run:
     """A decoder of a ``size`` (a key of ``networks.SIZES``) that is trained on the training reports
     and ``reports.other`` alone, without images; a finished run is loaded."""
     files.lookup(size, SIZES, "size")
@@ -205,8 +189,8 @@ def pretrain(
         return _mean((writer(part), part) for part in parts)
 
     def work():
-        course = Course(f"{size} decoder", writer, writer, loss, settings, folder)
-        course.run(torch.arange(len(coded)), torch.no_grad()(validate), key, {})
+        fitting = Fitting(f"{size} decoder", writer, writer, loss, settings, folder)
+        fitting.run(torch.arange(len(coded)), torch.no_grad()(validate), key, {})
 
     return _trained(writer, writer, folder, work)
 
@@ -260,10 +244,10 @@ def caption(
     reports: Reports,
     tokens: Tokens,
     encoder: Run,
-    writer: Trained,
+    writer: Run,
     tune: str,
-    teacher: Trained | None = None,
-) -> Trained:
+    teacher: Run | None = None,
+) -> Run:
     """A captioner of a trained ``encoder`` and a pretrained ``writer``, trained on the training
     pairs on fixed views; a finished run is loaded.
 
@@ -306,13 +290,13 @@ def caption(
 
         more = {"trained_parameters": networks.parameters_of([model], trained=True)}
         more |= {"parameters": networks.parameters_of([model]), "encoding_seconds": maps.seconds}
-        course = Course(model.name, model, kept, loss, settings, folder)
-        course.run(rows, torch.no_grad()(validate), key, more)
+        fitting = Fitting(model.name, model, kept, loss, settings, folder)
+        fitting.run(rows, torch.no_grad()(validate), key, more)
 
     return _trained(model, kept, folder, work)
 
 
-def _sized(dataset: Dataset, trained: Trained) -> Pixels:
+def _sized(dataset: Dataset, trained: Run) -> Pixels:
     return dataset.pixels(trained.model.encoder.image_size)
 
 
@@ -353,7 +337,7 @@ def token_soft_loss(
 
 @torch.no_grad()
 def write(
-    trained: Trained,
+    trained: Run,
     dataset: Dataset,
     tokens: Tokens,
     rows: Sequence[int],
@@ -370,7 +354,7 @@ def write(
     return texts, 1000 * (time.monotonic() - begun) / len(rows)
 
 
-def blind(writer: Trained, tokens: Tokens) -> str:
+def blind(writer: Run, tokens: Tokens) -> str:
     """The report that a decoder writes without an image."""
     (text,) = tokens.decode(writer.model.eval().write(1))
     return text

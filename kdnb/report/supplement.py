@@ -11,17 +11,18 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import matplotlib
 from bs4 import BeautifulSoup, Tag  # nbconvert brings it
 from pygments.formatters import HtmlFormatter
 
 import kdnb
-from kdnb import data, files
+from kdnb import data, extras, files
 from kdnb.report import citation, formulas, pages, results
 from kdnb.report.claims import CLAIMS
 from kdnb.report.results import INITIAL_WEIGHTS, Result
+
+weasyprint = extras.late("weasyprint")
 
 NAME = "supplement.pdf"
 COLUMNS = {"many": 8, "most": 12}  # columns from which a table is set small, and smaller
@@ -79,9 +80,10 @@ def report(dataset: str) -> None:
 def write(folder: Path) -> Path:
     """Print the executed notebooks of a dataset's folder as ``supplement.pdf`` there; returns it.
 
-    Raises :class:`NotPrinted` where WeasyPrint or an executed notebook is missing.
+    Raises :class:`NotPrinted` where Pango or an executed notebook is missing, and
+    :class:`~kdnb.extras.MissingExtra`.
     """
-    document = _weasyprint().HTML(string=html(folder))
+    document = _document(html(folder))
     with warnings.catch_warnings(), files.atomic(folder / NAME) as temporary:
         # it warns of a machine without fonts, and this document brings its own
         warnings.filterwarnings("ignore", "No fonts configured")
@@ -112,18 +114,15 @@ def html(folder: Path) -> str:
     )
 
 
-def _weasyprint() -> ModuleType:
-    """The library, an optional extra. Raises :class:`NotPrinted`."""
+def _document(text: str) -> weasyprint.HTML:
+    """What WeasyPrint can print. Raises :class:`NotPrinted`."""
     try:
-        import weasyprint
-    except ImportError:
-        raise NotPrinted("a PDF needs WeasyPrint: pip install 'weasyprint>=63'") from None
-    except OSError as error:  # it loads Pango when it is imported
+        return weasyprint.HTML(string=text)
+    except OSError as error:  # the library loads Pango when it is imported, which is here
         raise NotPrinted(
             f"WeasyPrint needs the library Pango ({str(error).splitlines()[0]}): apt install "
             "libpango-1.0-0 libpangoft2-1.0-0, or brew install pango"
         ) from None
-    return weasyprint
 
 
 def _faces() -> str:

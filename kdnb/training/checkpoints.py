@@ -24,10 +24,10 @@ SCORES = ("val_balanced_accuracy", "val_dice")  # of classes, of masks
 
 @dataclass(frozen=True)
 class Run:
-    """A trained network: the weights of its best epoch, the history of all epochs, and the record
-    of how it was made."""
+    """A trained network, a classifier or another module: the weights of its best epoch, the history
+    of all epochs, and the record of how it was made."""
 
-    model: Classifier
+    model: nn.Module
     history: pd.DataFrame
     record: dict
     folder: Path

@@ -58,7 +58,8 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.data_path
 	$(BIN)/python -m benchmarks.distillation
 	$(BIN)/python -m benchmarks.methods
-	$(BIN)/python -m benchmarks.explanations
+	$(BIN)/python -m benchmarks.score_cam
+	$(BIN)/python -m benchmarks.shap_values
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.shared_cores

@@ -268,12 +268,55 @@ def test_shap_equals_the_library(name):
     x, background = torch.randn(2, 3, SIZE, SIZE), torch.randn(4, 3, SIZE, SIZE)
     with activations.untouched(model):
         ours = shapley.gradient_shap(
-            network, x, torch.tensor([2, 2]), background, samples=12, seed=3
+            network, x, torch.tensor([2, 2]), background, 12, seed=3, draws="independent"
         )
         theirs = shap.GradientExplainer(network, background).shap_values(x, nsamples=12, rseed=3)[
             ..., 2
         ]
     assert np.abs(ours.numpy() - theirs).max() <= 1e-5 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize(("backgrounds", "samples"), [(4, 12), (5, 13), (20, 8)])
+def test_stratified_draws_are_balanced_and_evenly_spaced(backgrounds, samples):
+    draws = list(shapley.stratified(3, backgrounds, samples, seed=1))
+    assert [draw[0] for draw in draws] == [image for image in range(3) for _ in range(samples)]
+    for image in range(3):
+        own = [draw[1:] for draw in draws if draw[0] == image]
+        counts = np.bincount([background for background, _ in own], minlength=backgrounds)
+        assert counts.max() - counts.min() <= 1
+        for background, count in enumerate(counts):
+            shares = sorted(share for other, share in own if other == background)
+            assert np.allclose(np.diff(shares), 1 / max(count, 1)) and all(
+                0 <= s < 1 for s in shares
+            )
+        if samples % backgrounds == 0:  # one in each of as many parts of the way
+            parts = [int(share * samples) for _, share in own]
+            assert sorted(parts) == list(range(samples))
+    assert draws != list(shapley.stratified(3, backgrounds, samples, seed=2))
+
+
+def test_stratified_draws_have_the_smaller_error():
+    """Against the exact values of a smooth function, whose gradient is known."""
+
+    class Cubic(torch.nn.Module):
+        def forward(self, x):
+            return (x**3).flatten(1).sum(1, keepdim=True)
+
+    torch.manual_seed(0)
+    x, background = torch.randn(1, 3, 4, 4), torch.randn(6, 3, 4, 4)
+    # the integral of 3 z² along the way from b to x is (x³ − b³) / (x − b)
+    exact = (x**3 - background**3).mean(0, keepdim=True)
+
+    def error(draws):
+        found = [
+            shapley.gradient_shap(
+                Cubic(), x, torch.tensor([0]), background, 24, seed=seed, draws=draws
+            )
+            for seed in range(8)
+        ]
+        return float(torch.stack([((one - exact) ** 2).mean() for one in found]).mean())
+
+    assert error("stratified") < 0.2 * error("independent")
 
 
 @pytest.mark.parametrize(

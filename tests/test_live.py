@@ -8,6 +8,8 @@ from test_notebooks import served
 from kdnb import files
 
 APP = "window.jupyterapp"
+# a page that was never clicked has no current widget, but its notebook is there
+PANEL = f"[...{APP}.shell.widgets('main')][0]"
 PICTURE = "[...document.querySelectorAll('.jupyter-widgets img')].map((i) => i.src).at(-1)"
 
 
@@ -16,8 +18,9 @@ def opened(page, address, name):
     url, token = address
     page.look(1400, 1000)
     page.open(f"{url}/doc/tree/{name}?token={token}&reset")
-    page.wait(f"!!{APP}?.shell.currentWidget?.context?.isReady")
-    page.wait(f"{APP}.shell.currentWidget.sessionContext.session?.kernel?.status == 'idle'")
+    page.wait(f"!!{APP}?.shell && !!{PANEL}?.context?.isReady")
+    page.wait(f"{PANEL}.sessionContext.session?.kernel?.status == 'idle'")
+    page.run(f"{APP}.shell.activateById({PANEL}.id)")
     page.run(f"void {APP}.commands.execute('notebook:run-all-cells')")
 
 
@@ -39,7 +42,7 @@ def test_a_slider_moves_the_figure(home):
     options = ("--LabApp.expose_app_in_browser=True",)
     with chromium.page() as page, served(home, home / "work", *options) as address:
         opened(page, address, "03_distill.ipynb")
-        content = f"{APP}.shell.currentWidget.content"
+        content = f"{PANEL}.content"
         page.wait(f"{content}.widgets[{end}].model.outputs.length", 500)
         page.run(f"void {content}.scrollToItem({end})")
         before = page.wait(PICTURE)

@@ -98,8 +98,8 @@ def shap(job: Job) -> Tensor:
             "shap needs background=images (B, 3, S, S): some training images, for example 20"
         )
     background = (check_images(background, job.model) - job.model.mean) / job.model.std
-    samples, seed = job.options["samples"], job.options["seed"]
-    values = shapley.gradient_shap(job.network, job.x, job.targets, background, samples, seed)
+    options = {name: job.options[name] for name in ("samples", "seed", "draws")}
+    values = shapley.gradient_shap(job.network, job.x, job.targets, background, **options)
     return values.sum(1)
 
 

@@ -68,10 +68,10 @@ METHODS: dict[str, Method] = {
     "shap": Method(
         title="SHAP",
         source="Lundberg & Lee 2017, arXiv:1705.07874",
-        definition="expected gradients of the class logit; {samples} samples, {background} "
+        definition="expected gradients of the class logit; {samples} {draws} samples, {background} "
         "background images, seed {seed}",
         run=attributions.shap,
-        options={"background": None, "samples": 64, "seed": 0},
+        options={"background": None, "samples": 64, "seed": 0, "draws": "stratified"},
         signed=True,
     ),
     "integrated_gradients": Method(

@@ -15,7 +15,7 @@ import pandas as pd
 
 from kdnb import checks, extras, files
 from kdnb.images import downloads, index, pixels, read, splits
-from kdnb.images.catalogue import DATASETS, DatasetSpec
+from kdnb.images.catalogue import DATASETS, MEDMNIST, DatasetSpec
 from kdnb.images.downloads import DatasetMissing as DatasetMissing
 from kdnb.images.pixels import Augment, Pixels
 from kdnb.images.scan import ReadingError as ReadingError
@@ -410,7 +410,7 @@ def describe(name: str) -> DatasetSpec:
     return DatasetSpec(
         name=name,
         title=info["python_class"],
-        modality=info["description"].split(".")[0][:80],
+        modality=MEDMNIST.get(flag.split("_")[0], "medical image"),
         licence=info["license"],
         classes={title: () for title in titles},
         citation="Yang et al. (2023), MedMNIST v2, Scientific Data 10:41, "

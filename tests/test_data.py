@@ -8,13 +8,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import medmnist
 import numpy as np
 import pytest
 from conftest import number_of, paint
 
 from kdnb import data, files
 from kdnb.images import catalogue, downloads, index, splits, tables
-from kdnb.images.catalogue import DATASETS
+from kdnb.images.catalogue import DATASETS, MEDMNIST
 from kdnb.images.source import Source
 from kdnb.parameters import BadParameter
 from kdnb.study import Study
@@ -427,6 +428,16 @@ def test_only_downloads_can_be_fetched(home):
         data.load("folder")
 
 
+def test_every_medmnist_set_has_a_modality_of_a_few_words():
+    flat = [
+        k
+        for k, info in medmnist.INFO.items()
+        if "3d" not in k and "multi-label" not in info["task"]
+    ]
+    assert sorted(MEDMNIST) == sorted(flat)
+    assert data.describe("medmnist:breastmnist_64").modality == "breast ultrasound"
+
+
 def test_medmnist_through_its_package(home):
     (home / "data" / "medmnist").mkdir()
     rng = np.random.default_rng(0)
@@ -442,6 +453,7 @@ def test_medmnist_through_its_package(home):
         "normal",
         "pneumonia",
     )
+    assert dataset.spec.modality == "chest radiograph"
     row = dataset.table.index[dataset.table["path"].str.startswith("train")][0]
     number = int(dataset.table.loc[row, "path"].split("/")[-1].removesuffix(".png"))
     assert (dataset.pixels(28).images[row, 0].numpy() == arrays["train_images"][number]).all()

@@ -15,7 +15,7 @@ import torch
 import yaml
 from conftest import FOLDERS, paint_folder, study
 
-from kdnb import deployment, files, parameters, release, training
+from kdnb import data, deployment, files, parameters, release, training
 from kdnb.deployment import onnx_export
 from kdnb.deployment import release as folders
 from kdnb.models import zoo
@@ -109,6 +109,21 @@ def test_the_card_holds_the_numbers_of_the_result_file(lab):
     assert "{{" not in text and "{%" not in text
     entry = yaml.safe_load((lab.folder / "CITATION.cff").read_text())
     assert entry["references"][0]["title"] == "kdnb"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "licence", "modality"),
+    [
+        ("medmnist:breastmnist", {"license": "cc-by-4.0"}, "breast ultrasound"),
+        ("brain_tumor", {"license": "other", "license_name": "that-of-the-data"}, "brain MRI"),
+    ],
+)
+def test_the_card_names_licence_and_modality_of_the_data(lab, dataset, licence, modality):
+    result, spec = results.read(lab.path, lab.path.parents[1]), data.describe(dataset)
+    written = card.write(result, None, spec, [], "release")
+    found = written.data.to_dict()
+    assert {name: found.get(name) for name in licence} == licence
+    assert f"classifies images ({modality}) into" in str(written)
 
 
 def test_shortcuts_come_from_the_result_of_notebook_08(lab):

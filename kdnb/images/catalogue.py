@@ -473,3 +473,19 @@ _ENTRIES = (
 )
 
 DATASETS: dict[str, DatasetSpec] = {entry.name: entry for entry in _ENTRIES}
+
+# modality of the sets of the medmnist package, whose own description is a paragraph
+# (Yang et al. 2023, doi:10.1038/s41597-022-01721-8, table 1)
+MEDMNIST = {
+    "pathmnist": "colon pathology",
+    "dermamnist": "dermoscopy",
+    "octmnist": "retinal OCT",
+    "pneumoniamnist": "chest radiograph",
+    "retinamnist": "fundus photograph",
+    "breastmnist": "breast ultrasound",
+    "bloodmnist": "blood cell microscopy",
+    "tissuemnist": "kidney cortex microscopy",
+    "organamnist": "abdominal CT",
+    "organcmnist": "abdominal CT",
+    "organsmnist": "abdominal CT",
+}

@@ -25,6 +25,13 @@ MEASURES = {
 }
 # views of evaluation.shortcuts that show nothing of the disease
 SHORTCUTS = ("border only", "organ blanked", "lesion blanked", "statistics only")
+# licences that the hub has a name for
+LICENCES = {
+    "CC BY 4.0": "cc-by-4.0",
+    "CC BY-NC 4.0": "cc-by-nc-4.0",
+    "CC BY-SA 4.0": "cc-by-sa-4.0",
+    "CC BY-NC-SA 4.0": "cc-by-nc-sa-4.0",
+}
 LIMITS = (
     "Research only: no clinical validation, no approval by any authority.",
     "It answers with one of its classes for any image, also for one of another organ or modality.",
@@ -49,8 +56,7 @@ def write(
     score, config = result.stored["results"]["distilled"], result.config
     name = f"{spec.slug}-{config['student']}-{config['method']}"
     data = ModelCardData(
-        license="other",
-        license_name="research-only-licence-of-the-data",
+        **_licence(spec),
         library_name="kdnb",
         pipeline_tag="image-classification",
         tags=["knowledge-distillation", "medical-imaging", "research-only", "onnx"],
@@ -72,6 +78,13 @@ def write(
         settings=_settings(result),
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+
+def _licence(spec: DatasetSpec) -> dict[str, str]:
+    """The licence of the data, which binds the weights, as the hub names it."""
+    if known := LICENCES.get(spec.licence):
+        return {"license": known}
+    return {"license": "other", "license_name": "that-of-the-data"}
 
 
 _ENVIRONMENT = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)

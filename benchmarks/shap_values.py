@@ -27,8 +27,8 @@ from kdnb.explanations import activations, shapley
 from kdnb.models.zoo import Classifier
 from kdnb.plots import style
 
-IMAGES, BACKGROUND, CONVERGED = 3, 12, 2048
-SAMPLES, SEEDS = (12, 24, 48, 96, 192), 3
+IMAGES, BACKGROUND, CONVERGED = 2, 12, 2048
+SAMPLES, SEEDS = (12, 24, 48, 96), 2
 AT = 96  # samples of the library with whose error and time the others are compared
 LIBRARY, SAME, OURS = "shap library", "kdnb, the library's samples", "kdnb, stratified samples"
 GOAL = 1 / 3  # of the library's time for the same error

@@ -28,6 +28,7 @@ CHANGED = {
     "13": {"weighting": "equal"},
     "14": {"tune": "probe+all"},
 }
+LONG = ("10", "11", "12", "13", "14")  # their second pass takes minutes
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +101,12 @@ def injected(kernel, **values):
     return next(c for c in notebook.cells if "injected-parameters" in c.metadata.get("tags", []))
 
 
-@pytest.mark.parametrize("number", NOTEBOOKS)
-def test_a_notebook_runs_twice_in_one_kernel(number, lab, monkeypatch):
+@pytest.fixture
+def opened(request, lab, monkeypatch):
+    """The kernel of a notebook at smoke size, its parameters cell with small networks, and the
+    output of its checked cell."""
     monkeypatch.setenv("KDNB_PROFILE", "smoke")
-    kernel = Kernel(NOTEBOOKS[number])
+    kernel = Kernel(NOTEBOOKS[request.param])
     parameters = cells.cell(kernel.notebook)
     stored = next(c for c in kernel.notebook.cells if "keep_output" in c.metadata.get("tags", []))
     facts = text_of(stored)
@@ -114,19 +117,43 @@ def test_a_notebook_runs_twice_in_one_kernel(number, lab, monkeypatch):
     with kernel.client.setup_kernel():
         kernel.run_all()
         assert text_of(stored) == facts, "the checked facts changed"
+        yield request.param, kernel, parameters
 
-        # variables of one's own, some of them named like parameters that the cell does not show
-        kernel.execute("my_images = [1, 2]; labels = 3; tune_epochs = 'mine'; lr_of_mine = None")
-        changed = CHANGED.get(number, {})
-        parameters.source = with_values("own_root = 'x'\n" + parameters.source, changed)
-        parameters.source = with_mark_first(parameters.source)
-        kernel.run_all()
-        study = text_of(kernel.study_cell())
-        for name, value in changed.items():
-            assert f"{name:17} {value}" in study
-        assert "own_root" not in study and "tune_epochs" not in study.replace("tune_epochs  ", "")
 
-        papermill_passes_what_the_notebook_takes(kernel, parameters)
+@pytest.mark.parametrize("opened", LONG, indirect=True)
+def test_a_long_notebook_runs_and_takes_its_parameters(opened):
+    number, kernel, parameters = opened
+    papermill_passes_what_the_notebook_takes(kernel, parameters)
+    parameters.source = with_values(parameters.source, CHANGED[number])
+    kernel.run(parameters)
+    kernel.run(kernel.study_cell())
+    assert_shown(kernel, CHANGED[number])
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in NOTEBOOKS],
+    indirect=True,
+)
+def test_a_notebook_runs_twice_in_one_kernel(opened):
+    number, kernel, parameters = opened
+    # variables of one's own, some of them named like parameters that the cell does not show
+    kernel.execute("my_images = [1, 2]; labels = 3; tune_epochs = 'mine'; lr_of_mine = None")
+    changed = CHANGED.get(number, {})
+    parameters.source = with_values("own_root = 'x'\n" + parameters.source, changed)
+    parameters.source = with_mark_first(parameters.source)
+    kernel.run_all()
+    study = assert_shown(kernel, changed)
+    assert "own_root" not in study and "tune_epochs" not in study.replace("tune_epochs  ", "")
+    papermill_passes_what_the_notebook_takes(kernel, parameters)
+
+
+def assert_shown(kernel, changed):
+    """The study that the notebook prints has the changed values; returns what it prints."""
+    study = text_of(kernel.study_cell())
+    for name, value in changed.items():
+        assert f"{name:17} {value}" in study
+    return study
 
 
 def with_mark_first(source):

@@ -229,7 +229,8 @@ def finish(folder: Path, model: Classifier, state: State, record: dict) -> None:
     )
     (folder / "last.safetensors").unlink(missing_ok=True)
     print(
-        f"{model.name} ({record['key']['objective']['method']}): {len(state.history)} epochs in "
+        f"{model.name} ({record['key']['objective']['method']}): {len(state.history)} "
+        f"epoch{'s' if len(state.history) > 1 else ''} in "
         f"{seconds:.0f} s, best epoch {best['epoch']} with validation {in_words(score)} "
         f"{best[score]:.3f}"
     )

@@ -25,7 +25,7 @@ UNIT_TESTS = (
 
 def run(*command: object, **options) -> str:
     command = [str(part) for part in command]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=3000, **options)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=5400, **options)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     return done.stdout + done.stderr
 

@@ -178,8 +178,13 @@ def main() -> None:
     cached, rows = dataset.pixels(SIZE), []
     images = cached.floats(dataset.sample("test", IMAGES)[:IMAGES]).contiguous()
     background = cached.floats(dataset.sample("train", BACKGROUND)[:BACKGROUND])
-    for name in tqdm(MODELS, desc="SHAP", unit="model"):
+    for name in tqdm(reversed(MODELS), desc="SHAP", unit="model", total=len(MODELS)):  # small first
         rows += measure(name, network(name, dataset), images, background)
+        write(rows, dataset.title)
+
+
+def write(rows: list[dict], title: str) -> None:
+    """Write what was measured so far."""
     table = pd.DataFrame(rows)
     stored = {
         "results": compared(table),
@@ -188,14 +193,16 @@ def main() -> None:
         "at": AT,
         "converged": CONVERGED,
         "background": BACKGROUND,
-        "data": dataset.title,
+        "images": IMAGES,
+        "size": SIZE,
+        "data": title,
         "hardware": provenance.hardware(),
         "commit": provenance.collect()["commit"],
     }
     folder = files.outputs_dir() / "benchmarks"
     print("wrote", files.write_json(folder / "shap.json", stored))
     with files.atomic(folder / "shap.png") as picture:
-        figure(table, dataset.title).savefig(picture, dpi=110, bbox_inches="tight")
+        figure(table, title).savefig(picture, dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":

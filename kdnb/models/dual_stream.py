@@ -34,8 +34,11 @@ class NeighbourGraph(nn.Module):
         """Weights ``(N, T, T)`` of each token's neighbours, rows that sum to 1, zero on the
         diagonal."""
         # autocast leaves double precision alone; in half precision many neighbours would tie
-        unit = nn.functional.normalize(tokens.detach().double(), dim=-1)
-        similarity = (unit @ unit.transpose(1, 2)).float()
+        double = tokens.detach().double()
+        rows = nn.functional.normalize(double, dim=-1)
+        # not rows.mT: ONNX Runtime before 1.31 cannot multiply by a transpose in double precision
+        columns = nn.functional.normalize(double.mT, dim=-2)
+        similarity = (rows @ columns).float()
         itself = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
         similarity = similarity.masked_fill(itself, -2.0)
         count = min(self.neighbours, tokens.shape[1] - 1)

@@ -18,6 +18,7 @@ import seaborn as sns
 import shap
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from torch import Tensor
 from tqdm import tqdm
 
@@ -164,6 +165,10 @@ def figure(table: pd.DataFrame, title: str) -> Figure:
         )
         axis.set(xscale="log", yscale="log", title=name, xlabel="seconds an image")
         axis.set_ylabel("relative error" if name == names[0] else "")
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_locator(LogLocator(subs=(1, 3)))
+            side.set_major_formatter(FormatStrFormatter("%g"))
+            side.set_minor_formatter(NullFormatter())
         axis.get_legend().remove()
     handles, labels = axes[0].get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import distillation, gpu, growth, latency, methods, shared_cores
+from benchmarks import distillation, gpu, growth, latency, methods, shap_values, shared_cores
 from kdnb import files
 from kdnb.images import phantoms
 
@@ -48,6 +48,22 @@ def test_distillation_reaches_its_speed_goals():
     assert rows["kdnb, teacher in the loop"]["times_torchdistill"] >= 2
     assert rows["kdnb, cached soft targets"]["times_torchdistill"] >= 4
     assert rows["kdnb, cached soft targets"]["share_of_bare_step"] >= 0.85
+
+
+def test_shap_needs_less_than_half_of_the_time_for_the_same_error():
+    """The goal, a third, is met by kdfmv5 and missed by ofa595; the others were not measured."""
+    stored = files.read_json(FOLDER / "shap.json")
+    shares = {r["model"]: r["share_of_library_for_same_error"] for r in stored["results"]}
+    assert {"kdfmv5", "ofa595"} <= shares.keys() and max(shares.values()) < 0.5
+    assert shares["kdfmv5"] <= stored["goal"] == shap_values.GOAL
+    assert min(row["times_library_same_samples"] for row in stored["results"]) >= 1
+    assert max(row["max_diff_of_scale"] for row in stored["curve"]) < 1e-5
+
+
+@pytest.mark.parametrize(("error", "seconds"), [(0.1, 10), (0.4, 2.5), (0.05, 20), (0.02, 50)])
+def test_the_time_for_an_error_lies_on_the_curve(error, seconds):
+    curve = pd.DataFrame({"error": [0.5, 0.1, 0.05], "seconds": [2.0, 10.0, 20.0]})
+    assert shap_values.time_for(curve, error) == pytest.approx(seconds)
 
 
 def test_the_data_path_is_five_times_as_fast_as_image_folder():

@@ -487,7 +487,7 @@ def test_a_wrong_type_is_refused_by_the_parameters_name(name):
             next(
                 begins.gen if hasattr(begins, "gen") else begins
             )  # a generator looks at nothing before it is asked for the first
-        assert time.thread_time() - begun < 1
+        assert time.thread_time() - begun < 10  # a collection of garbage may fall into it
 
 
 def test_nearly_every_public_function_is_asked():

@@ -80,13 +80,15 @@ def build(target: Path | None = None, outputs: Path | None = None) -> Path:
             f"Sphinx warned about the pages in {files.shown(source)}; its warnings are above"
         )
     for page in target.rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        page.write_text(_TOGGLE.sub(r'\1 aria-label="Pages of \2">', text), encoding="utf-8")
+        text = _TOGGLE.sub(r'\1 aria-label="Pages of \2">', page.read_text(encoding="utf-8"))
+        page.write_text(text.replace(_REFERENCES, '<div class="citation-list"'), encoding="utf-8")
     return target
 
 
 # the theme's buttons that unfold a list of pages have an icon and no name
 _TOGGLE = re.compile(r'(">([^<>"]+)</a><details[^<>]*><summary)>')
+# docutils calls references a list, but none of them an item of it
+_REFERENCES = '<div role="list" class="citation-list"'
 
 
 def write(source: Path, outputs: Path) -> None:

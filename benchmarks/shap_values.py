@@ -117,9 +117,8 @@ def _agreement(model: Classifier, x: Tensor, background: Tensor, targets: Tensor
 
 
 def compared(table: pd.DataFrame) -> list[dict]:
-    """One row a network: our time over the library's for as many samples, and for the error that
-    the library has with :data:`AT` samples, on a line through the two nearest points of log error
-    against log time."""
+    """One row a network: how many times as fast as the library for the same samples, and the share
+    of its time for the error that it has with :data:`AT` samples (:func:`time_for`)."""
     rows = []
     for name, own in table.groupby("model", sort=False):
         by_way = {way: part.sort_values("samples") for way, part in own.groupby("way")}
@@ -138,14 +137,10 @@ def compared(table: pd.DataFrame) -> list[dict]:
 
 
 def time_for(curve: pd.DataFrame, error: float) -> float:
-    """Seconds at which a falling curve of ``error`` and ``seconds`` reaches an error; beyond its
-    ends the nearest segment goes on."""
-    log_error, log_seconds = np.log(curve["error"].to_numpy()), np.log(curve["seconds"].to_numpy())
-    order = np.argsort(-log_error)
-    place = int(np.clip(np.searchsorted(-log_error[order], -np.log(error)), 1, len(order) - 1))
-    first, second = order[place - 1], order[place]
-    slope = (log_seconds[second] - log_seconds[first]) / (log_error[second] - log_error[first])
-    return float(np.exp(log_seconds[first] + slope * (np.log(error) - log_error[first])))
+    """Seconds at which a falling curve of ``error`` and ``seconds`` reaches an error, on lines in
+    log and log; those of its first point for a larger error, NaN for one that it never reaches."""
+    own = np.log(curve.sort_values("error", ascending=False)[["error", "seconds"]])
+    return float(np.exp(np.interp(-np.log(error), -own["error"], own["seconds"], right=np.nan)))
 
 
 def figure(table: pd.DataFrame, title: str) -> Figure:

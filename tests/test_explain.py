@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 from test_bad_images import png_header
 from torch import nn
 
+from benchmarks.shap_values import Double
 from kdnb import files
 from kdnb.explanations import activations, inputs, registry, scorecam, shapley
 from kdnb.models import zoo
@@ -249,14 +250,6 @@ def test_the_channels_with_the_largest_weights_are_scored():
 def test_effective_channels():
     assert scorecam.effective_channels(torch.full((1, 8), 1 / 8)).item() == pytest.approx(8)
     assert scorecam.effective_channels(torch.tensor([[1.0, 0, 0, 0]])).item() == pytest.approx(1)
-
-
-class Double(torch.nn.Module):
-    """In front of a float64 network: the library feeds float32, and there rounding, the machine's
-    own, tips units over kinks."""
-
-    def forward(self, x):
-        return x.double()
 
 
 @pytest.mark.parametrize("name", ["densenet121", "kdfmv5", "autoformerv2_tiny"])

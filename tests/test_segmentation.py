@@ -118,6 +118,15 @@ def test_the_loss_of_an_image_is_defined_for_an_empty_mask():
     assert weights.sum(0).tolist() == pytest.approx([1, 1, 1]) and weights[0, 1] > weights[1, 1]
 
 
+def test_a_parameter_named_like_an_option_of_a_method_is_the_notebooks_own():
+    """limit_trained, which is not the method of this study, has an option ``weighting`` too."""
+    kind = Study.of(segmentation.SegmentationParameters)
+    study = kind.from_parameters({"weighting": "equal"})
+    assert study.weighting == "equal" and "weighting" not in study.options
+    with pytest.raises(files.UnknownName, match="an option of limit_trained, not of hybrid"):
+        Study.from_parameters({"weighting": "equal"})
+
+
 @pytest.mark.parametrize("weighting", ["loss", "equal"])
 def test_features_follow_each_teacher_by_its_weight(weighting):
     torch.manual_seed(0)

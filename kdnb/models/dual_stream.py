@@ -36,7 +36,7 @@ class NeighbourGraph(nn.Module):
         # autocast leaves double precision alone; in half precision many neighbours would tie
         double = tokens.detach().double()
         rows = nn.functional.normalize(double, dim=-1)
-        # not rows.mT: ONNX Runtime before 1.31 cannot multiply by a transpose in double precision
+        # not rows.mT: ONNX Runtime up to 1.25 at least cannot multiply by a transpose in float64
         columns = nn.functional.normalize(double.mT, dim=-2)
         similarity = (rows @ columns).float()
         itself = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)

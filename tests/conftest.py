@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from kdnb import data
-from kdnb.images import index
+from kdnb.images import index, phantoms
 from kdnb.images.catalogue import DATASETS
 from kdnb.leakage import detector
 from kdnb.study import Study
@@ -26,13 +26,41 @@ def own_profile(monkeypatch):
     monkeypatch.delenv("KDNB_PROFILE", raising=False)
 
 
+@pytest.fixture(scope="session")
+def shared_phantoms(tmp_path_factory) -> Path:
+    """Where each phantom dataset is drawn by the first test of any process that needs it."""
+    root = tmp_path_factory.getbasetemp()
+    root = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "phantoms"
+    for name in phantoms.DRAWINGS:
+        (root / name).mkdir(parents=True, exist_ok=True)
+    return root
+
+
+def lend(phantom_sets: Path, cache: Path) -> None:
+    """Link the phantoms into a cache of its own."""
+    cache.mkdir(exist_ok=True)
+    for folder in phantom_sets.iterdir():
+        if folder.is_dir():
+            (cache / folder.name).symlink_to(folder)
+
+
 @pytest.fixture
-def home(tmp_path, monkeypatch) -> Path:
-    """Empty data, cache, outputs and weights folders below a temporary one."""
+def home(tmp_path, monkeypatch, shared_phantoms) -> Path:
+    """Empty data, outputs and weights folders below a temporary one, and a cache with phantoms."""
     for name in FOLDERS:
         monkeypatch.setenv(name, str(tmp_path / name.removeprefix("KDNB_").lower()))
     (tmp_path / "data").mkdir()
+    lend(shared_phantoms, tmp_path / "cache")
     return tmp_path
+
+
+@pytest.fixture
+def few_phantoms(home, monkeypatch) -> dict[str, int]:
+    """Phantom datasets of a few images a class, drawn in the test's own cache; images by split."""
+    for name in phantoms.DRAWINGS:
+        (home / "cache" / name).unlink()
+    monkeypatch.setattr(phantoms, "PER_CLASS", {"Train": 8, "Val": 3, "Test": 2})
+    return phantoms.PER_CLASS
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import torch
 
 from benchmarks import distillation, gpu, growth, latency, methods, shap_values, shared_cores
 from kdnb import files
-from kdnb.images import phantoms
 
 FOLDER = files.ROOT / "outputs" / "benchmarks"
 
@@ -144,8 +143,7 @@ def test_the_cost_of_a_method_is_the_least_of_repeats_that_take_turns():
     assert turns == ["reference", "own"] * 3
 
 
-def test_the_costs_of_methods_are_kept_row_by_row(home, monkeypatch):
-    monkeypatch.setattr(phantoms, "PER_CLASS", {"Train": 8, "Val": 2, "Test": 2})
+def test_the_costs_of_methods_are_kept_row_by_row(home, few_phantoms, monkeypatch):
     path = methods.main(["--toy", "--methods", "dkd+attention_transfer"])
     assert path.is_relative_to(home / "cache"), "a toy's rows are no results"
     monkeypatch.setattr(methods, "draw", lambda *given: None)

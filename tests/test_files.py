@@ -80,11 +80,11 @@ def test_a_full_disk_inside_the_block_too(tmp_path):
 
 
 def test_scratch_is_an_array_without_a_name(home, monkeypatch):
+    before = set((home / "cache").iterdir())
     array = files.scratch((3, 4), np.dtype("uint8"))
     array[:] = 7
-    assert (
-        isinstance(array, np.memmap) and array.sum() == 84 and not list((home / "cache").iterdir())
-    )
+    assert isinstance(array, np.memmap) and array.sum() == 84
+    assert set((home / "cache").iterdir()) == before
 
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")

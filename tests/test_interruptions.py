@@ -54,8 +54,8 @@ def _distil(folder, cache) -> None:
         teacher="resnet10t",
         student="kdfmv5",
         method="fitnet",
-        teacher_epochs=6,
-        student_epochs=12,
+        teacher_epochs=3,
+        student_epochs=5,
     )
     dataset = study.load_data()
     loop.distil(study, dataset, loop.train_teachers(study, dataset))
@@ -69,9 +69,8 @@ def test_training_killed_twenty_times_ends_with_the_same_bits(folder, home, chil
     begun, whole = time.monotonic(), child(_distil, folder, home / "whole")
     whole.join()
     assert whole.exitcode == 0
-    longest = 0.2 * (
-        time.monotonic() - begun
-    )  # kills come later on a busy machine, where an epoch takes longer
+    # kills come later on a busy machine, where an epoch takes longer
+    longest = 0.6 * (time.monotonic() - begun)
     moments, kills, resumed, wanted = random.Random(0), 0, [], _runs(home / "whole")
     assert wanted.keys() == {"resnet10t", "kdfmv5"}
     while kills < 20 or (home / "killed").exists():

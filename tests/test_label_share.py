@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import lend
 
 from kdnb import data
 from kdnb.images import splits
@@ -13,8 +14,12 @@ from kdnb.study import BadParameter, Study
 
 
 @pytest.fixture(scope="module")
-def dataset() -> data.Dataset:
-    return data.load("phantom_cxr", per_class=40)
+def dataset(shared_phantoms, tmp_path_factory) -> data.Dataset:
+    cache = tmp_path_factory.mktemp("cache")
+    lend(shared_phantoms, cache)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDNB_CACHE", str(cache))
+        yield data.load("phantom_cxr", per_class=40)
 
 
 def _table(groups: int = 60, size: int = 3) -> pd.DataFrame:

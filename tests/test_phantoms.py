@@ -57,12 +57,11 @@ def test_a_linear_model_on_pixels_stays_below_75_percent(name):
         assert model.score(test - train.mean(0), test_labels) < 0.75
 
 
-def test_a_phantom_dataset_is_drawn_once_in_the_layout_of_the_real_one(home, monkeypatch):
-    monkeypatch.setattr(phantoms, "PER_CLASS", {"Train": 4, "Val": 2, "Test": 2})
+def test_a_phantom_dataset_is_drawn_once_in_the_layout_of_the_real_one(few_phantoms, monkeypatch):
     from kdnb import data
 
     dataset = data.load("phantom_cxr")
-    assert dataset.counts().to_numpy().tolist() == [[4, 2, 2]] * 3
+    assert dataset.counts().to_numpy().tolist() == [[*few_phantoms.values()]] * 3
     assert dataset.table["mask"].ne("").all() and dataset.table["organ_mask"].ne("").all()
     assert dataset.caveat == "synthetic"
     monkeypatch.setattr(phantoms, "draw", lambda *_: pytest.fail("drew an existing dataset again"))

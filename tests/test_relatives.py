@@ -84,13 +84,14 @@ def test_an_official_split_that_is_asked_for_says_what_it_is_worth(copied, home)
     assert found.searched and finding(random_).startswith(f"{found.related} of {found.test} ")
 
 
-def test_the_search_is_made_once_for_all_splits_and_not_for_phantoms(copied, home, monkeypatch):
+def test_the_search_is_made_once_for_all_splits_and_not_for_phantoms(
+    copied, few_phantoms, monkeypatch
+):
     calls, detect = [], detector.detect
     monkeypatch.setattr(detector, "detect", lambda *given: calls.append(given[2]) or detect(*given))
     for split in splits.MODES:
         load(copied, split).relatives(search=True)
     assert calls == ["folder"]
-    monkeypatch.setattr(phantoms, "PER_CLASS", {"Train": 4, "Val": 3, "Test": 3})
     for split in ("auto", "group"):
         dataset = data.load("phantom_cxr", split=split)
         assert dataset.relatives(search=True).related == 0

@@ -4,7 +4,7 @@ import os
 
 import nbformat
 import pytest
-from conftest import FOLDERS
+from conftest import FOLDERS, lend
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from papermill.parameterize import parameterize_notebook
@@ -32,9 +32,10 @@ LONG = ("10", "11", "12", "13", "14")  # their second pass takes minutes
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab(tmp_path_factory, shared_phantoms):
     """One cache for all notebooks, so that a network is trained once."""
     home = tmp_path_factory.mktemp("lab")
+    lend(shared_phantoms, home / "cache")
     chosen = {name: str(home / name.removeprefix("KDNB_").lower()) for name in FOLDERS}
     before = dict(os.environ)
     os.environ.update(chosen)

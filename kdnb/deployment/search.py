@@ -75,6 +75,13 @@ class SearchParameters(Parameters):
         high=10_000,
         profiles={"smoke": 2, "quick": 4, "paper": 20},
     )
+    fitted: int | None = parameter(
+        None,
+        "random subnets that the latency predictor is fitted to",
+        low=2,
+        high=1000,
+        profiles={"smoke": 4, "quick": 24, "paper": 24},
+    )
     probes: int | None = parameter(
         None,
         "random subnets that check the latency predictor",

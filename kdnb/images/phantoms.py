@@ -381,6 +381,7 @@ def draw(name: str, label: str, number: int, seed: int = SEED, size: int = SIZE)
 
 def ensure(name: str, classes: list[str], root: Path) -> Path:
     """The folder of a phantom dataset in COVID-QU-Ex's layout, drawn once (about ten seconds)."""
+    root = root.resolve()  # a folder that several caches link to has one lock
     mark = root / "complete"
     wanted = files.digest([VERSION, SIZE, SEED, PER_CLASS])
     with files.lock(root):

@@ -289,6 +289,10 @@ WRONG = {
         lambda m: registry.explain(m, IMAGES, "score_cam", chanels=3),
         "Did you mean 'channels'",
     ),
+    "explain: tolerance": (
+        lambda m: registry.explain(m, IMAGES, "score_cam", tolerance=1.5),
+        "tolerance is a rank correlation above 0 and below 1, got 1.5",
+    ),
     "explain: layer": (
         lambda m: registry.explain(m, IMAGES, "grad_cam", layer="blocks.9"),
         "unknown layer",

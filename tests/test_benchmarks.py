@@ -10,7 +10,16 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import distillation, gpu, growth, latency, methods, shap_values, shared_cores
+from benchmarks import (
+    distillation,
+    gpu,
+    growth,
+    latency,
+    methods,
+    score_cam,
+    shap_values,
+    shared_cores,
+)
 from kdnb import files
 
 FOLDER = files.ROOT / "outputs" / "benchmarks"
@@ -158,6 +167,28 @@ def test_the_costs_of_methods_are_kept_row_by_row(home, few_phantoms, monkeypatc
     assert path.with_suffix(".png").exists() and os.environ["KDNB_CACHE"] == str(home / "cache")
     with pytest.raises(SystemExit):
         methods.main(["--methods", "dkdd"])
+
+
+def test_score_cam_is_measured_row_by_row(home, few_phantoms):
+    path = score_cam.main(["--toy", "--models", "kdfmv5"])
+    assert path.is_relative_to(home / "cache"), "a toy's rows are no results"
+    score_cam.main(["--toy", "--models", "resnet10t"])
+    rows = {row["model"]: row for row in files.read_json(path)["results"]}
+    assert [*rows] == ["kdfmv5", "resnet10t"] and path.with_suffix(".png").exists()
+    for row in rows.values():
+        assert row["max_abs_diff_exact"] < 1e-4 and row["exact_times_library"] > 0
+        assert [each["tolerance"] for each in row["modes"]] == [*score_cam.TOLERANCES]
+        assert all(0 < each["channels"] <= row["channels"] for each in row["modes"])
+
+
+def test_the_maps_of_networks_that_nobody_tuned_on_reach_their_tolerance():
+    stored = files.read_json(FOLDER / "score_cam.json")
+    assert stored["goals"] == score_cam.GOALS
+    assert sum(row["unseen"] for row in stored["results"]) >= 3
+    for row in stored["results"]:
+        assert row["max_abs_diff_exact"] < 1e-4, row["model"]
+        for mode in row["modes"]:
+            assert mode["spearman"] >= mode["tolerance"] - 0.005, row["model"]
 
 
 def test_the_script_for_a_gpu_measures_every_kind_of_row(home):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytorch_grad_cam
@@ -20,23 +21,30 @@ from kdnb.explanations.inputs import check_images
 
 
 def score_cam(job: Job) -> tuple[Tensor, Tensor]:
-    """Score-CAM and its effective channels; ``fast`` scores half of the channels in bf16."""
+    """Score-CAM and its effective channels. Raises ``ValueError`` unless a tolerance lies in
+    (0, 1)."""
     options = job.options
     files.lookup(options["score"], scorecam.SCORES, "score")
-    activations = features(job.model, job.x, job.layer).float()
-    channels = options["channels"]
-    if options["fast"]:
-        channels = channels or max(1, activations.shape[1] // 2)
+    if options["tolerance"] is not None and not 0 < options["tolerance"] < 1:
+        raise ValueError(
+            f"tolerance is a rank correlation above 0 and below 1, got {options['tolerance']}; "
+            "tolerance=None scores every channel"
+        )
+    weigh = partial(
+        scorecam.Sweep.weights, score=options["score"], channel_softmax=options["channel_softmax"]
+    )
     found = scorecam.sweep(
         job.network,
         job.x,
-        activations,
-        channels or None,
+        features(job.model, job.x, job.layer).float(),
+        options["channels"] or None,
         job.targets,
         options["fast"],
         options["batch"],
+        options["tolerance"],
+        weigh,
     )
-    weights = found.weights(job.targets, options["score"], options["channel_softmax"])
+    weights = weigh(found, job.targets)
     return enlarge(found.maps(weights), job.x.shape[-2:]), scorecam.effective_channels(weights)
 
 

@@ -225,7 +225,12 @@ def options(settings: MapParameters, background: Tensor) -> dict[str, dict]:
     from."""
     methods: dict[str, dict] = {name: {} for name in METHODS}
     fast = device.precision() == "bf16"
-    methods["score_cam"] = {"channels": settings.channels or None, "fast": fast}
+    tolerance = settings.tolerance if settings.tolerance < 1 else None
+    methods["score_cam"] = {
+        "channels": settings.channels or None,
+        "tolerance": tolerance,
+        "fast": fast,
+    }
     methods["shap"] = {"background": background, "samples": 16}
     return methods
 

@@ -25,15 +25,16 @@ METHODS: dict[str, Method] = {
         title="Score-CAM",
         source="Wang et al. 2020, arXiv:1910.01279",
         definition="score: class {score} of the masked image; softmax over channels: "
-        "{channel_softmax}; channels scored: {channels} (None: all, or half of them in fast mode; "
-        "the logits of the others are predicted); bf16: {fast}",
+        "{channel_softmax}; channels scored: {channels} (None: all), until maps correlate by "
+        "{tolerance} (None: no such end); the logits of the others are predicted; bf16: {fast}",
         run=attributions.score_cam,
         options={
             "score": "logit",
             "channel_softmax": True,
             "channels": None,
+            "tolerance": None,
             "fast": False,
-            "batch": 64,
+            "batch": None,
         },
         reads_layer=True,
     ),

@@ -41,12 +41,19 @@ class MapParameters(Parameters):
 
     needs: ClassVar[tuple[str, ...]] = ("explain",)
 
+    tolerance: float | None = parameter(
+        None,
+        "rank correlation with the exact Score-CAM",
+        low=0.5,
+        high=1.0,
+        profiles={"smoke": 0.9, "quick": 0.99, "paper": 1.0},
+    )
     channels: int | None = parameter(
         None,
-        "masks of a Score-CAM, 0 for one a channel",
+        "at most so many masks of a Score-CAM, 0 for one a channel",
         low=0,
         high=100_000,
-        profiles={"smoke": 8, "quick": 128, "paper": 0},
+        profiles={"smoke": 8, "quick": 0, "paper": 0},
     )
     image: str | None = parameter(
         None, "an image file of your own, explained beside the test images", valid=readable

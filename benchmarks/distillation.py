@@ -3,8 +3,9 @@
 
 All rows come from one run with the same networks, images, batch size and optimiser. torchdistill
 runs as its examples do: image files, float32, contiguous memory, AdamW not fused, and torch's
-depthwise convolutions; and once more as well as it can be run: bf16 through accelerate where the
-processor has it, channels_last, fused AdamW, a worker, and our depthwise layers
+depthwise convolutions; and once more as well as it can be run: bf16 where the processor has it
+(through torch.autocast, because its own way through accelerate reads a property that accelerate no
+longer has), channels_last, fused AdamW, a worker, and our depthwise layers
 (:mod:`kdnb.models.depthwise`). The first row says what precision and layers are worth together with
 the loop, the second what the loop is worth alone.
 """
@@ -24,7 +25,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 from torch.utils.data import RandomSampler
@@ -113,7 +113,6 @@ def torchdistill(root: Path, at_its_best: bool = False) -> float:
         [],
         False,
         1,
-        Accelerator(cpu=True, mixed_precision=device.precision("cpu")) if at_its_best else None,
     )
     box.teacher_model.eval(), box.student_model.train()
     batches = itertools.chain.from_iterable(itertools.repeat(box.train_data_loader))

@@ -137,7 +137,7 @@ def measure(model: Classifier, images: torch.Tensor, setup: Setup) -> dict:
         modes.append(
             {
                 "tolerance": tolerance,
-                "channels": seen / len(images) - 2,  # beside the image itself, for map and class
+                "scored": seen / len(images) - 2,  # beside the image itself, for map and class
                 "spearman": float(np.nanmean(similar)),
                 "spearman_lowest": float(np.nanmin(similar)),
                 "times_library": library_s / seconds,

@@ -367,7 +367,9 @@ def test_the_search_works_from_a_file(built):
     """Typed into the address of the search page; no server answers."""
     with chromium.page() as page:
         page.open(f"{(built / 'search.html').as_uri()}?q=curve")
+        # results appear one by one; the summary is there when all are
         links = page.wait(
+            "document.querySelector('.search-summary')?.innerText.includes('finished') && "
             "[...document.querySelectorAll('#search-results li a')].map(a => a.href)+''"
         )
     assert "01_data_prep.html" in links

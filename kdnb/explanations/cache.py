@@ -12,7 +12,7 @@ from kdnb.explanations.base import Explanation
 from kdnb.explanations.registry import definition, explain
 from kdnb.models.zoo import Classifier, checksum
 
-VERSION = 4  # of the stored maps: raise it when a method computes something else
+VERSION = 5  # of the stored maps: raise it when a method computes something else
 BATCH = 16
 
 

@@ -24,7 +24,7 @@ SCORES = ("logit", "prob")
 ROUNDS = (0.4, 0.7, 1.0)  # shares of the channels to score; after each, the others are predicted
 FIRST, GROWTH = 8, 1.5  # with a tolerance: the channels of the first round, then times as many
 DRAWS = 16  # of the logits that are not scored, from which the error of a map is estimated
-# masks in a batch: 64 of 96 px leave a processor's cache, and take up to 1.5 times as long
+# masks in a batch: those of 64 leave a processor's cache
 BATCH = {"cpu": 16}
 # variances of a logit that its mask may leave unexplained, relative to the explained one
 NOISES = (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -173,8 +173,8 @@ def _agreement(
     drawn: Tensor,
     weigh: Callable[[Sweep, Tensor], Tensor],
 ) -> float:
-    """The rank correlation that the map of image ``row`` is expected to have with the exact one:
-    the mean over maps from ``drawn`` ``(L, D)`` logits of its ``usable`` channels ``(L,)``."""
+    """The rank correlation that the map of image ``row`` is likely to have with the exact one: the
+    lower quartile over maps from ``drawn`` ``(L, D)`` logits of ``usable`` channels ``(L,)``."""
     several = found.activations[row].expand(drawn.shape[1] + 1, -1, -1, -1)
     logits = found.logits[row].repeat(len(several), 1, 1)
     logits[1:, usable, target] = drawn.T
@@ -218,7 +218,7 @@ class _Process:
     its width the median distance of the masks; ``prior`` ``(L, D)`` draws of it, and ``rest``
     ``(L, D)`` standard normal ones of what masks do not explain. Rasmussen & Williams 2006,
     equation 2.25; draws of the posterior by Matheron's rule (Wilson et al. 2020, arXiv:2002.09309,
-    equation 9). Ours, because one round of scikit-learn's process takes as long as thirty masks.
+    equation 9). Ours, because scikit-learn would decompose all masks' covariance in each round.
     """
 
     masks: Tensor

@@ -191,7 +191,8 @@ def test_exact_score_cam_equals_the_reference(name):
 
 def test_one_sweep_serves_every_class(images):
     model = wrap(Pooled(), "act")
-    sweep = scorecam.sweep(model.network, images, activations.features(model, images))
+    maps, none = activations.features(model, images), torch.zeros(3).long()
+    sweep = scorecam.sweep(model.network, images, maps, none, model.num_classes)
     for target in (0, 1):
         weights = sweep.weights(torch.full((3,), target))
         maps = activations.enlarge(sweep.maps(weights), (SIZE, SIZE)).numpy()
@@ -209,9 +210,22 @@ def test_channels_without_activation_cost_nothing(images):
         lambda module, inputs, output: computed.append(len(inputs[0]))
     )
     registry.explain(model, images, "score_cam", targets=0)
-    assert (
-        sum(computed) <= 3 * 4 + 3 + 1 + 3
-    )  # usable masks, features, the empty image, predictions
+    assert sum(computed) <= 3 + 3 * 4 + 1  # the images, their usable masks, the empty image
+
+
+def test_a_given_class_costs_no_pass_of_its_own(images):
+    """Logits and activations come from one pass, and a small budget is scored in one batch."""
+    model, passes = wrap(Pooled(32), "act"), []
+    model.network.register_forward_hook(lambda module, inputs, output: passes.append(1))
+    registry.explain(model, images[:1], "score_cam", targets=0, channels=8, tolerance=0.9)
+    assert len(passes) == 2
+
+
+def test_a_constant_map_is_no_mask():
+    """0.3, enlarged, is 0.3 but for rounding."""
+    maps = torch.cat([torch.full((1, 3, 3), 0.3), torch.rand(1, 3, 3)])
+    masks = scorecam._masks(maps, torch.Size([37, 37]))
+    assert not masks[0].any() and masks[1].max() > 0.99
 
 
 def test_few_representative_channels_give_a_similar_map():
@@ -242,11 +256,12 @@ def test_the_channels_with_the_largest_weights_are_scored():
             return torch.stack([torch.zeros_like(distance), 12 - distance], 1)
 
     network, x = Peaked(), torch.ones(1, 3, SIZE, SIZE)
-    every = scorecam.sweep(network, x, maps)
+    one = torch.ones(1).long()
+    every = scorecam.sweep(network, x, maps, one, 2)
     seen.clear()
-    some = scorecam.sweep(network, x, maps, channels=40, targets=torch.ones(1).long())
+    some = scorecam.sweep(network, x, maps, one, 2, channels=40)
     assert sum(seen) <= 40 + 1  # and the empty image
-    heaviest = every.weights(torch.ones(1).long())[0].topk(10).indices
+    heaviest = every.weights(one)[0].topk(10).indices
     assert sorted(heaviest.tolist()) == list(range(90, 100))
     assert torch.allclose(
         some.logits[0, heaviest], every.logits[0, heaviest], atol=1e-4

@@ -44,20 +44,25 @@ def untouched(model: nn.Module) -> Iterator[None]:
             parameter.grad = grad
 
 
-def features(model: Classifier, x: Tensor, layer: str | None = None) -> Tensor:
-    """Activations ``(N, C, h, w)`` of a layer for normalised images ``(N, 3, H, W)``, without
-    gradients. Raises ``ValueError`` for a layer whose output has no height and width."""
-    layer = layer or model.cam_layer
-    kept: list[Tensor] = []
+def watch(model: Classifier, x: Tensor, layer: str) -> tuple[Tensor, object]:
+    """The logits ``(N, K)`` for normalised images ``(N, 3, H, W)``, and what a layer gives on the
+    way (None: it takes no part), from one pass without gradients."""
+    kept: list[object] = []
     hook = model.network.get_submodule(layer).register_forward_hook(
         lambda module, inputs, output: kept.append(output)
     )
     try:
         with torch.inference_mode():
-            model.network(x)
+            return model.network(x), kept[-1] if kept else None
     finally:
         hook.remove()
-    return spatial(model, kept[-1], layer).clone()
+
+
+def features(model: Classifier, x: Tensor, layer: str | None = None) -> Tensor:
+    """Activations ``(N, C, h, w)`` of a layer for normalised images ``(N, 3, H, W)``, without
+    gradients. Raises ``ValueError`` for a layer whose output has no height and width."""
+    layer = layer or model.cam_layer
+    return spatial(model, watch(model, x, layer)[1], layer).clone()
 
 
 def map_size(model: Classifier) -> tuple[int, int]:

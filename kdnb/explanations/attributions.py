@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdnb import files
 from kdnb.explanations import scorecam, shapley
-from kdnb.explanations.activations import enlarge, features, spatial
+from kdnb.explanations.activations import enlarge, spatial
 from kdnb.explanations.base import Job
 from kdnb.explanations.inputs import check_images
 
@@ -36,9 +36,10 @@ def score_cam(job: Job) -> tuple[Tensor, Tensor]:
     found = scorecam.sweep(
         job.network,
         job.x,
-        features(job.model, job.x, job.layer).float(),
-        options["channels"] or None,
+        spatial(job.model, job.output, job.layer).float(),
         job.targets,
+        job.model.num_classes,
+        options["channels"] or None,
         options["fast"],
         options["batch"],
         options["tolerance"],

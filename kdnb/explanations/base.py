@@ -37,12 +37,13 @@ class Explanation:
 @dataclass(frozen=True)
 class Job:
     """One batch to explain: normalised images ``x`` ``(N, 3, H, W)``, classes ``targets`` ``(N,)``,
-    the ``layer`` to read and the method's options."""
+    the ``layer`` to read, its ``output`` for these images and the method's options."""
 
     model: Classifier
     x: Tensor
     targets: Tensor
     layer: str
+    output: object
     options: dict
 
     @property

@@ -143,7 +143,11 @@ class Browser:
     def options(self, method: str) -> dict:
         """The options of a method that answers while a reader waits."""
         quick = {
-            "score_cam": {"channels": self.channels or None, "fast": device.precision() == "bf16"},
+            "score_cam": {
+                "channels": self.channels or None,
+                "tolerance": 0.9 if self.channels else None,
+                "fast": device.precision() == "bf16",
+            },
             "shap": {"background": self.background, "samples": 16},
         }
         return quick.get(method, {})

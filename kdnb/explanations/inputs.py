@@ -65,26 +65,31 @@ def check_images(images: Tensor, model: Classifier) -> Tensor:
     return images.expand(-1, 3, -1, -1).to(model.mean.device)
 
 
-def check_targets(model: Classifier, images: Tensor, targets: int | Sequence[int] | None) -> Tensor:
-    """Class indices ``(N,)`` for images ``(N, 3, S, S)``: one for all, one per image, or by default
-    the predicted classes. Raises ``ValueError`` for an index out of range, another number of
-    targets, or a model whose logits are not finite."""
-    with torch.inference_mode():
-        logits = torch.cat([model(part) for part in images.split(64)])
-    if not torch.isfinite(logits).all():
-        raise checks.Diverged(
-            f"the logits of {model.name} are NaN or infinite: its weights are broken; train it "
-            "again with a lower -p lr"
-        )
+def check_targets(
+    model: Classifier, images: int, targets: int | Sequence[int] | None
+) -> Tensor | None:
+    """Class indices ``(N,)`` for so many ``images``, from one for all or one per image; None stays
+    None. Raises ``ValueError`` for an index out of range or another number of targets."""
     if targets is None:
-        return logits.argmax(1).clone()
-    chosen = torch.as_tensor(targets, device=images.device).long().reshape(-1)
-    chosen = chosen.expand(len(images)) if len(chosen) == 1 else chosen
-    if len(chosen) != len(images):
-        raise ValueError(f"{len(chosen)} targets for {len(images)} images")
+        return None
+    chosen = torch.as_tensor(targets, device=model.mean.device).long().reshape(-1)
+    chosen = chosen.expand(images) if len(chosen) == 1 else chosen
+    if len(chosen) != images:
+        raise ValueError(f"{len(chosen)} targets for {images} images")
     if chosen.min() < 0 or chosen.max() >= model.num_classes:
         raise ValueError(
             f"targets must lie between 0 and {model.num_classes - 1}, "
             f"got {sorted(set(chosen.tolist()))}"
         )
     return chosen.clone()
+
+
+def check_logits(model: Classifier, logits: Tensor) -> Tensor:
+    """The ``logits`` ``(N, K)`` of a model. Raises ``Diverged`` unless they are finite: a map of
+    others would be an empty one."""
+    if torch.isfinite(logits).all():
+        return logits
+    raise checks.Diverged(
+        f"the logits of {model.name} are NaN or infinite: its weights are broken; train it "
+        "again with a lower -p lr"
+    )

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from kdnb import files
 from kdnb.explanations import attributions
-from kdnb.explanations.activations import untouched
+from kdnb.explanations.activations import untouched, watch
 from kdnb.explanations.base import Explanation, Job, Method
-from kdnb.explanations.inputs import check_images, check_targets
+from kdnb.explanations.inputs import check_images, check_logits, check_targets
 from kdnb.models import capabilities
 from kdnb.models.zoo import Classifier
 
@@ -167,13 +167,17 @@ def explain(
     known, settings = METHODS[files.lookup(method, METHODS, "method")], _settings(method, options)
     layer = files.lookup(layer or model.cam_layer, dict(model.network.named_modules()), "layer")
     images = check_images(images, model)
-    parts, effective = [], []
+    given = check_targets(model, len(images), targets)
+    classes, parts, effective = [], [], []
     with untouched(model):
-        classes = check_targets(model, images, targets)
         x = (images - model.mean) / model.std
         for start in range(0, len(images), batch_size):
             rows = slice(start, start + batch_size)
-            found = known.run(Job(model, x[rows], classes[rows], layer, settings))
+            logits, output = watch(model, x[rows], layer)
+            predicted = check_logits(model, logits).argmax(1)
+            chosen = predicted if given is None else given[rows]
+            classes.append(chosen.cpu())
+            found = known.run(Job(model, x[rows], chosen, layer, output, settings))
             maps, channels = found if isinstance(found, tuple) else (found, None)
             parts.append(np.asarray(torch.as_tensor(maps).detach().float().cpu()))
             effective += [] if channels is None else channels.tolist()
@@ -182,7 +186,7 @@ def explain(
     return Explanation(
         method,
         maps,
-        classes.cpu().numpy(),
+        torch.cat(classes).numpy(),
         definition(model, method, layer, **options),
         np.array(effective) if effective else None,
     )

@@ -71,8 +71,9 @@ def sweep(
     network: nn.Module,
     x: Tensor,
     activations: Tensor,
+    targets: Tensor,
+    num_classes: int,
     channels: int | None = None,
-    targets: Tensor | None = None,
     fast: bool = False,
     batch_size: int | None = None,
     tolerance: float | None = None,
@@ -85,22 +86,20 @@ def sweep(
     are constant give the same empty image, which is computed once. With ``channels`` at most so
     many are scored; with a ``tolerance`` in (0, 1), more and more until the rank correlation that
     the map is expected to have with the exact one reaches it. First come the most dissimilar
-    channels, then those whose logit of class ``targets`` ``(N,)`` (by default the predicted class)
-    may be large and get most of the weight; the logits of the others are predicted. ``weigh`` gives
-    the weights of a sweep for ``targets``. ``fast`` computes in bf16.
+    channels, then those whose logit of class ``targets`` ``(N,)``, of ``num_classes``, may be large
+    and get most of the weight; the logits of the others are predicted. ``weigh`` gives the weights
+    of a sweep for ``targets``. ``fast`` computes in bf16.
     """
     batch_size = batch_size or BATCH.get(x.device.type, 64)
     usable = activations.flatten(2).amax(2) != activations.flatten(2).amin(2)
     total = int(usable.sum() if channels is None else usable.sum(1).clamp(max=channels).sum())
     bar = tqdm(total=total, desc="Score-CAM", unit="mask", leave=False, disable=total < 4096)
     with torch.inference_mode(), bar:
-        classes = _logits(network, x, fast).argmax(1) if targets is None else targets
-        logits = _logits(network, torch.zeros_like(x[:1]), fast).expand(*usable.shape, -1).clone()
+        logits = x.new_zeros(*usable.shape, num_classes, dtype=torch.float32)
         found = Sweep(activations, logits)
-        images = zip(usable, classes.split(1), strict=True)
-        plans = [
+        plans = [_empty_image(found, ~usable)] + [
             _plan(found, row, each.nonzero().flatten(), target, channels, tolerance, weigh)
-            for row, (each, target) in enumerate(images)
+            for row, (each, target) in enumerate(zip(usable, targets.split(1), strict=True))
         ]
         while wanted := [pair for plan in plans if (pair := next(plan, None)) is not None]:
             every = torch.cat(wanted)
@@ -110,6 +109,15 @@ def sweep(
                 logits[rows, which] = _logits(network, x[rows] * masks, fast)
                 bar.update(len(part))
     return found
+
+
+def _empty_image(found: Sweep, constant: Tensor) -> Iterator[Tensor]:
+    """The pair (image, channel) ``(1, 2)`` to score for all that are ``constant`` ``(N, C)``; when
+    this goes on, its logits are those of all."""
+    pairs = constant.nonzero()
+    if len(pairs):
+        yield pairs[:1]
+        found.logits[constant] = found.logits[tuple(pairs[0])].clone()
 
 
 def _plan(
@@ -199,7 +207,9 @@ def _masks(maps: Tensor, size: torch.Size) -> Tensor:
     large = F.interpolate(maps[:, None].float(), tuple(size), mode="bilinear", align_corners=True)
     large = large[:, 0]
     low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
-    return (large - low) / (high - low + 1e-8)
+    # enlarged, a constant map differs by rounding, which the scale would turn into a mask
+    constant = maps.amin((1, 2), keepdim=True) == maps.amax((1, 2), keepdim=True)
+    return ((large - low) / (high - low + 1e-8)).masked_fill(constant, 0)
 
 
 def _representatives(masks: Tensor, count: int) -> Tensor:

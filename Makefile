@@ -58,6 +58,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.data_path
 	$(BIN)/python -m benchmarks.distillation
 	$(BIN)/python -m benchmarks.methods
+	$(BIN)/python -m benchmarks.selection
 	$(BIN)/python -m benchmarks.score_cam
 	$(BIN)/python -m benchmarks.shap_values
 	$(BIN)/python -m benchmarks.latency

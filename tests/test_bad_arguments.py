@@ -325,7 +325,7 @@ WRONG = {
     "similarity": (lambda m: agreement.similarity(MAPS, MAPS[:2], (4, 4)), "other must be"),
     "cka: images": (lambda m: layers.cka(np.zeros((5, 2)), np.zeros((4, 2))), "other must be"),
     "latency: runtime": (
-        lambda m: latency.milliseconds(m, (1, 3, S, S), "onxx"),
+        lambda m: latency.ready(m, (1, 3, S, S), "onxx"),
         "Did you mean 'onnx'",
     ),
     "latency: agreement": (lambda m: latency.agreement([1.0], [1.0, 2.0]), "measured must be"),

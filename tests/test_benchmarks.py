@@ -17,10 +17,12 @@ from benchmarks import (
     latency,
     methods,
     score_cam,
+    selection,
     shap_values,
     shared_cores,
 )
 from kdnb import files
+from kdnb.training import curation
 
 FOLDER = files.ROOT / "outputs" / "benchmarks"
 
@@ -247,3 +249,17 @@ def test_the_script_for_a_gpu_notes_an_error_and_goes_on(home, monkeypatch):
     ]
     only = files.read_json(gpu.main(["--toy", "--only", "dat"]))
     assert [row["kind"] for row in only["results"]] == ["data alone"]
+
+
+def test_the_cost_of_choosing_is_measured(home, few_phantoms):
+    path = selection.main(["--toy"])
+    assert path.is_relative_to(home / "cache"), "a toy's rows are no results"
+    stored = files.read_json(path)
+    rows = {row["rule"]: row for row in stored["curation"]["results"]}
+    assert [*rows] == [selection.NONE, *curation.RULES]
+    assert rows["acid"]["times_no_curation_by_count_of_passes"] == pytest.approx(8 / 3)
+    for row in rows.values():
+        spent = row["cpu_seconds"] / rows[selection.NONE]["cpu_seconds"]
+        assert row["times_no_curation"] == pytest.approx(spent)
+    (row,) = stored["features"]
+    assert row["source"] == "handcrafted" and row["seconds_for_5000_images"] > 0

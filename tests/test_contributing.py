@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 
+from conftest import lend
+
 from kdnb import files
 
 
@@ -14,7 +16,7 @@ def section(title: str) -> str:
     return text.split(f"## {title}\n")[1].split("\n## ")[0]
 
 
-def test_add_a_method_is_followed_literally(tmp_path):
+def test_add_a_method_is_followed_literally(tmp_path, shared_phantoms):
     """The file that the text shows is put into a copy of the package and run by the command that
     the text gives: short option, resume and registry included."""
     text = section("Add a method")
@@ -30,6 +32,7 @@ def test_add_a_method_is_followed_literally(tmp_path):
     assert not (tmp_path / path).exists()
     lines = [line.removeprefix("   ") for line in code.splitlines()]
     files.write_text(tmp_path / path, "\n".join(lines).rstrip() + "\n")
+    lend(shared_phantoms, tmp_path / "cache")
     folders = {f"KDNB_{kind}": str(tmp_path / kind.lower()) for kind in ("CACHE", "OUTPUTS")}
     done = subprocess.run(
         [sys.executable, *command.split()],

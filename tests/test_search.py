@@ -149,20 +149,17 @@ def test_agreement_by_hand():
 @pytest.mark.parametrize("runtime", latency.RUNTIMES)
 def test_a_block_is_really_measured(runtime):
     block = LARGEST.blocks()[3]
-    assert (
-        0
-        < latency.milliseconds(ofa.Residual(block, False), (1, block.inner, 8, 8), runtime, 0.02)
-        < 1000
-    )
+    run = latency.ready(ofa.Residual(block, False), (1, block.inner, 8, 8), runtime)
+    assert 0 < run(0.02) < 1000
     with pytest.raises(ValueError, match="unknown runtime 'onix'. Did you mean 'onnx'"):
-        latency.milliseconds(torch.nn.Identity(), (1, 3, 8, 8), "onix")
+        latency.ready(torch.nn.Identity(), (1, 3, 8, 8), "onix")
 
 
 def test_timing_is_that_of_efficiency(monkeypatch):
     monkeypatch.setattr(
         efficiency, "latency", lambda run, x, seconds, threads: efficiency.Timing(7.0, 6.0, 8.0, 3)
     )
-    assert latency.milliseconds(torch.nn.Identity(), (1, 3, 8, 8), "eager") == 7.0
+    assert latency.ready(torch.nn.Identity(), (1, 3, 8, 8), "eager")(0.2) == 7.0
 
 
 def test_a_supernet_is_trained_searched_and_its_student_tuned(home, folder):

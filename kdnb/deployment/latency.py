@@ -146,11 +146,17 @@ def _measured_blocks(
             _key(b, side): (b, side) for b, side in zip(choice.blocks()[1:], sides, strict=True)
         }
     blocks = dict.fromkeys(wanted, np.inf)
+
+    @functools.cache
+    def prepared(name):  # exporting a block takes longer than measuring it
+        block, side = wanted[name]
+        return ready(ofa.Residual(block, False), (1, block.inner, side, side), runtime)
+
     # each is measured twice, the faster kept: a busy moment spoils one of them
     turns = [(turn, name) for turn in ("first", "second") for name in wanted]
     for turn, name in tqdm(turns, desc="measuring blocks", unit="block", leave=False):
-        work = functools.partial(_alone, *wanted[name], runtime, seconds)
-        blocks[name] = min(blocks[name], once(f"{turn} {name}", work))
+        value = once(f"{turn} {name}", lambda name=name: prepared(name)(seconds))
+        blocks[name] = min(blocks[name], value)
     return blocks
 
 
@@ -171,10 +177,6 @@ def _fitted(table: LatencyTable, whole: int, seconds: float, once: _Once) -> Lat
     return dataclasses.replace(
         table, scale=scale, weights=weights, offset=offset, reference_ms=reference_ms
     )
-
-
-def _alone(block: Block, side: int, runtime: str, seconds: float) -> float:
-    return milliseconds(ofa.Residual(block, False), (1, block.inner, side, side), runtime, seconds)
 
 
 def _beside(*arguments: object) -> tuple[list[float], float]:
@@ -224,13 +226,6 @@ def compare(
     bar.close()
     theirs, own = np.moveaxis(np.concatenate(times, axis=1), 2, 0)
     return np.median(own / theirs, axis=0), float(np.median(theirs))
-
-
-def milliseconds(
-    module: nn.Module, shape: tuple[int, ...], runtime: str = "onnx", seconds: float = 0.2
-) -> float:
-    """Median milliseconds of one call with an input of this shape, on ``THREADS`` threads."""
-    return ready(module, shape, runtime)(seconds)
 
 
 def ready(

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from kdnb.deployment import efficiency
+from kdnb.deployment import efficiency, onnx_export
 from kdnb.images import pixels
 from kdnb.models import zoo
 
@@ -64,16 +64,22 @@ def test_static_costs_are_those_of_the_zoo():
     assert 35 < found["weights_mb"] < 36 and found["peak_memory_mb"] > 29
 
 
-def test_every_runtime_answers_alike(model, home):
-    images = torch.rand(9, 3, SIZE, SIZE)
+def test_every_runtime_answers_alike(model, home, monkeypatch):
+    images, threads, opened = torch.rand(9, 3, SIZE, SIZE), [], onnx_export._session
+    monkeypatch.setattr(
+        onnx_export, "_session", lambda path, n: threads.append(n) or opened(path, n)
+    )
     table, runs = efficiency.measure(
         model, ("a", "b", "c"), efficiency.here(compiled=False), images, seconds=0.05
     )
     assert list(table["runtime"]) == efficiency.here(compiled=False) and set(runs) >= {
         "eager",
         "onnx",
+        "onnx_defaults",
         "onnx_int8",
     }
+    own = efficiency.thread_counts()
+    assert threads == [*own, 0, *own]  # 0: ONNX Runtime decides
     output = table[table["note"] == ""]
     assert (output[["latency_ms", "images_per_second", "megabytes", "threads"]] > 0).all(axis=None)
     assert (output["latency_low"] <= output["latency_ms"]).all() and (
@@ -87,6 +93,25 @@ def test_every_runtime_answers_alike(model, home):
     assert np.abs(answers["onnx_int8"] - answers["eager"]).max() < 0.5 * scale
     size = table.set_index("runtime")["megabytes"]
     assert size["onnx_int8"] < 0.4 * size["onnx"]
+
+
+def test_each_runtime_stands_with_the_threads_that_are_fastest_for_it(model, monkeypatch):
+    """Here one image is answered soonest on one thread, and a batch on four."""
+    asked = []
+
+    def took(run, images, seconds=1.0, threads=None):
+        asked.append(threads)
+        ms = len(images) / threads + 2 * threads
+        return efficiency.Timing(ms, ms, ms, 5)
+
+    monkeypatch.setattr(efficiency, "latency", took)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    assert efficiency.thread_counts() == [1, 2, 4, 6]
+    table, _ = efficiency.measure(model, ("a", "b", "c"), ["eager"])
+    (row,) = table.to_dict("records")
+    assert (row["threads"], row["latency_ms"]) == (1, 3)
+    assert (row["best_batch"], row["best_batch_threads"]) == (32, 4)
+    assert row["images_per_second"] == 1e3 * 32 / (32 / 4 + 8) and set(asked) == {1, 2, 4, 6}
 
 
 def test_what_is_not_to_be_had_is_a_row_that_says_so(model, home, monkeypatch):

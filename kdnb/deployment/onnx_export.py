@@ -224,7 +224,7 @@ class _Batches:
 
 def open(path: str | Path, threads: int | None = None) -> Deployed:  # noqa: A001 - onnx_export.open reads as what it does
     """Open a file that :func:`export` or :func:`quantise` wrote, with ``threads`` for one inference
-    (torch's number by default).
+    (torch's number by default; 0: the default of ONNX Runtime, all cores).
 
     Raises ``FileNotFoundError``, and :class:`NotOurs` for another or a changed file.
     """
@@ -262,7 +262,7 @@ def open(path: str | Path, threads: int | None = None) -> Deployed:  # noqa: A00
 def _session(path: Path, threads: int | None) -> Any:
     """ONNX Runtime on the processor; raises :class:`NotOurs` for what it cannot read."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
     options.log_severity_level = 3
     try:
         graph = onnx.load(path, load_external_data=False).graph

@@ -420,7 +420,7 @@ def test_agreement_of_two_members():
 def test_the_occluded_window_may_be_given_in_pixels():
     model = zoo.create("resnet10t", 2, 64).eval()
     options = registry.METHODS["occlusion"].options
-    job = Job(model, torch.zeros(1, 3, 64, 64), torch.zeros(1).long(), "", options)
+    job = Job(model, torch.zeros(1, 3, 64, 64), torch.zeros(1).long(), "", None, options)
     assert occlusion_window(job) == (3, 8, 8) and occlusion_stride(job) == (3, 4, 4)
     given = dataclasses.replace(job, options=options | classical.ATTRIBUTIONS["occlusion"])
     assert occlusion_window(given) == (3, 15, 15) and occlusion_stride(given) == (3, 8, 8)

@@ -79,7 +79,8 @@ def test_every_runtime_answers_alike(model, home, monkeypatch):
         "onnx_int8",
     }
     own = efficiency.thread_counts()
-    assert threads == [*own, 0, *own]  # 0: ONNX Runtime decides
+    asked = [count for count in threads if count is not None]  # quantising opens the file itself
+    assert asked == [*own, 0, *own]  # 0: ONNX Runtime decides
     output = table[table["note"] == ""]
     assert (output[["latency_ms", "images_per_second", "megabytes", "threads"]] > 0).all(axis=None)
     assert (output["latency_low"] <= output["latency_ms"]).all() and (

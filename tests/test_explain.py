@@ -191,8 +191,8 @@ def test_exact_score_cam_equals_the_reference(name):
 
 def test_one_sweep_serves_every_class(images):
     model = wrap(Pooled(), "act")
-    maps, none = activations.features(model, images), torch.zeros(3).long()
-    sweep = scorecam.sweep(model.network, images, maps, none, model.num_classes)
+    maps, first = activations.features(model, images), torch.zeros(3).long()
+    sweep = scorecam.sweep(model.network, images, maps, first, model.num_classes)
     for target in (0, 1):
         weights = sweep.weights(torch.full((3,), target))
         maps = activations.enlarge(sweep.maps(weights), (SIZE, SIZE)).numpy()

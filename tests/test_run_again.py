@@ -28,7 +28,7 @@ CHANGED = {
     "13": {"weighting": "equal"},
     "14": {"tune": "probe+all"},
 }
-LONG = ("04", "07", "10", "11", "12", "13", "14")  # their second pass takes minutes
+LONG = ("04", "07", "10", "11", "12", "13", "14")  # their second pass takes a minute or more
 
 
 @pytest.fixture(scope="module")

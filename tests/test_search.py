@@ -269,7 +269,8 @@ def test_a_latency_table_that_is_killed_goes_on(home, monkeypatch, calls, left, 
     with pytest.raises(KeyboardInterrupt):
         latency.latency_table(64, 3, whole=2)
     assert not list((home / "cache").rglob("latency/*.json"))
-    prepared.clear(), measured.clear()
+    prepared.clear()
+    measured.clear()
     monkeypatch.setattr(latency, "ready", ready)
     resumed = latency.latency_table(64, 3, whole=2)
     assert len(prepared) == left and sum(measured) == blocks

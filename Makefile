@@ -60,6 +60,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.methods
 	$(BIN)/python -m benchmarks.selection
 	$(BIN)/python -m benchmarks.score_cam
+	$(BIN)/python -m benchmarks.browsing
 	$(BIN)/python -m benchmarks.shap_values
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.growth

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks import (
+    browsing,
     distillation,
     gpu,
     growth,
@@ -263,3 +264,14 @@ def test_the_cost_of_choosing_is_measured(home, few_phantoms):
         assert row["times_no_curation"] == pytest.approx(spent)
     (row,) = stored["features"]
     assert row["source"] == "handcrafted" and row["seconds_for_5000_images"] > 0
+
+
+def test_how_long_a_reader_waits_is_measured(home, few_phantoms):
+    found = files.read_json(browsing.main(["--toy"]))
+    assert 0 < found["maps_s"] < found["picture_s"] and len(found["networks"]) == 3
+
+
+def test_three_maps_answer_in_half_a_second():
+    stored = files.read_json(FOLDER / "browsing.json")
+    assert stored["networks"] == ["densenet121", "kdfmv5", "kdfmv5"] and stored["image_size"] == 96
+    assert stored["maps_s"] < stored["goal_maps_s"] == browsing.GOAL

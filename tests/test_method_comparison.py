@@ -146,6 +146,14 @@ def test_differences_are_paired_and_ordered():
     assert table.set_index("label").loc["dkd", "low"] > 0
 
 
+def test_a_method_of_some_seeds_only_says_of_how_many():
+    cell = [result(0, SHARES | {"ssd_kd": 0.8}), result(1, SHARES)]
+    rows = comparison.against(cell, "hybrid").set_index("label")
+    assert set(rows.index) == {"dkd", "hard", "ssd_kd (1 of 2 seeds)"}
+    assert rows.loc["ssd_kd (1 of 2 seeds)", "difference"] == pytest.approx(0.1, abs=0.02)
+    assert "ssd_kd" not in comparison.scores([cell])  # ranks need every method in every run
+
+
 def test_ranks_and_tests_agree_with_scipy_and_demsar():
     from scipy import stats
 

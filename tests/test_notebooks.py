@@ -21,6 +21,7 @@ from test_index import covid_tree
 from kdnb import cells, files, parameters, run
 from kdnb.deployment import recipe
 from kdnb.notebook import SERVICE, assigned
+from kdnb.study import Study
 
 NOTEBOOKS = run.notebooks()
 
@@ -253,6 +254,18 @@ def test_the_runner_refuses_a_mistake_before_it_starts(home, capsys):
     assert run.main(["-p", "studnet", "ofa595"]) == 1
     assert "Did you mean 'student'?" in capsys.readouterr().err
     assert run.main(["99"]) == 1
+
+
+def test_time_left_follows_the_speed_of_this_machine(home):
+    """A machine that was three times as slow so far is expected to stay so; a notebook that ran
+    before takes what it took."""
+    first, second = NOTEBOOKS[1:3]
+    timings = run._Timings(Study.of(*cells.WINGS)())
+    stated = {path: timings.expected(path) for path in (first, second)}
+    timings.note(first, 3 * stated[first])
+    again = run._Timings(Study.of(*cells.WINGS)())
+    assert again.expected(first) == pytest.approx(3 * stated[first])
+    assert again.expected(second) == pytest.approx(3 * stated[second])
 
 
 def test_a_failing_notebook_stops_the_series(home, capsys):

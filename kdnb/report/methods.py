@@ -107,10 +107,9 @@ def holding(cell: Sequence[Result], *methods: str) -> list[Result]:
     return [result for result in cell if set(methods) <= _held(result).keys()]
 
 
-def common(cell: Sequence[Result]) -> list[str]:
-    """Methods that every run of a cell holds."""
-    held = [_held(result) for result in cell]
-    return [name for name in held[0] if all(name in each for each in held)]
+def known(cell: Sequence[Result]) -> list[str]:
+    """Methods that any run of a cell holds, those of the first run first."""
+    return list(dict.fromkeys(name for result in cell for name in _held(result)))
 
 
 def scores(cells: Iterable[Sequence[Result]], measure: str = "balanced_accuracy") -> pd.DataFrame:
@@ -131,13 +130,18 @@ def scores(cells: Iterable[Sequence[Result]], measure: str = "balanced_accuracy"
 def against(cell: Sequence[Result], reference: str) -> pd.DataFrame:
     """Balanced accuracy of each method minus that of ``reference``, over images and seeds.
 
-    One row a method: label, difference, low, high (shares of 1), p, seeds and n. Images, in their
-    groups, and seeds are crossed random effects (:mod:`kdnb.evaluation.crossed`).
+    One row a method: label, difference, low, high (shares of 1), p, seeds and n, of the runs that
+    hold both; the label says where these are not all. Images, in their groups, and seeds are
+    crossed random effects (:mod:`kdnb.evaluation.crossed`).
     """
     rows = []
-    for name in set(common(cell)) - {reference}:
-        gap, n = _gap(cell, name, reference)
-        row = {"label": name, "difference": gap.value, "low": gap.low, "high": gap.high}
+    for name in known(cell):
+        runs = holding(cell, name, reference)
+        if name == reference or not runs:
+            continue
+        gap, n = _gap(runs, name, reference)
+        label = name if len(runs) == len(cell) else f"{name} ({len(runs)} of {len(cell)} seeds)"
+        row = {"label": label, "difference": gap.value, "low": gap.low, "high": gap.high}
         rows.append(row | {"p": gap.p_value, "seeds": gap.runs, "n": n})
     table = pd.DataFrame(rows)
     return table.sort_values("difference", ascending=False, ignore_index=True)
@@ -176,9 +180,10 @@ def _right(cell: Sequence[Result], name: str, labels: np.ndarray) -> np.ndarray:
 
 
 def table(cell: Sequence[Result]) -> pd.DataFrame:
-    """One row a method and teacher: means over seeds of the measures, and the budget."""
+    """One row a method and teacher: means of the measures over the seeds that hold it, and the
+    budget."""
     held = [result.stored["results"] for result in cell]
-    named = {name: [each["methods"][name] for each in held] for name in common(cell)}
+    named = {name: [_held(each)[name] for each in holding(cell, name)] for name in known(cell)}
     taught = {
         f"teacher {name}": [each["teachers"][name] for each in held] for name in held[0]["teachers"]
     }

@@ -171,6 +171,12 @@ class Recipe(Parameters):
     curation_temperature: float = parameter(
         1.0, "temperature of the draw, in nats of the loss", low=1e-3
     )
+    curation_scale: float = parameter(
+        1.0,
+        "side of the images that acid scores, a share of theirs; 0.5 costs a quarter",
+        low=0.1,
+        high=1.0,
+    )
     options: dict = parameter({}, "more options of the method; each may be set by its own name too")
 
 

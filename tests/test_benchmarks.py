@@ -257,8 +257,10 @@ def test_the_cost_of_choosing_is_measured(home, few_phantoms):
     assert path.is_relative_to(home / "cache"), "a toy's rows are no results"
     stored = files.read_json(path)
     rows = {row["rule"]: row for row in stored["curation"]["results"]}
-    assert [*rows] == [selection.NONE, *curation.RULES]
-    assert rows["acid"]["times_no_curation_by_count_of_passes"] == pytest.approx(8 / 3)
+    assert [*rows] == [selection.NONE, *curation.RULES, selection.HALF]
+    counted = {name: row["times_no_curation_by_count_of_passes"] for name, row in rows.items()}
+    assert counted["acid"] == pytest.approx(8 / 3)
+    assert counted[selection.HALF] == pytest.approx((3 + 5 / 4) / 3)
     for row in rows.values():
         spent = row["cpu_seconds"] / rows[selection.NONE]["cpu_seconds"]
         assert row["times_no_curation"] == pytest.approx(spent)

@@ -281,6 +281,29 @@ def test_a_resumed_run_equals_an_uninterrupted_one(mine, monkeypatch, method):
     assert again[0].record["resumed_after_epoch"] == 2
 
 
+def test_images_are_scored_at_a_share_of_their_sides(mine):
+    """The losses of the draw are those of smaller images, and a run of whole images keeps its
+    key."""
+    rule = Curation("acid", scale=0.5)
+    assert "scale" not in Curation("acid").key and rule.key["scale"] == 0.5
+    assert curation.passes(1, 5, 0.5) == 3 + 5 / 4 and curation.passes(1, 5) == 8
+    model, images = zoo.create("resnet10t", 3, 32), torch.rand(10, 3, 32, 32)
+    labels = torch.arange(10) % 3
+    found = Curator(rule, [torch.zeros(10, 3)], labels)._student(
+        Batch(images, labels, torch.arange(10)), model
+    )
+    model.eval()
+    with torch.no_grad():
+        logits = model(F.avg_pool2d(images, 2))
+    assert torch.allclose(found, F.cross_entropy(logits, labels, reduction="none"), atol=1e-4)
+    wanted = study(method="hard", curation="acid", batch_size=8, student_epochs=1)
+    teachers = loop.train_teachers(wanted, mine)
+    half = dataclasses.replace(wanted, student="resnet10t", curation_scale=0.5)
+    assert loop.distil(half, mine, teachers).record["budget"]["scored_images"] == 5 * 72
+    with pytest.raises(ValueError, match="kdfmv5 cannot score images of 16 px.*built for 32 px"):
+        loop.distil(dataclasses.replace(wanted, curation_scale=0.5), mine, teachers)
+
+
 def test_the_losses_of_the_reference_are_kept_on_disk(mine, monkeypatch):
     wanted = study(method="hard", curation="acid", batch_size=8, student_epochs=1)
     teachers = loop.train_teachers(wanted, mine)

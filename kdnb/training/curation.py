@@ -26,6 +26,13 @@ SUPER = 5  # batches in a super-batch: the paper's filter ratio 0.8
 FORWARD = 1, 3  # the cost of scoring and of learning from an image, in forward passes
 
 
+def passes(learnt: float, scored: float, scale: float = 1.0) -> float:
+    """The cost of learning from images and of scoring others, their sides reduced to the share
+    ``scale``, in forward passes of whole images; a backward pass is worth two."""
+    score, learn = FORWARD
+    return learn * learnt + score * scale**2 * scored
+
+
 @dataclass(frozen=True)
 class Curation:
     """``acid``: p ∝ exp((student's − reference's loss) / temperature); ``easy_reference``:
@@ -34,20 +41,26 @@ class Curation:
     The paper trains contrastively and draws jointly by a loss of pairs. Ours, for classes: the
     cross-entropy of each image, not weighted by class, of the plain image without augmentation for
     student and reference; single draws without replacement; several references answer with their
-    averaged probabilities. The student scores in evaluation mode.
+    averaged probabilities. The student scores in evaluation mode, images reduced to the share
+    ``scale`` in (0, 1] of their sides: scoring is then cheaper by ``scale``², as with the coarse
+    views of Flexi-JEST (arXiv:2406.17711), but a student sees larger images when it
+    learns.
     """
 
     rule: str
     temperature: float = 1.0
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         files.lookup(self.rule, RULES, "curation")
         checks.positive(temperature=self.temperature)
+        checks.within(0.1, 1.0, scale=self.scale)
 
     @property
     def key(self) -> dict:
-        """Its part of a run's key."""
-        return {"rule": self.rule, "temperature": self.temperature, "super": SUPER}
+        """Its part of a run's key; whole images leave it as it was before ``scale`` came."""
+        key = {"rule": self.rule, "temperature": self.temperature, "super": SUPER}
+        return key if self.scale == 1 else key | {"scale": self.scale}
 
     @property
     def scored(self) -> int:
@@ -136,9 +149,24 @@ class Curator:
         return Batch(*(each[chosen.to(each.device)] for each in batch))
 
     def _student(self, batch: Batch, student: Classifier) -> Tensor:
-        was, images = student.training, batch.images.contiguous(memory_format=torch.channels_last)
+        was, images = student.training, self._reduced(batch.images)
         student.eval()
         with torch.no_grad(), device.autocast(images.device):
-            logits = student(images)
+            try:
+                logits = student(images.contiguous(memory_format=torch.channels_last))
+            except (RuntimeError, AssertionError, ValueError) as error:
+                if self.rule.scale == 1:
+                    raise
+                raise Mismatch(
+                    f"{student.name} cannot score images of {images.shape[-1]} px, as it is built "
+                    f"for {batch.images.shape[-1]} px: leave out -p curation_scale, or choose a "
+                    "student that takes images of any size, such as ofa595"
+                ) from error
         student.train(was)
         return losses(logits, batch.labels)
+
+    def _reduced(self, images: Tensor) -> Tensor:
+        if self.rule.scale == 1:
+            return images
+        side = max(1, round(self.rule.scale * images.shape[-1]))
+        return F.interpolate(images, size=(side, side), mode="area")

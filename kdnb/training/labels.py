@@ -124,16 +124,15 @@ def train_on_shares(study: Study, dataset: Dataset) -> Iterator[dict]:
             yield about | {"method": name} | tested(runs, dataset)
 
 
-def tested(runs: Sequence[Run], dataset: Dataset) -> dict:
+def tested(runs: Sequence[Run], dataset: Dataset, scale: float = 1.0) -> dict:
     """Test results of the last of a student's runs, and the budget of all of them together:
-    steps, images that were learnt from, images that were only scored, and the cost of both in
-    forward passes, of which a backward pass is worth two."""
+    steps, images that were learnt from, images that were only scored, at this share of their
+    sides, and the cost of both (:func:`~kdnb.training.curation.passes`)."""
     spent = {
         name: sum(run.record["budget"][name] for run in runs)
         for name in ("steps", "images", "scored_images")
     }
-    score, learn = curation.FORWARD
-    cost = learn * spent["images"] + score * spent["scored_images"]
+    cost = round(curation.passes(spent["images"], spent["scored_images"], scale))
     return methods.measured(runs[-1], dataset) | spent | {"forward_passes": cost}
 
 
@@ -142,8 +141,8 @@ def curated(study: Study, dataset: Dataset) -> dict[str, Study]:
     cost as ``<method>, random, equal cost``. The batch is made small enough for a super-batch."""
     images = int((dataset.table["split"] == "train").sum())
     small = dataclasses.replace(study, batch_size=min(study.batch_size, images // SUPER))
-    score, learn = curation.FORWARD
-    longer = math.ceil(study.student_epochs * (learn + SUPER * score) / learn)
+    times = curation.passes(1, SUPER, study.curation_scale) / curation.passes(1, 0)
+    longer = math.ceil(study.student_epochs * times)
     found = {}
     for method, own in ways(small).items():
         if own.make_method().unlabelled:
@@ -165,4 +164,5 @@ def train_curated(study: Study, dataset: Dataset) -> Iterator[dict]:
     for name, own in curated(study, dataset).items():
         recipe = to_the_end(recipes.of_student(study.recipe))
         runs = loop.distil_rounds(own, dataset, teachers, recipe)
-        yield {"name": name, "method": own.method, "curation": own.curation} | tested(runs, dataset)
+        about = {"name": name, "method": own.method, "curation": own.curation}
+        yield about | tested(runs, dataset, own.curation_scale)

@@ -72,7 +72,7 @@ def distil_rounds(
                 f"curation compares losses, and {method.name} has images without a label: choose "
                 "one of the two"
             )
-        curation = Curation(study.curation, study.curation_temperature)
+        curation = Curation(study.curation, study.curation_temperature, study.curation_scale)
     for _ in range(method.rounds):
         settings = study, images, study.student, method, study.student_epochs, teachers
         runs.append(fit(*settings, recipe=recipe, curation=curation))

@@ -38,8 +38,10 @@ $(READY): requirements.lock pyproject.toml
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --no-deps --quiet -e .
 	@touch $@
 
+# The quick profile at 64 px in place of 96 takes less than half of the time.
+SIZE := $(if $(filter quick,$(PROFILE)),-p image_size 64)
 reproduce: $(READY)
-	$(BIN)/python -m kdnb.run $(NOTEBOOKS) -p profile $(PROFILE) $(ARGS)
+	$(BIN)/python -m kdnb.run $(NOTEBOOKS) -p profile $(PROFILE) $(SIZE) $(ARGS)
 
 # One thread per worker, because both train at the same time. worksteal keeps most of a module in one worker.
 test: $(READY)

@@ -28,16 +28,17 @@ def own_profile(monkeypatch):
 
 @pytest.fixture(scope="session")
 def shared_phantoms(tmp_path_factory) -> Path:
-    """Where each phantom dataset is drawn by the first test of any process that needs it."""
+    """Where each phantom dataset is drawn, and its files are indexed, by the first test of any
+    process that needs it."""
     root = tmp_path_factory.getbasetemp()
     root = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "phantoms"
-    for name in phantoms.DRAWINGS:
+    for name in (*phantoms.DRAWINGS, "index"):
         (root / name).mkdir(parents=True, exist_ok=True)
     return root
 
 
 def lend(phantom_sets: Path, cache: Path) -> None:
-    """Link the phantoms into a cache of its own."""
+    """Link the phantoms, and the index of files, into a cache of its own."""
     cache.mkdir(exist_ok=True)
     for folder in phantom_sets.iterdir():
         if folder.is_dir():

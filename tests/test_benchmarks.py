@@ -156,13 +156,15 @@ def test_the_cost_of_a_method_is_the_least_of_repeats_that_take_turns():
 
 
 def test_the_costs_of_methods_are_kept_row_by_row(home, few_phantoms, monkeypatch):
-    path = methods.main(["--toy", "--methods", "dkd+attention_transfer"])
+    path = methods.main(["--toy", "--methods", "dkd+attention_transfer", "--repeats", "1"])
     assert path.is_relative_to(home / "cache"), "a toy's rows are no results"
     monkeypatch.setattr(methods, "draw", lambda *given: None)
-    methods.main(["--toy", "--methods", "dkd", "--repeats", "1"])
+    monkeypatch.setattr(methods, "seconds", lambda *given: 2.0)
+    methods.main(["--toy", "--methods", "dkd"])
     rows = {row["method"]: row for row in files.read_json(path)["results"]}
     assert [*rows] == ["attention_transfer", "dkd"]
-    assert [row["repeats"] for row in rows.values()] == [methods.TOY.repeats, 1]
+    assert [row["repeats"] for row in rows.values()] == [1, methods.TOY.repeats]
+    assert rows["dkd"]["times_soft_targets"] == 1, "the row of the second run"
     assert "times_soft_targets_with_kept_answers" in rows["dkd"]
     for row in rows.values():
         spent = row["cpu_seconds"]

@@ -26,7 +26,8 @@ def test_add_a_method_is_followed_literally(tmp_path, shared_phantoms):
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (command,) = re.findall(r"Run it:\s+`python (-m kdnb\.run .*?)`", text)
     for name in ("kdnb", "notebooks"):
-        ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        # compiled modules come along; those that are being written have a longer suffix
+        ignored = shutil.ignore_patterns("*.pyc.*", ".ipynb_checkpoints")
         shutil.copytree(files.ROOT / name, tmp_path / name, ignore=ignored)
     shutil.copy(files.ROOT / "pyproject.toml", tmp_path)
     assert not (tmp_path / path).exists()

@@ -52,9 +52,17 @@ def small(tmp_path_factory):
     return model, path
 
 
-# vgg19 is vgg19_bn without its norms, and half a gigabyte to write
+# exporting these takes half a minute each; vgg19 is vgg19_bn without its norms
+LONG = ("vgg19_bn", "autoformerv2_tiny", "dual_stream")
+
+
 @pytest.mark.parametrize(
-    "name", [*(name for name in zoo.ZOO if name != "vgg19"), ofa.SMALLEST.name]
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in LONG else [])
+        for name in (*zoo.ZOO, ofa.SMALLEST.name)
+        if name != "vgg19"
+    ],
 )
 def test_answers_equal_pytorch(name, tmp_path):
     model = lively(name)

@@ -152,7 +152,8 @@ def test_score_cam_by_hand(images, score, softmax):
         assert np.allclose(
             found.maps[number], by_hand(model, images[number], target, score, softmax), atol=1e-5
         )
-    assert score in found.definition and str(softmax) in found.definition
+    stated = f"{'softmax' if softmax else 'no softmax'} over channels; all channels scored; layer"
+    assert f"class {score} of" in found.definition and f"; {stated}" in found.definition
 
 
 def settled(name, classes=3):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -86,17 +86,23 @@ def captum(
     return run
 
 
+def occlusion_patch(options: Mapping[str, object], image_size: int) -> tuple[int, int]:
+    """Side and stride of the occluded square in pixels: ``window``, or the image's side divided by
+    ``cells``; ``stride``, or half a square, so that neighbours overlap by half."""
+    window = options["window"] or max(2, image_size // options["cells"])
+    return window, options["stride"] or max(1, window // 2)
+
+
 def occlusion_window(job: Job) -> tuple[int, int, int]:
-    """Channels, height and width of the occluded patch: ``window``, or the side divided by
-    ``cells``."""
-    side = job.options["window"] or max(2, job.x.shape[-1] // job.options["cells"])
-    return (3, side, side)
+    """Channels, height and width of the occluded square."""
+    window, _ = occlusion_patch(job.options, job.x.shape[-1])
+    return (3, window, window)
 
 
 def occlusion_stride(job: Job) -> tuple[int, int, int]:
-    """``stride``, or half a patch, so that neighbouring patches overlap by half."""
-    step = job.options["stride"] or max(1, occlusion_window(job)[1] // 2)
-    return (3, step, step)
+    """Its steps over channels, rows and columns."""
+    _, stride = occlusion_patch(job.options, job.x.shape[-1])
+    return (3, stride, stride)
 
 
 def shap(job: Job) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,15 +57,15 @@ class Method:
     """A method of explanation.
 
     ``run`` takes a :class:`Job` and returns maps ``(N, H, W)``, or maps and the effective channels
-    ``(N,)``. ``definition`` may name options in braces. ``options`` maps each option to its
-    default. ``signed`` methods give negative values too; ``reads_layer`` methods read the
-    activations of one layer; a ``control`` ignores the network and shows what a map scores by
-    chance.
+    ``(N,)``. ``definition`` may name options in braces, or is a function of the options and the
+    image size that returns it. ``options`` maps each option to its default. ``signed`` methods give
+    negative values too; ``reads_layer`` methods read the activations of one layer; a ``control``
+    ignores the network and shows what a map scores by chance.
     """
 
     title: str
     source: str
-    definition: str
+    definition: str | Callable[[Mapping[str, object], int], str]
     run: Callable[[Job], object]
     options: dict = field(default_factory=dict)
     signed: bool = False

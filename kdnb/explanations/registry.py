@@ -5,7 +5,7 @@ To add a method, add one entry to ``METHODS``; its ``run`` takes a :class:`Job` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import captum.attr
 import numpy as np
@@ -20,13 +20,32 @@ from kdnb.explanations.inputs import check_images, check_logits, check_targets
 from kdnb.models import capabilities
 from kdnb.models.zoo import Classifier
 
+
+def _of_score_cam(options: Mapping[str, object], image_size: int) -> str:
+    channels, tolerance = options["channels"], options["tolerance"]
+    softmax = "softmax" if options["channel_softmax"] else "no softmax"
+    words = [f"score: class {options['score']} of the masked image", f"{softmax} over channels"]
+    words.append(
+        "all channels scored" if channels is None else f"at most {channels} channels scored"
+    )
+    if tolerance is not None:
+        words[-1] = "channels scored" if channels is None else words[-1]
+        words[-1] += f" until maps correlate by {tolerance}"
+    if (channels, tolerance) != (None, None):
+        words.append("the logits of the others are predicted")
+    return "; ".join([*words, "in bfloat16"] if options["fast"] else words)
+
+
+def _of_occlusion(options: Mapping[str, object], image_size: int) -> str:
+    window, stride = attributions.occlusion_patch(options, image_size)
+    return f"squares of the mean colour, side {window} px, stride {stride} px"
+
+
 METHODS: dict[str, Method] = {
     "score_cam": Method(
         title="Score-CAM",
         source="Wang et al. 2020, arXiv:1910.01279",
-        definition="score: class {score} of the masked image; softmax over channels: "
-        "{channel_softmax}; channels scored: {channels} (None: all), until maps correlate by "
-        "{tolerance} (None: no such end); the logits of the others are predicted; bf16: {fast}",
+        definition=_of_score_cam,
         run=attributions.score_cam,
         options={
             "score": "logit",
@@ -90,8 +109,7 @@ METHODS: dict[str, Method] = {
     "occlusion": Method(
         title="Occlusion",
         source="Zeiler & Fergus 2014, arXiv:1311.2901",
-        definition="squares of the mean colour, side {window} px, stride {stride} px (None: "
-        "1/{cells} of the image's side, overlapping by half)",
+        definition=_of_occlusion,
         run=attributions.captum(
             captum.attr.Occlusion,
             sliding_window_shapes=attributions.occlusion_window,
@@ -198,6 +216,8 @@ def definition(model: Classifier, method: str, layer: str | None = None, **optio
     known, settings = METHODS[files.lookup(method, METHODS, "method")], _settings(method, options)
     shown = {name: len(v) if isinstance(v, Tensor) else v for name, v in settings.items()}
     where = f"; layer {layer or model.cam_layer}" if known.reads_layer else ""
+    if callable(known.definition):
+        return known.definition(shown, model.image_size) + where
     return known.definition.format(**shown) + where
 
 

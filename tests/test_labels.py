@@ -417,6 +417,18 @@ def test_a_rule_is_compared_at_equal_images_and_at_equal_cost(mine):
     assert list(gains["label"]) == 2 * ["hard, acid", "hard, easy_reference"]
 
 
+def test_each_comparison_is_written_when_it_is_done(mine):
+    """A killed notebook keeps those that it finished; other settings or images keep none."""
+    wanted = compared()
+    path = report.save_labels(wanted, mine, {"shares": [{"share": 1.0}]})
+    assert report.save_labels(wanted, mine, {"curated": []}) == path
+    held = files.read_json(path)["results"]
+    assert held["shares"] == [{"share": 1.0}] and held["curated"] == []
+    report.save_labels(dataclasses.replace(wanted, student_epochs=2), mine, {"positives": []})
+    held = files.read_json(path)["results"]
+    assert "positives" in held and "shares" not in held
+
+
 def test_differences_are_paired_image_by_image(mine):
     test = mine.pixels(32, "test")
     truth = test.labels[test.rows].numpy()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from kdnb import files
 from kdnb.data import Dataset
 from kdnb.evaluation import crossed, predictions
 from kdnb.report import names, pages
@@ -14,15 +15,24 @@ from kdnb.study import Study
 from kdnb.training import methods
 from kdnb.training.labels import EQUAL_COST, EQUAL_IMAGES, PLAIN, SELF
 
-KIND = "labels"
+KIND, COMPARISONS = "labels", {"shares", "curated", "positives"}
 AREAS = {"auc": "AUC", "partial_auc": "partial AUC"}
 BUDGET = ("steps", "images", "scored_images", "forward_passes")
 
 
 def keep(study: Study, dataset: Dataset, results: dict[str, list[dict]]) -> Path:
-    """Write the rows of each comparison, with the truth about the test images. Returns the path."""
+    """Write the rows of each comparison, with the truth about the test images, beside the
+    comparisons that a file of the same settings and images holds already. Returns the path."""
     name = names.comparison(study, KIND)
-    return pages.save(study, dataset, name, methods.truth(dataset) | results)
+    path, known = study.outputs() / f"{name}.json", {}
+    if path.exists():
+        before = files.read_json(path)
+        same_data = before["data"]["checksum"] == dataset.checksum
+        if same_data and files.digest(before["config"]) == files.digest(study.config()):
+            known = {
+                each: before["results"][each] for each in COMPARISONS & before["results"].keys()
+            }
+    return pages.save(study, dataset, name, methods.truth(dataset) | known | results)
 
 
 def table(rows: Sequence[dict]) -> pd.DataFrame:

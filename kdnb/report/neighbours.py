@@ -256,7 +256,7 @@ def _best_member(result: Result) -> tuple[dict, str] | None:
 
 
 def _shared(result: Result, method: str, every: bool) -> tuple[dict, str] | None:
-    rows = [row for row in result.stored["results"]["shares"] if row["method"] == method]
+    rows = [row for row in result.stored["results"].get("shares", []) if row["method"] == method]
     chosen = [row for row in rows if (row["share"] == 1) == every]
     if not chosen:
         return None
@@ -265,7 +265,7 @@ def _shared(result: Result, method: str, every: bool) -> tuple[dict, str] | None
 
 
 def _curated(result: Result, name: str) -> tuple[dict, str] | None:
-    rows = {row["name"]: row for row in result.stored["results"]["curated"]}
+    rows = {row["name"]: row for row in result.stored["results"].get("curated", [])}
     return (rows[name], "") if name in rows else None
 
 

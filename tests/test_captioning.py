@@ -425,3 +425,18 @@ def test_attention_is_a_share_of_the_image_and_measured_against_the_mask(known):
     assert captioning.words(reports, seen, "kind")[0]
     unread = replace(reports, vocabulary=None)
     assert captioning.looked_at(run, mine, unread, tokens, rows)[1] == {}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("['Chest CT shows  opacities. ']", "Chest CT shows opacities."),
+        ("['The model's predictions']", "The model's predictions"),
+        ('["One.", "Two."]', "One. Two."),
+        ("['A sentence that was cut", "A sentence that was cut"),
+        ("a [first] finding\nand 'another'", "a [first] finding and 'another'"),
+        ("[1] a reference", "[1] a reference"),
+    ],
+)
+def test_a_list_that_was_written_as_text_is_read_without_its_brackets(written, read):
+    assert texts._plain(written) == read

@@ -68,14 +68,14 @@ def examples(
     for label in dataset.classes:
         for place in np.flatnonzero(dataset.table["label"].iloc[rows] == label)[:1]:
             reference = reports.texts[rows[place]]
-            lines.append({"class": label, "writer": "reference", "report": reference, "true": ""})
+            lines.append({"class": label, "writer": "reference", "report": reference})
             for name, own in written.items():
-                line = {"class": label, "writer": name, "report": own[place], "true": ""}
+                line = {"class": label, "writer": name, "report": own[place]}
                 if reports.vocabulary is not None:
                     found = scores.facts_of(own[place], reference, reports.vocabulary)
                     line["true"] = f"{found['true']} of {found['stated']}"
                 lines.append(line)
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines).fillna("")
 
 
 def looked_at(

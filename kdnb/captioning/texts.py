@@ -104,7 +104,15 @@ def load(study: Study, dataset: Dataset) -> Reports:
     return found
 
 
+# captions of COVID-CT are the text of a Python list, in which quotes are not escaped
+_LISTED = re.compile(r"""^\[\s*(['"])(.*?)(?:\1\s*\])?$""", re.DOTALL)
+
+
 def _plain(text: str) -> str:
+    """On one line, without the brackets and quotes of a list that was written as text."""
+    if listed := _LISTED.match(text.strip()):
+        quote, inside = listed.groups()
+        text = re.sub(rf"{quote}\s*,\s*{quote}", " ", inside)
     return " ".join(text.split())
 
 

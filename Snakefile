@@ -28,7 +28,8 @@ LOGS = os.path.join("logs", "study")
 NOTEBOOKS = os.path.join(workflow.basedir, "notebooks")
 STUDENTS_OWN = (
     "student", "recipe", "method", "options", "alpha", "temperature", "teacher_weights",
-    "student_epochs", "methods", "curation", "curation_temperature", "curation_scale", "label_shares", "positive_shares", "features",
+    "student_epochs", "methods", "curation", "curation_temperature", "curation_scale", "label_shares",
+    "positive_shares", "features",
 )
 ALSO = {
     "explain": "04_explain.ipynb", "layers": "05_feature_maps.ipynb", "methods": "10_methods.ipynb",

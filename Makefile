@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup reproduce test test-slow bench gpu audit study site supplement release lock format clean
 help:
-	@echo "make reproduce   run the papers' notebooks, 00 to 09, on the synthetic chest dataset and render them (00 to 06 took 42 min on 2 slow, busy cores)"
+	@echo "make reproduce   run the papers' notebooks, 00 to 09, on the synthetic chest dataset and render them; it prints the time left"
 	@echo "                 the related systems, 10 to 14: NOTEBOOKS=1; another dataset: ARGS='-p dataset brain_tumor'"
 	@echo "make test        code style, unit tests, and every notebook as a test (about 40 min on 2 slow cores)"
 	@echo "make test-slow   tests of minutes each: the workflow killed and resumed, the whole site, all exercises"
@@ -38,7 +38,7 @@ $(READY): requirements.lock pyproject.toml
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --no-deps --quiet -e .
 	@touch $@
 
-# The quick profile at 64 px in place of 96 takes less than half of the time.
+# The quick profile at 64 px in place of 96: less than half of the pixels.
 SIZE := $(if $(filter quick,$(PROFILE)),-p image_size 64)
 reproduce: $(READY)
 	$(BIN)/python -m kdnb.run $(NOTEBOOKS) -p profile $(PROFILE) $(SIZE) $(ARGS)

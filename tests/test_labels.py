@@ -286,6 +286,7 @@ def test_images_are_scored_at_a_share_of_their_sides(mine):
     key."""
     rule = Curation("acid", scale=0.5)
     assert "scale" not in Curation("acid").key and rule.key["scale"] == 0.5
+    assert Curation("random", scale=0.5).key == Curation("random").key, "nothing is scored"
     assert curation.passes(1, 5, 0.5) == 3 + 5 / 4 and curation.passes(1, 5) == 8
     model, images = zoo.create("resnet10t", 3, 32), torch.rand(10, 3, 32, 32)
     labels = torch.arange(10) % 3

@@ -23,17 +23,17 @@ from kdnb.models.zoo import Classifier
 
 def _of_score_cam(options: Mapping[str, object], image_size: int) -> str:
     channels, tolerance = options["channels"], options["tolerance"]
-    softmax = "softmax" if options["channel_softmax"] else "no softmax"
-    words = [f"score: class {options['score']} of the masked image", f"{softmax} over channels"]
-    words.append(
-        "all channels scored" if channels is None else f"at most {channels} channels scored"
-    )
-    if tolerance is not None:
-        words[-1] = "channels scored" if channels is None else words[-1]
-        words[-1] += f" until maps correlate by {tolerance}"
-    if (channels, tolerance) != (None, None):
-        words.append("the logits of the others are predicted")
-    return "; ".join([*words, "in bfloat16"] if options["fast"] else words)
+    some = "channels" if channels is None else f"at most {channels} channels"
+    every = (channels, tolerance) == (None, None)
+    until = "" if tolerance is None else f" until maps correlate by {tolerance}"
+    words = [
+        f"score: class {options['score']} of the masked image",
+        f"{'softmax' if options['channel_softmax'] else 'no softmax'} over channels",
+        "all channels scored" if every else f"{some} scored{until}",
+        *([] if every else ["the logits of the others are predicted"]),
+        *(["in bfloat16"] if options["fast"] else []),
+    ]
+    return "; ".join(words)
 
 
 def _of_occlusion(options: Mapping[str, object], image_size: int) -> str:

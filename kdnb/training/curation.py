@@ -43,8 +43,7 @@ class Curation:
     student and reference; single draws without replacement; several references answer with their
     averaged probabilities. The student scores in evaluation mode, images reduced to the share
     ``scale`` in (0, 1] of their sides: scoring is then cheaper by ``scale``², as with the coarse
-    views of Flexi-JEST (arXiv:2406.17711), but a student sees larger images when it
-    learns.
+    views of Flexi-JEST (arXiv:2406.17711), but a student sees larger images when it learns.
     """
 
     rule: str
@@ -58,9 +57,10 @@ class Curation:
 
     @property
     def key(self) -> dict:
-        """Its part of a run's key; whole images leave it as it was before ``scale`` came."""
+        """Its part of a run's key. A scale counts only where it is used, so that runs from before
+        it are found again."""
         key = {"rule": self.rule, "temperature": self.temperature, "super": SUPER}
-        return key if self.scale == 1 else key | {"scale": self.scale}
+        return key | {"scale": self.scale} if self.scored and self.scale != 1 else key
 
     @property
     def scored(self) -> int:
@@ -155,7 +155,7 @@ class Curator:
             try:
                 logits = student(images.contiguous(memory_format=torch.channels_last))
             except (RuntimeError, AssertionError, ValueError) as error:
-                if self.rule.scale == 1:
+                if self.rule.scale == 1 or isinstance(error, torch.OutOfMemoryError):
                     raise
                 raise Mismatch(
                     f"{student.name} cannot score images of {images.shape[-1]} px, as it is built "

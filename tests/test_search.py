@@ -72,6 +72,8 @@ def test_a_budget_that_nothing_meets_names_the_cheapest():
     )
     assert table["front"].tolist() == [True, False, True]
     assert search.pick(table, 9.0) == LARGEST and search.pick(table, 8.9) == SMALLEST
+    assert search.default_budget(table, reference=5.0) == 3.0  # half would meet nothing
+    assert search.default_budget(table, reference=9.0) == 4.5
     with pytest.raises(search.NoSuchStudent, match=f"cheapest found is {SMALLEST.name} with 3 ms"):
         search.pick(table, 2.0)
 

@@ -75,7 +75,8 @@ def wanted(root, **changes) -> Study:
 def loaded(root, **changes) -> segmentation.MaskedDataset:
     """The dataset of a study, without a trial of its networks."""
     study = wanted(root, **changes)
-    return segmentation.masked(study.read(), study.target, study.per_group)
+    most = {"group": study.per_group, "label": study.per_class}
+    return segmentation.masked(study.read(), study.target, most)
 
 
 @pytest.fixture
@@ -230,6 +231,14 @@ def test_few_images_of_a_patient_are_a_choice_that_the_data_name(discs):
     assert (counts["train"] == 2).all() and (counts["test"] == 4).all()
     whole = loaded(discs)
     assert "at most 2" in few.split and few.checksum != whole.checksum
+
+
+def test_few_images_of_a_class_are_a_choice_that_the_data_name(discs):
+    few, whole = loaded(discs, per_class=3), loaded(discs)
+    kept, every = (each.table.groupby(["split", "label"]).size() for each in (few, whole))
+    assert (kept[["train", "val"]] == 3).all() and kept["test"].equals(every["test"])
+    assert "at most 3 training or validation images of a class" in few.split
+    assert few.checksum != whole.checksum
 
 
 def test_another_mask_is_another_dataset(discs):

@@ -50,7 +50,7 @@ class SearchParameters(Parameters):
     cost: str = parameter("latency", "cost to keep low: latency, macs or parameters", choices=COSTS)
     latency_budget_ms: float | None = parameter(
         None,
-        "milliseconds an image may take; None: half of OFA-595's latency",
+        "milliseconds an image may take; None: half of OFA-595's, if any",
         low=1e-3,
         high=1e6,
     )
@@ -243,6 +243,12 @@ def front_of(seen: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
     )
     table["front"] = table.index.isin(best)
     return table.sort_values(["cost", "accuracy"], ascending=[True, False], ignore_index=True)
+
+
+def default_budget(table: pd.DataFrame, reference: float) -> float:
+    """Half of OFA-595's cost (``reference``), or the cost of the cheapest subnet of the table where
+    that is more: on small images the parts that all subnets share take most of the time."""
+    return max(reference / 2, table["cost"].min())
 
 
 def pick(table: pd.DataFrame, budget: float, unit: str = "ms") -> Choice:

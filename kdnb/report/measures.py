@@ -405,7 +405,8 @@ def mask_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:
         ours, others = ([np.array(t["dice"][name]) for t in tests] for name in (names[-1], other))
         groups = np.array(tests[0]["groups"])
         gap = crossed.difference(np.stack(ours, 1) - np.stack(others, 1), groups)
-        kept = f", {config['per_group']} images of a patient" if config["per_group"] else ""
+        limits = {"patient": config["per_group"], "class": config.get("per_class")}
+        kept = "".join(f", {most} images of a {kind}" for kind, most in limits.items() if most)
         yield Evidence(
             Estimate(gap.value, gap.low, gap.high, len(groups), gap.runs),
             dataset=runs[0].title,

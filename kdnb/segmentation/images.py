@@ -4,7 +4,7 @@ out."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -114,12 +114,16 @@ def load(study: Study) -> MaskedDataset:
     """
     for name in (*study.teachers, study.student):
         capabilities.check(name, 2, study.image_size, ("segment",))
-    return masked(study.read(), study.target, study.per_group)
+    most = {"group": study.per_group, "label": study.per_class}
+    return masked(study.read(), study.target, most)
 
 
-def masked(dataset: Dataset, target: str, per_group: int | None = None) -> MaskedDataset:
-    """The images of a dataset with a mask of ``target`` (``lesion`` or ``organ``), and at most
-    ``per_group`` training and validation images of a group, evenly spaced in the table's order.
+def masked(
+    dataset: Dataset, target: str, most: Mapping[str, int | None] | None = None
+) -> MaskedDataset:
+    """The images of a dataset with a mask of ``target`` (``lesion`` or ``organ``), and at ``most``
+    so many training and validation images of a ``group`` and then of a ``label``, evenly spaced in
+    the table's order.
 
     Raises :class:`~kdnb.parameters.BadParameter` as :func:`load` does.
     """
@@ -130,14 +134,15 @@ def masked(dataset: Dataset, target: str, per_group: int | None = None) -> Maske
         other = [name for name, kind in TARGETS.items() if table[kind].ne("").any()]
         hint = f"it has masks of another target: -p target {other[0]}" if other else _HOW
         raise BadParameter(f"{dataset.title} has no {target} mask: {hint}")
-    chosen = _thinned(table[drawn], per_group).reset_index(drop=True)
+    chosen, used = table[drawn], dataset.split
+    for kind, count in (most or {}).items():
+        if count:
+            chosen = _thinned(chosen, kind, count)
+            used += f"; at most {count} training or validation images of a {_WORDS[kind]}"
     given = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(Dataset)}
     rest = tuple(table.loc[~drawn, "path"])
-    used = dataset.split
-    if per_group:
-        used += f"; at most {per_group} training or validation images of a patient"
     about = {"target": target, "left_out": rest, "copy": dataset.caveat}
-    found = MaskedDataset(**given | {"table": chosen, "split": used} | about)
+    found = MaskedDataset(**given | {"table": chosen.reset_index(drop=True), "split": used} | about)
     _refuse_empty(found)
     return found
 
@@ -147,13 +152,13 @@ _HOW = (
     "a table (-p labels, column mask)"
 )
 
+_WORDS = {"group": "patient", "label": "class"}  # columns of the table
 
-def _thinned(table: pd.DataFrame, most: int | None) -> pd.DataFrame:
-    """At most ``most`` rows of each group outside the test set, evenly spaced."""
-    if most is None:
-        return table
+
+def _thinned(table: pd.DataFrame, column: str, most: int) -> pd.DataFrame:
+    """At most ``most`` rows of each value of a column outside the test set, evenly spaced."""
     kept = []
-    for (split, _), rows in table.groupby(["split", "group"], sort=False):
+    for (split, _), rows in table.groupby(["split", column], sort=False):
         count = len(rows) if split == "test" else min(most, len(rows))
         kept.append(rows.index[np.linspace(0, len(rows) - 1, count).round().astype(int)])
     return table.loc[np.sort(np.concatenate(kept))]

@@ -52,6 +52,11 @@ class SegmentationParameters(Parameters):
         "at most so many training and validation images of a patient; None: all",
         low=1,
     )
+    per_class: int | None = parameter(
+        None,
+        "at most so many training and validation images of a class; None: all",
+        low=1,
+    )
 
 
 def networks(study: Study) -> Study:

@@ -232,7 +232,9 @@ def test_a_captioner_is_judged_by_the_facts_in_its_reports(home):
             },
         )
 
-    ran(0, "rouge_l")  # words alone are no evidence
+    ran(0, "rouge_l")  # words alone are no evidence of truth
+    (row,) = found("captioner", "small, by words").rows
+    assert row.verdict == UNDECIDED and row.number == "+8.0 [+5.0, +11.0] points of ROUGE-L"
     ran(7, "synthetic", dataset="phantom_cxr")
     assert not found("captioner", "small").measured
     for seed in range(3):

@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from scipy import stats
@@ -433,12 +434,13 @@ def _mask_runs(found: Sequence[Result]) -> list[list[Result]]:
     return [[by_seed[seed] for seed in sorted(by_seed)] for by_seed in groups.values()]
 
 
-def report_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:
-    """F1 of the facts in the reports of the claim's subject, a captioner, minus that of the same
-    captioner without a teacher, in every setting of notebook 14 in which facts can be read."""
+def report_gains(claim: Claim, found: Sequence[Result], measure: str) -> Iterator[Evidence]:
+    """A measure of the reports of the claim's subject, a captioner, minus that of the same
+    captioner without a teacher, in every setting of notebook 14 that compares by this measure:
+    ``f1`` of the facts where they can be read, else ``rouge_l``."""
     settings: dict[str, dict[int, Result]] = {}
     for result in results.real(found, "reports"):
-        if result.stored["results"]["measure"] == "f1":
+        if result.stored["results"]["measure"] == measure:
             key = [{**result.config, "seed": None}, result.images, result.split]
             settings.setdefault(files.digest(key), {})[result.config["seed"]] = result
     for by_seed in settings.values():
@@ -489,5 +491,6 @@ KINDS = {
     "labels": Kind(neighbour_gains, "points", "{:+.1f}", 100),
     "areas": Kind(area_gains, "points", "{:+.1f}", 100),
     "masks": Kind(mask_gains, "points of Dice", "{:+.1f}", 100),
-    "reports": Kind(report_gains, "points of F1", "{:+.1f}", 100),
+    "reports": Kind(partial(report_gains, measure="f1"), "points of F1", "{:+.1f}", 100),
+    "captions": Kind(partial(report_gains, measure="rouge_l"), "points of ROUGE-L", "{:+.1f}", 100),
 }

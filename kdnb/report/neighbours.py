@@ -189,6 +189,12 @@ COMPARISONS = {
             *("reports", "small, taught", "small", "the small captioner without a teacher"),
             quantity="F1 of facts",
         ),
+        Wanted(
+            "Its words are closer to the reference where no facts can be read",
+            *("captions", "small, taught", "small, by words"),
+            "the small captioner without a teacher, real captions",
+            quantity="ROUGE-L",
+        ),
     ),
     "aucm": (
         Wanted(

@@ -189,7 +189,7 @@ class Rule:
 
 
 PAPERS = ("accuracy", "fidelity", "gain", "optimum", "maps", "layers")  # of papers A and B
-NEIGHBOURS = ("features", "labels", "areas", "masks", "reports")  # of related systems
+NEIGHBOURS = ("features", "labels", "areas", "masks", "reports", "captions")  # of related systems
 TRAINED = (*PAPERS, "method", *NEIGHBOURS)
 RULES = (  # applied in this order
     Rule(
@@ -283,7 +283,7 @@ class Row:
             "" if x is None else kind.form.format(kind.scale * x) for x in (e.value, e.low, e.high)
         )
         interval = f" [{low}, {high}]" if e.low is not None and e.low != e.high else ""
-        return f"{value}{interval} {kind.unit}".rstrip().replace("-", "−")
+        return f"{value}{interval}".replace("-", "−") + (f" {kind.unit}" if kind.unit else "")
 
 
 def whole(rows: Sequence[Row]) -> str:

@@ -107,11 +107,12 @@ def latency(
     images: Tensor,
     seconds: float = 1.0,
     threads: int | None = None,
+    least: int = 5,
 ) -> Timing:
-    """Time ``run(images)`` for about ``seconds`` after a warm-up, on ``threads`` threads (torch's
-    own number by default)."""
+    """Time ``run(images)`` for about ``seconds``, and ``least`` times at least, after a warm-up, on
+    ``threads`` threads (torch's own number by default)."""
     with torch.inference_mode():
-        for _ in range(3):
+        for _ in range(-(-least // 2)):
             run(images)
         timer = Timer(
             "run(images)",
@@ -120,7 +121,7 @@ def latency(
         )
         calls = max(1, round(0.002 / timer.timeit(1).mean))  # short calls are timed by the handful
         times, end = [], time.perf_counter() + seconds
-        while len(times) < 5 or time.perf_counter() < end:
+        while len(times) < least or time.perf_counter() < end:
             times.append(timer.timeit(calls).mean)
     low, median, high = np.percentile(times, (25, 50, 75)) * 1e3
     return Timing(float(median), float(low), float(high), len(times))

@@ -33,6 +33,12 @@ def test_latency_grows_with_the_work():
     assert many.median_ms > 5 * few.median_ms
 
 
+def test_at_least_so_many_timings_are_taken():
+    x = torch.zeros(1)
+    assert efficiency.latency(torch.neg, x, seconds=0.0).runs == 5
+    assert efficiency.latency(torch.neg, x, seconds=0.0, least=2).runs == 2
+
+
 def test_throughput_takes_the_best_batch():
     def run(images):  # a call costs the same whatever it holds: large batches win
         return torch.linalg.eigvals(torch.eye(60)).sum() + images.sum()

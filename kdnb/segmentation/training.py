@@ -69,17 +69,22 @@ def train_teachers(study: Study, dataset: MaskedDataset) -> dict[str, list[Run]]
     """One teacher of all training patients, and teachers of disjoint parts of them, by what a
     student of theirs is called.
 
-    The parts' teachers see together, in as many epochs, as many images as the one. Raises
-    :class:`~kdnb.images.splits.SplitError` where a part would lack images with, or without, a
-    target.
+    Each sees as many images as the one, in more epochs of its fewer images: limited are its
+    patients, not its training. Raises :class:`~kdnb.images.splits.SplitError` where a part would
+    lack images with, or without, a target.
     """
     parts = [dataset.shard(number, study.shards) for number in range(study.shards)]
-    name, epochs = study.teachers[0], study.teacher_epochs
 
     def taught(images):
-        return _fit(study, images, name, Masks(), epochs, role="teacher")
+        epochs = round(study.teacher_epochs * _learnt(dataset) / _learnt(images))
+        return _fit(study, images, study.teachers[0], Masks(), epochs, role="teacher")
 
     return {ONE: [taught(dataset)], several(study): [taught(part) for part in parts]}
+
+
+def _learnt(dataset: MaskedDataset) -> int:
+    """Training images of a dataset."""
+    return int((dataset.table["split"] == "train").sum())
 
 
 def train_students(

@@ -28,9 +28,9 @@ class Evidence:
     """An estimate with its origin, and what the verdict rules need besides.
 
     ``note`` is added to the reason of the verdict. ``papers_setting``: the runs have the paper's
-    image size, length, initial weights and split. ``accuracies`` (role → share) are those of
-    teacher and baseline, empty where no teacher is used. ``unmoved`` counts runs whose maps stay
-    when the weights are randomised; ``untimed`` names teachers without a timing.
+    image size, length, initial weights and split. ``accuracies`` (role → share), Dice of masks, are
+    those of teacher and baseline, empty where no teacher is used. ``unmoved`` counts runs whose
+    maps stay when the weights are randomised; ``untimed`` names teachers without a timing.
     """
 
     estimate: Estimate = NOTHING
@@ -406,6 +406,7 @@ def mask_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:
         ours, others = ([np.array(t["dice"][name]) for t in tests] for name in (names[-1], other))
         groups = np.array(tests[0]["groups"])
         gap = crossed.difference(np.stack(ours, 1) - np.stack(others, 1), groups)
+        taught_by, alone = names[1:-3], names[-3]  # after the teacher of all patients
         limits = {"patient": config["per_group"], "class": config.get("per_class")}
         kept = "".join(f", {most} images of a {kind}" for kind, most in limits.items() if most)
         yield Evidence(
@@ -420,7 +421,13 @@ def mask_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:
             setting=f"{methods.budget(runs)}, {config['target']} masks{kept}",
             note=f"{gap.groups} patients or groups",
             caveat=runs[0].caveat,
+            accuracies={"teacher": _dice(tests, taught_by), "baseline": _dice(tests, [alone])},
         )
+
+
+def _dice(tests: Sequence[dict], names: Sequence[str]) -> float:
+    """Mean Dice of some networks over runs and test images that have a target."""
+    return float(np.mean([test["dice"][name] for test in tests for name in names]))
 
 
 def _mask_runs(found: Sequence[Result]) -> list[list[Result]]:

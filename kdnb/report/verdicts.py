@@ -227,7 +227,7 @@ RULES = (  # applied in this order
     Rule(
         "A teacher that is no better than the baseline (the same student without a teacher) cannot "
         "refute that distillation helps.",
-        ("gain", "method"),
+        ("gain", "method", "masks"),
         _teacher,
     ),
     Rule(

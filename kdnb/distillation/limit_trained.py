@@ -40,8 +40,8 @@ class LimitTrained(Hybrid):
 
     The paper segments, with Lovász and Dice losses and a KL of features. Ours, for classes:
     cross-entropy, a KL of the classes' probabilities, alpha and T of :class:`Hybrid`, three
-    teachers, each with the study's epochs of its own part, so that together they cost as much as one
-    teacher, and their weights: equal, or for each image softmax(−CEₘ(x)), which
+    teachers, each with the study's epochs of its own part, so that together they cost as much as
+    one teacher, and their weights: equal, or for each image softmax(−CEₘ(x)), which
     ``teacher_weights`` multiply.
 
     ``feature_weight`` adds the paper's KL of features, :func:`feature_divergence` of the last maps,

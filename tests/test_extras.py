@@ -126,7 +126,7 @@ def test_a_notebook_asks_for_its_extras_before_anything_else(monkeypatch):
     """The wings declare what they need; the first cell stops before networks are trained."""
     needed = {name for group in cells.WINGS for name in group.extras}
     assert needed == {
-        *("detector", "export", "features", "ranking", "reports", "search", "segmentation")
+        *("auc", "detector", "export", "features", "ranking", "reports", "search", "segmentation")
     }
     assert parameters.Parameters.extras == ()
     monkeypatch.setattr(extras, "_found", lambda module: module != "pymoo")

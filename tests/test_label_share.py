@@ -59,6 +59,15 @@ def test_a_larger_share_holds_a_smaller_one_and_seeds_differ():
     assert rows[0.2, 0] == set(np.flatnonzero(splits.labelled(_table(), 0.2, 0)["split"] != ""))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_shares_are_nested_where_groups_hold_several_classes_too(seed):
+    table, rng = _table(), np.random.default_rng(seed)
+    table["label"] = rng.choice(["a", "b", "c"], len(table), p=[0.6, 0.3, 0.1])
+    shares = (0.2, 0.3, 0.5, 0.8)
+    kept = [set(np.flatnonzero(splits.labelled(table, s, seed)["split"] != "")) for s in shares]
+    assert all(small < large for small, large in zip(kept, kept[1:], strict=False))
+
+
 def test_a_share_without_a_class_is_refused_with_one_that_works():
     sentence = "class 'a' has 30 images for train.*share"
     with pytest.raises(splits.SplitError, match=sentence) as caught:

@@ -8,7 +8,7 @@ import torch
 from conftest import study
 from sklearn.metrics import roc_auc_score
 
-from kdnb import extras
+from kdnb import extras, report
 from kdnb.distillation import Batch, Course, Seen, create
 from kdnb.distillation.aucm import auc_margin_loss
 from kdnb.evaluation import roc
@@ -26,8 +26,8 @@ def test_the_margin_loss_by_hand():
 
     (1 − p)(h − a)² = 0.75 · 0.01 = 0.0075, with 2α(p(1 − p)m − (1 − p)h) = 0.1875 − 0.6 = −0.4125
     and p(1 − p)α² = 0.046875: F of the positive is −0.451875. Of the negative: p(h − b)² = 0.0025,
-    2α(0.1875 + p h) = 0.2625, so F = 0.218125. Their mean is −0.116875. libauc has no wheel for
-    every Python, so its AUCMLoss (v1) is not called here: the lines below are its terms one by one.
+    2α(0.1875 + p h) = 0.2625, so F = 0.218125. Their mean is −0.116875. libauc is
+    no dependency, so its AUCMLoss (v1) is not called here: these are its terms one by one.
     """
     scores = torch.tensor([[0.8], [0.3]], requires_grad=True)
     positive, share = torch.tensor([[1], [0]]), torch.tensor([0.25])
@@ -247,7 +247,13 @@ def test_all_losses_are_compared_on_equal_images(mine):
     )
     rows = {row["loss"]: row for row in rare.train_rare(own, mine)}
     assert rows.keys() == rare.LOSSES.keys()
-    assert len({row["images"] for row in rows.values()}) == 1
+    images = {name: row["images"] for name, row in rows.items()}
+    first = images.pop(rare.STARTED)
+    assert len({*images.values()}) == 1 and first == 2 * images[rare.COLD], "the start counts"
+    cold = rows[rare.STARTED]["against_cold"]["auc"]["difference"]
+    assert cold == pytest.approx(rows[rare.STARTED]["auc"] - rows[rare.COLD]["auc"])
+    found = report.labels.gains_in_areas(list(rows.values()))
+    assert len(found) == 2 * len(rows) and found["label"].iloc[-1].endswith("without this start")
     for name, row in rows.items():
         low, high = row["partial_auc_interval"]
         assert low <= row["partial_auc"] <= high and row["positives"] == 0.5

@@ -57,7 +57,7 @@ def _glcm(image: np.ndarray) -> np.ndarray:
 
 def lbp(images: np.ndarray) -> np.ndarray:
     """Histograms of rotation-invariant uniform local binary patterns of images ``(N, S, S)`` uint8,
-    ``(N, 28)``, shares of 1.
+    ``(N, 28)``, fractions.
 
     8 points at 1 pixel and 16 points at 2 pixels; the last bin of each holds the non-uniform
     patterns. Pixels whose circle leaves the image do not count. Ojala et al. 2002,

@@ -37,8 +37,8 @@ def auc_margin_loss(
     ``margin`` m. To be minimised over the network, a and b, and maximised over α. Where these are
     at their best, a and b are the mean scores of positives and negatives, α = max(0, m + b − a),
     and F = p(1 − p)[variance₊ + variance₋ + α²]. Yuan et al. 2021, arXiv:2012.03173, equation 7, as
-    libauc's ``AUCMLoss`` (version v1) computes it. Ours because libauc has no wheel for every
-    supported Python.
+    libauc's ``AUCMLoss`` (version v1) computes it for a stated ``imratio`` p. Ours because libauc
+    brings graph and language libraries that nothing here needs.
     """
     checks.shapes(
         scores=(scores, "N K"),
@@ -64,9 +64,10 @@ class AUCM(Method):
     centres a and b of the scores, ascends along α, and pulls the weights towards those of an
     earlier epoch. Ours: the mean over all classes, each against the rest, with the softmax
     probability as its score, so that the answer stays a probability; AdamW for the weights, with
-    PESG's steps for a, b and α and its pull as they are; steps of a, b and α during the warm-up
-    too, so that they fit the scores when it ends; the weights at the start of an epoch are those
-    that it is pulled towards; half of the epochs are warm-up.
+    libauc's step for α, plain gradient steps for a and b (libauc's have momentum, decay and the
+    pull), and the pull; steps of a, b and α during the warm-up too, so that they fit the scores
+    when it ends; the weights at the start of an epoch are those that it is pulled towards; half of
+    the epochs are warm-up.
     """
 
     title, paper = "area under the ROC curve, labels only", "arXiv:2112.08363"
@@ -79,6 +80,7 @@ class AUCM(Method):
         r"- p(1-p)\alpha^2"
     )
     needs_teacher = False
+    version = 2  # α steps as in libauc
     reported = "larger areas under the ROC curve than cross-entropy, and probabilities to trust"
     reported_on = "chest X-rays of COVID-19"
 
@@ -137,14 +139,12 @@ class AUCM(Method):
 
     @torch.no_grad()
     def _step(self, scores: Tensor, positive: Tensor) -> None:
-        """One step of PESG: a and b downhill, α uphill and not below zero."""
+        """One step each: a and b downhill; α, as PESG's, towards m + b − a and not below zero."""
         ones, rate = positive.to(scores), RATE
-        others, rare = 1 - ones, self.share * (1 - self.share)
-        a, b = self.centres
+        others, (a, b) = 1 - ones, self.centres
         slope_a = -2 * (1 - self.share) * ((scores - a) * ones).mean(0)
         slope_b = -2 * self.share * ((scores - b) * others).mean(0)
-        gap = (self.share * scores * others - (1 - self.share) * scores * ones).mean(0)
-        uphill = 2 * (rare * self.options.margin + gap) - 2 * rare * self.slope
+        uphill = 2 * (self.options.margin + b - a - self.slope)
         self.centres -= rate * torch.stack([slope_a, slope_b])
         self.slope.add_(rate * uphill).clamp_(min=0)
 

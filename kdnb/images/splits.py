@@ -189,8 +189,8 @@ def labelled(table: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
     (``""``).
 
     Groups are taken in one order of the seed while a class of theirs lacks images, so a larger
-    share holds a smaller one, but for groups of several classes. Raises :class:`SplitError` where
-    a class would have no image in one of the two parts.
+    share holds a smaller one. Raises :class:`SplitError` where a class would have no image in one
+    of the two parts.
     """
     table, left_out = table.reset_index(drop=True), []
     for part in ("train", "val"):

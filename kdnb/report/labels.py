@@ -63,11 +63,13 @@ def gains_by_share(study: Study, dataset: Dataset, rows: Sequence[dict]) -> pd.D
 
 def gains_of_curation(study: Study, dataset: Dataset, rows: Sequence[dict]) -> pd.DataFrame:
     """Balanced accuracy of each rule minus ``random`` with as many images that are learnt from, and
-    minus ``random`` of equal cost; see :func:`differences`."""
+    of each rule for which the student scores images minus ``random`` of equal cost; see
+    :func:`differences`."""
     found, pairs = {row["name"]: row for row in rows}, {}
     for control, suffix in ((EQUAL_IMAGES, ""), (EQUAL_COST, f", {EQUAL_COST}")):
         for row in rows:
-            if row["curation"] != "random":
+            equal = control == EQUAL_IMAGES or row["scored_images"]  # others cost what random does
+            if row["curation"] != "random" and equal:
                 other = found[f"{row['method']}, random{suffix}"]
                 pairs[f"minus random, {control}", row["name"]] = row, other
     return differences(study, dataset, pairs)
@@ -88,15 +90,17 @@ def areas(rows: Sequence[dict]) -> pd.DataFrame:
 
 
 def gains_in_areas(rows: Sequence[dict]) -> pd.DataFrame:
-    """Paired differences in both areas to the reference loss, one row a loss, share and area:
-    group, label, difference, low, high and n."""
+    """Paired differences in both areas to the reference loss, and of a start without labels to
+    none, one row a loss, share and area: group, label, difference, low, high and n."""
+    labels = {"against": "{loss}", "against_cold": "{loss}, minus without this start"}
     return pd.DataFrame(
         [
-            {"group": f"{row['positives']:.0%} positives, {words}", "label": row["loss"]}
-            | row["against"][area]
+            {"group": f"{row['positives']:.0%} positives, {words}", "label": label.format(**row)}
+            | row[against][area]
             for area, words in AREAS.items()
             for row in rows
-            if row["against"]
+            for against, label in labels.items()
+            if row.get(against)
         ]
     )
 

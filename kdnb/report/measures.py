@@ -19,6 +19,7 @@ from kdnb.report import methods, neighbours, results
 from kdnb.report.claims import Claim
 from kdnb.report.results import Estimate, Pool, Result
 from kdnb.study import Study
+from kdnb.training import labels as label_shares
 
 NOTHING = Estimate(math.nan)
 
@@ -354,31 +355,37 @@ def neighbour_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]
         ]
         gaps = (right[0] * 1.0 - right[1]).T * crossed.balanced(labels)[:, None]
         gap = crossed.difference(gaps, groups)
-        estimate = Estimate(gap.value, gap.low, gap.high, len(labels), gap.runs)
         notes = dict.fromkeys(note for pair in held for _, note in pair if note)
-        yield _of_neighbour(estimate, runs, "; ".join(notes))
+        untrained, trained = neighbours.fixed(runs[0], claim.subject), gap.runs
+        if untrained:
+            trained = 1
+            notes["nothing is trained but the machine: other seeds only draw other folds"] = None
+        estimate = Estimate(gap.value, gap.low, gap.high, len(labels), trained)
+        size = f"{runs[0].config['image_size']} px"
+        budget = size if untrained else methods.budget(runs)
+        yield _of_neighbour(estimate, runs, "; ".join(notes), budget)
 
 
 def area_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:
     """Area under the ROC curve of one loss minus that of another, at the smallest share of
     positives, as notebook 11 stores it; several seeds are joined."""
     for cell in neighbours.cells(found, "labels"):
-        estimates, share = [], 1.0
+        share = min(label_shares.shares(cell[0].config["positive_shares"], "positive_shares"))
+        runs, estimates = [], []
         for run in cell:
-            rows = [
-                row
-                for row in run.stored["results"].get("positives", [])
-                if row["loss"] == claim.subject and row["against"]["auc"]["low"] is not None
-            ]
-            if rows:
-                row = min(rows, key=lambda each: each["positives"])
-                gap, share = row["against"]["auc"], row["positives"]
-                estimates.append(Estimate(gap["difference"], gap["low"], gap["high"], gap["n"], 1))
-        if estimates:
-            yield _of_neighbour(results.combine(estimates), cell, f"{share:.0%} positives, AUC")
+            for row in run.stored["results"].get("positives", []):
+                if (row["loss"], row["positives"]) == (claim.subject, share):
+                    gap = row["against"]["auc"]
+                    if gap["low"] is not None:
+                        runs.append(run)
+                        bounds = gap["difference"], gap["low"], gap["high"]
+                        estimates.append(Estimate(*bounds, gap["n"], 1))
+        if runs:
+            note = f"{share:.0%} positives, AUC"
+            yield _of_neighbour(results.combine(estimates), runs, note, methods.budget(runs))
 
 
-def _of_neighbour(estimate: Estimate, runs: Sequence[Result], note: str) -> Evidence:
+def _of_neighbour(estimate: Estimate, runs: Sequence[Result], note: str, budget: str) -> Evidence:
     first = runs[0]
     own = [str(first.config.get(name)) for name in neighbours.OWN[first.kind]]
     return Evidence(
@@ -390,7 +397,7 @@ def _of_neighbour(estimate: Estimate, runs: Sequence[Result], note: str) -> Evid
         files=tuple(run.file for run in runs),
         teacher=first.config["teacher"],
         student=first.config["student"],
-        setting=f"{methods.budget(runs)}, {first.kind} {' and '.join(own)}",
+        setting=f"{budget}, {first.kind} {' and '.join(own)}",
         note=note,
         caveat=first.caveat,
     )

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from kdnb.data import Dataset
 from kdnb.parameters import BadParameter, Parameters, parameter
@@ -42,11 +43,13 @@ def shares(stated: str | float, name: str = "label_shares") -> tuple[float, ...]
 class LabelParameters(Parameters):
     """Settings of notebook 11."""
 
+    extras: ClassVar[tuple[str, ...]] = ("auc",)
+
     label_shares: str | float | None = parameter(
         None,
         "shares of the labels: a+b",
         valid=shares,
-        profiles={"smoke": "0.25", "quick": "0.1+0.3", "paper": "0.05+0.15+0.3"},
+        profiles={"smoke": "0.25", "quick": "0.15+0.3", "paper": "0.05+0.15+0.3"},
     )
     positive_shares: str | float | None = parameter(
         None,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
-from kdnb import distillation, extras
+from kdnb import distillation
 from kdnb.data import Dataset
 from kdnb.evaluation import roc
 from kdnb.models.predict import predict
@@ -21,7 +21,8 @@ from kdnb.training import contrast, labels, loop
 from kdnb.training.recipes import TrainingRecipe
 
 REFERENCE = "weighted cross-entropy"
-STARTED = "AUC margin, started without labels"
+COLD = "AUC margin"
+STARTED = f"{COLD}, started without labels"
 FEWEST = {"train": 2, "val": 1}  # images of each kind
 
 
@@ -35,15 +36,17 @@ class Loss:
     weighted: bool = False
     started: bool = False
 
-    def fit(self, study: Study, dataset: Dataset) -> loop.Run:
-        """The study's student, trained this way to the end of its epochs."""
+    def fit(self, study: Study, dataset: Dataset) -> list[loop.Run]:
+        """The study's student, trained this way to the end of its epochs; before it the start
+        without labels, where there is one."""
         recipe = TrainingRecipe(patience=0, class_weights=self.weighted)
         begun = contrast.start(study, dataset, study.student) if self.started else None
         method, start = distillation.create(self.method, **dict(self.options)), None
         if begun is not None:
             start = begun.model.network
-        epochs = study.student_epochs
-        return loop.fit(study, dataset, study.student, method, epochs, start=start, recipe=recipe)
+        given = study.student, method, study.student_epochs
+        run = loop.fit(study, dataset, *given, start=start, recipe=recipe)
+        return [run] if begun is None else [begun, run]
 
 
 PLAIN_IMAGES = (("mixup", 0.0), ("cutmix", 0.0), ("smoothing", 0.0))
@@ -51,7 +54,7 @@ LOSSES = {
     "cross-entropy": Loss("hard"),
     REFERENCE: Loss("hard", weighted=True),
     "focal": Loss("focal", PLAIN_IMAGES),
-    "AUC margin": Loss("aucm"),
+    COLD: Loss("aucm"),
     STARTED: Loss("aucm", started=True),
 }
 
@@ -93,11 +96,12 @@ def with_positives(dataset: Dataset, share: float, shares: Sequence[float], seed
 
 def train_rare(study: Study, dataset: Dataset) -> Iterator[dict]:
     """Train and test each of :data:`LOSSES` for each of ``study.positive_shares``; yields one row a
-    training: measures, areas with intervals, and ``against``, the paired differences in both areas
-    to :data:`REFERENCE`.
+    training: measures, areas with intervals, and the paired differences in both areas to
+    :data:`REFERENCE` (``against``) and, of a start without labels, to the same loss without one
+    (``against_cold``).
 
-    All have the same number of images and epochs, a start without labels as many epochs again. It
-    is left out, with a sentence, where its library is not installed.
+    All have the same number of images and epochs; a start without labels has as many epochs again,
+    of two views an image, which its budget counts.
     """
     shares = labels.shares(study.positive_shares)
     for share in shares:
@@ -106,16 +110,12 @@ def train_rare(study: Study, dataset: Dataset) -> Iterator[dict]:
         small = dataclasses.replace(study, batch_size=min(study.batch_size, math.ceil(size / 4)))
         known: dict[str, np.ndarray] = {}
         for name, loss in sorted(LOSSES.items(), key=lambda pair: pair[0] != REFERENCE):
-            try:
-                run = loss.fit(small, part)
-            except extras.MissingExtra as error:
-                print(f"{name} is left out: {error}")
-                continue
+            runs = loss.fit(small, part)
             pixels = part.pixels(study.image_size, "test")
-            known[name] = softmax(predict(run.model, pixels), axis=1)[:, 1]
+            known[name] = softmax(predict(runs[-1].model, pixels), axis=1)[:, 1]
             yield (
                 {"positives": share, "loss": name}
-                | labels.tested([run], part)
+                | labels.tested(runs, part)
                 | _areas(part, known, name)
             )
 
@@ -126,5 +126,11 @@ def _areas(part: Dataset, known: dict[str, np.ndarray], name: str) -> dict:
     groups = part.groups("test")
     found = roc.evaluate(truth, known[name], groups)
     limits = {f"{area}_interval": found["intervals"][area] for area in ("auc", "partial_auc")}
-    against = {} if name == REFERENCE else roc.compare(truth, known[name], known[REFERENCE], groups)
-    return {"auc": found["auc"], "partial_auc": found["partial_auc"], "against": against} | limits
+
+    def minus(other: str) -> dict:
+        return roc.compare(truth, known[name], known[other], groups)
+
+    against = {"against": {} if name == REFERENCE else minus(REFERENCE)}
+    if name == STARTED:
+        against["against_cold"] = minus(COLD)
+    return {"auc": found["auc"], "partial_auc": found["partial_auc"]} | against | limits

@@ -68,7 +68,14 @@ def test_facts_have_many_wordings():
         ("No consolidation.", {"consolidation": "absent"}),
         ("Consolidation cannot be excluded on the left.", "possible left"),
         ("Consolidation in the left lung, no dense opacity", "present left"),
-        ("Bilateral pneumonia of the heart", {}),
+        ("Bilateral pneumonia of the heart", {"side": "both"}),
+        ("Dense opacities on both lungs", "present both"),
+        ("Consolidation in the left lung without effusion", "present left"),
+        ("Abnormal chest, consolidation on the left", "present left"),
+        (
+            "Consolidation in the left lung and no hazy opacity",
+            {"consolidation": "present", "side": "left", "ground-glass opacity": "absent"},
+        ),
         ("left left consolidation consolidation", "present left"),
         ("", {}),
     ],
@@ -139,8 +146,8 @@ def test_bleu_is_that_of_sacrebleu_for_the_whole_corpus():
 def test_intervals_and_differences_hold_the_values():
     known = [grammar.write(Facts("consolidation", s, "upper", "small", "two"), CHEST, (n,))
              for n, s in enumerate(["left", "right"] * 10)]  # fmt: skip
-    given = {"right": known, "other": scores.another_image(known, 1)}
     labels, groups = np.zeros(20, int), np.arange(20)
+    given = {"right": known, "other": scores.another_image(known, groups, 1)}
     found = scores.evaluate(given, known, CHEST, labels, groups)
     assert (found["low"] <= found["value"] + 1e-6).all()
     assert (found["value"] <= found["high"] + 1e-6).all()
@@ -152,12 +159,39 @@ def test_intervals_and_differences_hold_the_values():
     }  # fmt: skip
 
 
-def test_another_image_is_never_the_same_one():
+def test_another_image_is_never_of_the_same_patient():
     for count in (2, 3, 10):
-        own = [str(n) for n in range(count)]
-        other = scores.another_image(own)
-        assert sorted(other) == sorted(own)
+        groups = np.arange(3 * count) // 3
+        own = [str(group) for group in groups]
+        other = scores.another_image(own, groups)
+        assert set(other) <= set(own) and other == scores.another_image(own, groups)
         assert all(a != b for a, b in zip(own, other, strict=True))
+    with pytest.raises(ValueError, match="two groups.*-p split"):
+        scores.another_image(["a", "b"], np.zeros(2))
+
+
+def test_captioners_are_compared_with_chance_and_with_each_other():
+    known = [grammar.write(Facts("consolidation", s, "upper", "small", "two"), CHEST, (n,))
+             for n, s in enumerate(["left", "right"] * 10)]  # fmt: skip
+    groups, half = np.arange(20), known[:10] + known[9:19]
+    controls = {captioning.comparison.ALONE: [""] * 20, captioning.comparison.CHANCE: [""] * 20}
+    given = {"probe": half, "all": known}, {"small": half, "small, taught": known}, controls
+    found = captioning.gaps(*given, known, CHEST, np.zeros(20, int), groups)
+    assert list(found["measure"].unique()) == ["f1", "rouge_l"]
+    rows = found[found["measure"] == "f1"].set_index("label")["difference"]
+    assert {"all − report of another image", "small − decoder alone"} <= set(rows.index)
+    assert rows["all − probe"] == rows["small, taught − small"] > 0
+    words = captioning.gaps(*given, known, None, np.zeros(20, int), groups)
+    assert list(words["measure"].unique()) == ["rouge_l"]
+
+
+def test_a_word_is_predicted_from_the_position_before_it(known):
+    tokens, text = known[3], known[2].texts[0]
+    steps = torch.arange(40.0)[:, None, None].expand(40, 2, 2)
+    places = tokens.positions(text, (0, len(text.split()[0])))
+    found = attention._at_word(steps, text, tokens, (0, len(text.split()[0])))
+    assert found.unique().item() == np.mean([place - 1 for place in places])
+    assert not attention._at_word(steps, text, tokens, None).any()
 
 
 # --- losses --------------------------------------------------------------------------------------
@@ -414,15 +448,17 @@ def test_attention_is_a_share_of_the_image_and_measured_against_the_mask(known):
     assert torch.allclose(shared.sum((2, 3)), torch.ones(coded.shape), atol=1e-5)
     rows = reports.rows(mine, "test")
     seen, found, masks = captioning.looked_at(run, mine, reports, tokens, rows)
-    assert set(found) == set(attention.ATTRIBUTES) and masks.any((1, 2)).all()
+    assert set(found) == {*attention.ATTRIBUTES, attention.EVERY} and masks.any((1, 2)).all()
     assert {"Normal-like"}.isdisjoint(mine.table["label"].iloc[seen])
-    table = captioning.measured(found, masks).set_index(["word", "measure"])["mean"]
+    groups = mine.table["group"].to_numpy()[seen]
+    table = captioning.measured(found, masks, groups).set_index(["word", "measure"])["mean"]
     assert table["kind", "area"] == pytest.approx(masks.mean((1, 2)).mean())
     assert table["kind", "mass − area"] == pytest.approx(
         table["kind", "mass"] - table["kind", "area"]
     )
-    assert captioning.measured({}, None).empty
+    assert captioning.measured({}, None, groups).empty
     assert captioning.words(reports, seen, "kind")[0]
+    assert captioning.words(reports, seen, attention.EVERY)[0] == ""
     unread = replace(reports, vocabulary=None)
     assert captioning.looked_at(run, mine, unread, tokens, rows)[1] == {}
 

@@ -61,7 +61,7 @@ def test_a_larger_share_holds_a_smaller_one_and_seeds_differ():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_shares_are_nested_where_groups_hold_several_classes_too(seed):
-    table, rng = _table(), np.random.default_rng(seed)
+    table, rng = _table(groups=240), np.random.default_rng(seed)
     table["label"] = rng.choice(["a", "b", "c"], len(table), p=[0.6, 0.3, 0.1])
     shares = (0.2, 0.3, 0.5, 0.8)
     kept = [set(np.flatnonzero(splits.labelled(table, s, seed)["split"] != "")) for s in shares]

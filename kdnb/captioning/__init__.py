@@ -3,13 +3,22 @@ transformer and a small decoder, and their measures."""
 
 from kdnb.captioning import grammar, scores
 from kdnb.captioning.attention import measured, word_maps
-from kdnb.captioning.comparison import controls, costs, examples, looked_at, words, write_all
+from kdnb.captioning.comparison import (
+    controls,
+    costs,
+    examples,
+    gaps,
+    looked_at,
+    measures,
+    words,
+    write_all,
+)
 from kdnb.captioning.grammar import VOCABULARIES, Facts, Vocabulary
 from kdnb.captioning.networks import SIZES, Captioner
 from kdnb.captioning.scores import another_image, differences, evaluate
 from kdnb.captioning.settings import TUNES, CaptionParameters, named
 from kdnb.captioning.texts import NoReports, Reports, Tokens, load, table, written
-from kdnb.captioning.training import blind, caption, pretrain, write
+from kdnb.captioning.training import blind, caption, encoder, pretrain, write
 
 __all__ = [
     "CaptionParameters",
@@ -28,12 +37,15 @@ __all__ = [
     "controls",
     "costs",
     "differences",
+    "encoder",
     "evaluate",
     "examples",
+    "gaps",
     "grammar",
     "load",
     "looked_at",
     "measured",
+    "measures",
     "named",
     "pretrain",
     "scores",

@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 
 from kdnb.captioning import attention, grammar, scores, texts, training
+from kdnb.captioning.grammar import Vocabulary
 from kdnb.captioning.texts import Reports, Tokens
 from kdnb.data import Dataset
 from kdnb.training.checkpoints import Run
 
 ALONE, CHANCE, REWORDED = "decoder alone", "report of another image", "same facts, other words"
+PROBE, SMALL, TAUGHT = "probe", "small", "small, taught"
 
 
 def write_all(
@@ -27,13 +29,13 @@ def controls(
     reports: Reports, dataset: Dataset, writer: Run, tokens: Tokens, rows: Sequence[int]
 ) -> dict[str, list[str]]:
     """Reports that no image was looked at for, for each of ``rows``: that of the decoder alone, the
-    same for every image, and those of other images (chance). For phantoms also the true facts in
-    another wording: no writer who does not know the wording can be expected to score higher in
-    words."""
+    same for every image, and those of images of other groups (chance). For phantoms also the true
+    facts in another wording: no writer who does not know the wording can be expected to score
+    higher in words."""
     references = reports.of(rows)
     found = {
         ALONE: [training.blind(writer, tokens)] * len(references),
-        CHANCE: scores.another_image(references),
+        CHANCE: scores.another_image(references, dataset.table["group"].to_numpy()[rows]),
     }
     if not reports.facts:
         return found
@@ -41,10 +43,41 @@ def controls(
     return found | {REWORDED: [again[row] for row in rows]}
 
 
+def gaps(
+    written: Mapping[str, Sequence[str]],
+    by_small: Mapping[str, Sequence[str]],
+    controls: Mapping[str, Sequence[str]],
+    references: Sequence[str],
+    vocabulary: Vocabulary | None,
+    *groups: np.ndarray,
+) -> pd.DataFrame:
+    """Paired differences of every captioner from chance and from the decoder alone, of the large
+    ones (``written``, by what was trained) from the query transformer alone, and of the small one
+    with a teacher from that without: :func:`kdnb.captioning.scores.differences` in each of
+    :func:`measures`."""
+    every, pairs = {**written, **by_small}, []
+    pairs += [({**every, name: controls[name]}, name) for name in (CHANCE, ALONE)]
+    pairs += [(written, PROBE)] if PROBE in written and len(written) > 1 else []
+    pairs += [({**by_small}, SMALL)]
+    return pd.concat(
+        [
+            scores.differences(given, other, references, vocabulary, *groups, measure=measure)
+            for measure in measures(vocabulary)
+            for given, other in pairs
+        ],
+        ignore_index=True,
+    )
+
+
+def measures(vocabulary: Vocabulary | None) -> tuple[str, ...]:
+    """By which reports are compared, the first in figures: truth where it can be read."""
+    return ("rouge_l",) if vocabulary is None else ("f1", "rouge_l")
+
+
 def costs(captioners: Mapping[str, Run], milliseconds: Mapping[str, float]) -> pd.DataFrame:
     """One row a captioner: its parameters and those that are trained, the seconds of its training
-    (the encoding of the images included), its loss on validation in nats a token, and milliseconds
-    a report."""
+    (the encoding of the images included, by a teacher too), its loss on validation in nats a token,
+    and milliseconds a report, in batches and longer for longer reports."""
     rows = {}
     for name, each in captioners.items():
         record = each.record
@@ -99,7 +132,9 @@ def looked_at(
 
 
 def words(reports: Reports, rows: Sequence[int], attribute: str) -> list[str]:
-    """The words with which the reports of ``rows`` state an attribute."""
+    """The words with which the reports of ``rows`` state an attribute; nothing for all words."""
+    if attribute == attention.EVERY:
+        return [""] * len(rows)
     spans = [grammar.span(text, reports.vocabulary, attribute) for text in reports.of(rows)]
     pairs = zip(reports.of(rows), spans, strict=True)
     return [text[slice(*span)] if span else "" for text, span in pairs]

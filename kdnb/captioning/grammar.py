@@ -32,7 +32,10 @@ SPECK = 0.0005  # share of the image below which a part of a mask is no finding 
 BOTH_SIDES = 0.2  # share of a lesion on its smaller side from which it is on both
 NEGATION = re.compile(r"\b(?:no|not|without|absent|free of|negative for)\b")
 HEDGE = re.compile(r"\b(?:possible|possibly|probable|suspected|cannot be excluded)\b")
-CLAUSES = re.compile(r"[.;:\n]|,(?=\s*(?:no|without)\b)")
+STOPS = re.compile(r"[.;:\n]")
+# a denial is a clause of its own: "… in the left lung and no effusion", "… without effusion"
+CLAUSES = re.compile(rf"{STOPS.pattern}|,?\s+(?:(?:and|but)\s+)?(?=(?:no|without)\b)")
+BOTH = re.compile(r"\bboth\b|\bbilateral")
 
 
 @dataclass(frozen=True)
@@ -260,10 +263,18 @@ def read(text: str, vocabulary: Vocabulary) -> dict[str, str]:
     statements on one attribute the first counts.
     """
     found: dict[str, str] = {}
-    for clause in CLAUSES.split(text.lower()):
-        if any(sentence in clause for sentence in vocabulary.clear):
+    for sentence in STOPS.split(text.lower()):
+        if any(_holds(sentence, words) for words in vocabulary.clear):
             found = dict.fromkeys(vocabulary.kinds, ABSENT) | found
-            continue
+        else:
+            found = _stated(sentence, vocabulary) | found
+    return found
+
+
+def _stated(sentence: str, vocabulary: Vocabulary) -> dict[str, str]:
+    """What the clauses of a sentence state."""
+    found: dict[str, str] = {}
+    for clause in CLAUSES.split(sentence):
         said = POSSIBLE if HEDGE.search(clause) else PRESENT
         said = ABSENT if NEGATION.search(clause.replace("cannot", "")) else said
         for kind, words in vocabulary.kinds.items():
@@ -288,6 +299,7 @@ def _details(clause: str, vocabulary: Vocabulary) -> dict[str, str]:
             found[name] = hits[0]
     sides = {side for side in ("left", "right") if _holds(clause, side)}
     both = any(_holds(clause, words) for words in vocabulary.sides["both"])
+    both = both or BOTH.search(clause) is not None
     if sides or both:
         found["side"] = "both" if both or len(sides) == 2 else sides.pop()
     return found
@@ -312,7 +324,7 @@ def span(text: str, vocabulary: Vocabulary, attribute: str) -> tuple[int, int] |
     if attribute == "kind":
         words = [word for pairs in vocabulary.kinds.values() for pair in pairs for word in pair]
     elif attribute == "side":
-        words = ["left", "right", *vocabulary.sides["both"]]
+        words = ["left", "right", "both", "bilateral", *vocabulary.sides["both"]]
     else:
         words = [_key(word) for phrases in vocabulary.zones.values() for word in phrases]
     pattern = "|".join(sorted(map(re.escape, set(words)), key=len, reverse=True))

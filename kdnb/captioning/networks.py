@@ -170,8 +170,8 @@ class Captioner(nn.Module):
     :data:`kdnb.captioning.settings.TUNES`).
 
     Ours: all sizes, an encoder that is trained on labels and keeps the statistics of its batch
-    norms, a decoder that is trained on the reports' text alone, and the distillation of a small
-    captioner by the soft targets of each token.
+    norms, a decoder that is trained on text alone, a tenth of the learning rate for both, and the
+    distillation of a small captioner by the soft targets of each token.
     """
 
     title = "reports from an image encoder, a query transformer and a language model"
@@ -186,7 +186,7 @@ class Captioner(nn.Module):
     )
     reported = "unfreezing the encoder, then tuning few parameters of the language model, is best"
     reported_on = "ImageCLEFmedical Caption 2023 (4th of 13 by BERTScore, 2nd by ROUGE-1)"
-    command = "python -m kdnb.run 14 -p dataset folder -p data_root images -p labels reports.csv"
+    command = "python -m kdnb.run 14 -p dataset covid_ct -p split official -p vocabulary chest"
 
     def __init__(self, encoder: Classifier, writer: Writer, tune: str):
         super().__init__()

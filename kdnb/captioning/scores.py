@@ -165,7 +165,7 @@ def differences(
     seed: int = 0,
 ) -> pd.DataFrame:
     """One measure of each writer minus that of the writer ``reference``, with 95 % intervals of a
-    paired bootstrap over groups: columns label, difference, low, high.
+    paired bootstrap over groups: columns measure, label, difference, low, high.
 
     ``labels`` and ``groups`` are ``(N,)``.
     """
@@ -181,7 +181,8 @@ def differences(
         low, high = statistics.interval(drawn)
         gap = float((own(ones)[measure] - base(ones)[measure])[0])
         label = f"{name} − {reference}"
-        rows.append({"label": label, "difference": gap, "low": low, "high": high})
+        row = {"measure": measure, "label": label, "difference": gap}
+        rows.append(row | {"low": low, "high": high})
     return pd.DataFrame(rows)
 
 
@@ -195,9 +196,14 @@ def table(scores: pd.DataFrame) -> pd.DataFrame:
     return wide.reindex(index=shown["writer"].unique(), columns=shown["measure"].unique())
 
 
-def another_image(texts: Sequence[str], seed: int = 0) -> list[str]:
-    """Chance: each image has the reference of another one, by a cyclic shift of a random order."""
-    order = np.random.default_rng(seed).permutation(len(texts))
-    shifted = np.empty(len(texts), int)
-    shifted[order] = np.roll(order, 1)
-    return [texts[row] for row in shifted]
+def another_image(texts: Sequence[str], groups: np.ndarray, seed: int = 0) -> list[str]:
+    """Chance: each of N images has the reference of one that is drawn from the other ``groups``
+    ``(N,)``. Raises ``ValueError`` for a single group."""
+    checks.shapes(texts=(list(texts), "N"), groups=(groups, "N"))
+    if len(np.unique(groups)) < 2:
+        raise ValueError(
+            "chance needs test reports of two groups (patients), and all are of one: -p split "
+            "chooses other test images"
+        )
+    rng = np.random.default_rng(seed)
+    return [texts[rng.choice(np.flatnonzero(groups != own))] for own in groups]

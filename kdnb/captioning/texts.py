@@ -29,6 +29,7 @@ PAD, START, END = 0, 1, 2
 WORDS, LONGEST = 2000, 96  # largest vocabulary of the tokeniser; tokens of the longest text
 PARTS = re.compile(r'<AbstractText Label="(\w+)"[^>/]*>([^<]*)<')  # of a report in XML
 FEWEST = 8  # different texts that a decoder can learn from
+SMALL = 1000  # training reports below which a line says that they are few; ours
 
 
 class NoReports(
@@ -99,6 +100,9 @@ def load(study: Study, dataset: Dataset) -> Reports:
     other = corpus(study.corpus) if study.corpus else ()
     found = Reports(tuple(texts), vocabulary, source, tuple(facts), left, other)
     _check(found, dataset)
+    count = len(found.rows(dataset, "train"))
+    if count < SMALL:
+        print(f"{count:,} training reports are few to learn to write from: read scores as a trial")
     if left:
         print(f"{len(left):,} of {len(texts):,} images have no report and are left out: {left[0]}")
     return found

@@ -26,8 +26,9 @@ from kdnb.distillation import soft_targets
 from kdnb.images.pixels import Pixels
 from kdnb.models import zoo
 from kdnb.models.zoo import Classifier
+from kdnb.parameters import BadParameter
 from kdnb.study import Study
-from kdnb.training import checkpoints, schedule
+from kdnb.training import checkpoints, loop, schedule
 from kdnb.training.checkpoints import Run
 from kdnb.training.schedule import Settings
 
@@ -152,6 +153,17 @@ def _settings(study: Study, epochs: int) -> Settings:
 
 def _folder(dataset: Dataset, name: str, key: dict) -> Path:
     return files.cache_dir() / "runs" / dataset.spec.slug / f"{name}-{files.digest(key)}"
+
+
+def encoder(study: Study, dataset: Dataset) -> Run:
+    """The study's teacher, trained on the labels. Raises :class:`~kdnb.parameters.BadParameter` for
+    several teachers or parts of the patients: a captioner has one encoder."""
+    if len(study.teachers) * study.shards > 1:
+        raise BadParameter(
+            f"a captioner has one encoder, and the study has {len(study.teachers) * study.shards} "
+            "teachers: name one network (-p teacher) without -p teacher_shards"
+        )
+    return loop.train_teachers(study, dataset)[0]
 
 
 # --- decoders on text ----------------------------------------------------------------------------
@@ -289,7 +301,8 @@ def caption(
             )
 
         more = {"trained_parameters": networks.parameters_of([model], trained=True)}
-        more |= {"parameters": networks.parameters_of([model]), "encoding_seconds": maps.seconds}
+        seconds = maps.seconds + (taught.seconds if taught else 0)
+        more |= {"parameters": networks.parameters_of([model]), "encoding_seconds": seconds}
         fitting = Fitting(model.name, model, kept, loss, settings, folder)
         fitting.run(rows, torch.no_grad()(validate), key, more)
 

@@ -425,7 +425,8 @@ def mask_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:
             files=tuple(run.file for run in runs),
             teacher=f"{config['teacher_shards']} × {config['teacher']}",
             student=config["student"],
-            setting=f"{methods.budget(runs)}, {config['target']} masks{kept}",
+            setting=f"{methods.budget(runs)} (each teacher sees as many images), "
+            f"{config['target']} masks{kept}",
             note=f"{gap.groups} patients or groups",
             caveat=runs[0].caveat,
             accuracies={"teacher": _dice(tests, taught_by), "baseline": _dice(tests, [alone])},
@@ -449,19 +450,18 @@ def _mask_runs(found: Sequence[Result]) -> list[list[Result]]:
 
 
 def report_gains(claim: Claim, found: Sequence[Result], measure: str) -> Iterator[Evidence]:
-    """A measure of the reports of the claim's subject, a captioner, minus that of the same
-    captioner without a teacher, in every setting of notebook 14 that compares by this measure:
-    ``f1`` of the facts where they can be read, else ``rouge_l``."""
+    """A measure of the reports of the claim's subject, a captioner, minus that of another, in every
+    setting of notebook 14 that compares by this measure: ``f1`` of the facts where they can be
+    read, and ``rouge_l``."""
     settings: dict[str, dict[int, Result]] = {}
     for result in results.real(found, "reports"):
-        if result.stored["results"]["measure"] == measure:
+        if _report_gap(result, claim, measure):
             key = [{**result.config, "seed": None}, result.images, result.split]
             settings.setdefault(files.digest(key), {})[result.config["seed"]] = result
     for by_seed in settings.values():
         runs, gaps = [by_seed[seed] for seed in sorted(by_seed)], []
         for run in runs:
-            rows = {row["label"]: row for row in run.stored["results"]["differences"]}
-            row, n = rows[f"{claim.subject} − small"], run.stored["results"]["images"]["test"]
+            row, n = _report_gap(run, claim, measure), run.stored["results"]["images"]["test"]
             gaps.append(Estimate(row["difference"], row["low"], row["high"], n, 1))
         config = runs[0].config
         yield Evidence(
@@ -476,6 +476,12 @@ def report_gains(claim: Claim, found: Sequence[Result], measure: str) -> Iterato
             setting=f"{config['image_size']} px, {config['caption_epochs']} epochs on pairs",
             caveat=runs[0].caveat,
         )
+
+
+def _report_gap(result: Result, claim: Claim, measure: str) -> dict | None:
+    wanted = measure, f"{claim.subject} − {claim.against}"
+    rows = result.stored["results"]["differences"]
+    return next((row for row in rows if (row.get("measure"), row["label"]) == wanted), None)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """Related systems with controls of their own: what is known of each, what is compared, and where
-the result files of notebooks 11 and 12 hold the answers."""
+the result files of notebooks 11 to 14 hold the answers."""
 
 from __future__ import annotations
 
@@ -123,6 +123,15 @@ class Wanted:
     quantity: str = "balanced accuracy"
 
 
+# of notebook 14: two captioners, what is claimed, and the words for the second; the paper's own
+# question first
+CAPTIONERS = (
+    ("all", "probe", "With encoder and decoder trained too,", "the query transformer alone"),
+    (
+        *("small, taught", "small", "With a large captioner as its teacher (ours), a small one's"),
+        "the small captioner without a teacher",
+    ),
+)
 COMPARISONS = {
     "pca_svc": (
         Wanted(
@@ -201,16 +210,13 @@ COMPARISONS = {
         ),
     ),
     "captioner": (
-        Wanted(
-            "A small captioner writes truer reports with a large one as its teacher",
-            *("reports", "small, taught", "small", "the small captioner without a teacher"),
-            quantity="F1 of facts",
-        ),
-        Wanted(
-            "Its words are closer to the reference where no facts can be read",
-            *("captions", "small, taught", "small, by words"),
-            "the small captioner without a teacher, real captions",
-            quantity="ROUGE-L",
+        *(
+            Wanted(f"{statement} {more}", kind, subject, against, words, quantity=quantity)
+            for subject, against, statement, words in CAPTIONERS
+            for kind, more, quantity in (
+                ("reports", "reports are truer", "F1 of facts"),
+                ("captions", "words are closer to the reference", "ROUGE-L"),
+            )
         ),
     ),
     "aucm": (

@@ -135,7 +135,7 @@ class System:
         if self.apart:
             return [
                 Claim(
-                    *(f"{self.name}-{wanted.against}", paper, wanted.statement, said),
+                    *(f"{self.name}-{wanted.kind}-{wanted.against}", paper, wanted.statement, said),
                     *(self.facts.paper, self.command, wanted.kind, wanted.subject),
                     *(wanted.quantity, wanted.rule, wanted.against),
                 )
@@ -240,8 +240,8 @@ def _comparisons(system: System, found: Sequence[Result]) -> list[Comparison]:
 
 
 def table(measured: Sequence[Measured]) -> pd.DataFrame:
-    """The columns of ``outputs/systems.csv``, one row a system, reference and setting; differences
-    in balanced accuracy are shares of 1."""
+    """The columns of ``outputs/systems.csv``, one row a system, reference, quantity and setting;
+    differences are shares of 1."""
     records = []
     for row in (row for each in measured for row in each.rows):
         found, e = row.evidence, row.evidence.estimate
@@ -251,6 +251,7 @@ def table(measured: Sequence[Measured]) -> pd.DataFrame:
                 "paper": row.claim.source,
                 "reported": row.claim.claimed,
                 "against": WORDS[row.claim.against],
+                "quantity": row.claim.quantity,
                 "measured": e.value,
                 "low": e.low,
                 "high": e.high,

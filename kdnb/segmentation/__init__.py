@@ -15,7 +15,7 @@ from kdnb.segmentation.comparison import (
 )
 from kdnb.segmentation.images import MaskedDataset, load, masked
 from kdnb.segmentation.losses import LimitTrainedMasks, Masks, image_weights, overlap_loss
-from kdnb.segmentation.measures import MEASURES, boundary_distance, by_image, overlap, summary
+from kdnb.segmentation.measures import MEASURES, boundary_distance, by_image, overlap
 from kdnb.segmentation.settings import SegmentationParameters, networks
 from kdnb.segmentation.training import predicted, train_students, train_teachers
 
@@ -38,7 +38,6 @@ __all__ = [
     "overlap",
     "overlap_loss",
     "predicted",
-    "summary",
     "table_of_localisation",
     "test",
     "train_classifier",

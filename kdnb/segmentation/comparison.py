@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from kdnb import distillation
 from kdnb.data import Dataset
-from kdnb.evaluation import crossed
+from kdnb.evaluation import crossed, statistics
 from kdnb.explanations import explain
 from kdnb.explanations.localisation import localisation
 from kdnb.models.predict import predict
@@ -49,7 +49,7 @@ class Tested:
     @cached_property
     def scores(self) -> dict[str, dict[str, dict]]:
         """Means with intervals over groups, by network."""
-        return {name: measures.summary(each, self.groups) for name, each in self.images.items()}
+        return {name: statistics.summary(each, self.groups) for name, each in self.images.items()}
 
     def table(self) -> pd.DataFrame:
         """A row a network: each mean with its interval as text."""
@@ -82,7 +82,7 @@ class Tested:
         rows = []
         for name, images in self.images.items():
             for part in (part for part in parts if len(part)):
-                found = measures.summary(images.iloc[part], self.groups[part])["dice"]
+                found = statistics.summary(images.iloc[part], self.groups[part])["dice"]
                 ends = {"dice": found["mean"], "low": found["low"], "high": found["high"]}
                 about = {"model": name, "role": self.roles[name], "size": size[part].mean()}
                 rows.append(about | ends | {"n": found["n"]})
@@ -186,7 +186,7 @@ def localised(maps: Mapping[str, np.ndarray], dataset: MaskedDataset) -> dict[st
     drawn = _drawn(dataset, size)
     truth, groups = dataset.truth(size)[drawn], dataset.groups("test")[drawn]
     tables = {name: pd.DataFrame(localisation(each, truth)) for name, each in maps.items()}
-    return {name: measures.summary(table, groups) for name, table in tables.items()}
+    return {name: statistics.summary(table, groups) for name, table in tables.items()}
 
 
 def table_of_localisation(found: Mapping[str, dict]) -> pd.DataFrame:

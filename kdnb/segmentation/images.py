@@ -143,7 +143,8 @@ def masked(
     rest = tuple(table.loc[~drawn, "path"])
     about = {"target": target, "left_out": rest, "copy": dataset.caveat}
     found = MaskedDataset(**given | {"table": chosen.reset_index(drop=True), "split": used} | about)
-    _refuse_empty(found)
+    refuse_empty(found, ("train", "val", "test"))
+    _refuse_one_patient(found)
     return found
 
 
@@ -164,11 +165,25 @@ def _thinned(table: pd.DataFrame, column: str, most: int) -> pd.DataFrame:
     return table.loc[np.sort(np.concatenate(kept))]
 
 
-def _refuse_empty(dataset: MaskedDataset) -> None:
-    """Raise where all masks of a part are empty: nothing could be learnt, or measured, there."""
-    small = 64
-    for split in ("train", "val", "test"):
-        masks = dataset.truth(small, split)
+SMALL = 64  # pixels a side at which masks are looked at
+
+
+def _refuse_one_patient(dataset: MaskedDataset) -> None:
+    """Raise where all test images with a target are of one group: no interval could be given."""
+    groups = dataset.groups("test")[dataset.truth(SMALL).any((1, 2))]
+    if len(np.unique(groups)) < 2:
+        raise BadParameter(
+            f"{dataset.title}: all {len(groups):,} test images with a {dataset.target} are of one "
+            "patient (or group of copies), and intervals need two: choose another -p split, or add "
+            "patients"
+        )
+
+
+def refuse_empty(dataset: MaskedDataset, parts: Sequence[str]) -> None:
+    """Raise :class:`~kdnb.parameters.BadParameter` where all masks of a part of the split are
+    empty: nothing could be learnt, or measured, there."""
+    for split in parts:
+        masks = dataset.truth(SMALL, split)
         if not masks.any():
             raise BadParameter(
                 f"{dataset.title}: none of the {len(masks):,} {dataset.target} masks of the "

@@ -71,7 +71,8 @@ class LimitTrainedMasks(Masks):
     Ours, because the paper leaves it open: the features are the answer of the decoder's last block,
     as softmax over channels in each cell, through a 1×1 convolution for each teacher; weights of
     the teachers are equal, or for each image softmax(−loss), the loss being a smoothed Dice loss
-    that empty masks have too; M = 3.
+    that empty masks have too; M = 3; each teacher sees as many images as one teacher of all
+    patients would, in more epochs of its fewer images.
     """
 
     name = "limit_trained_masks"

@@ -13,7 +13,6 @@ import pandas as pd
 from scipy import ndimage
 
 from kdnb import checks
-from kdnb.evaluation import statistics
 
 OF_TARGETS = ("dice", "iou", "hd95", "missed")  # of images with a target
 MEASURES = (*OF_TARGETS, "false_alarm")
@@ -59,29 +58,3 @@ def by_image(masks: np.ndarray, truth: np.ndarray) -> pd.DataFrame:
     pairs = zip(masks.astype(bool), truth.astype(bool), strict=True)
     table["hd95"] = [boundary_distance(mask, real) for mask, real in pairs]
     return table[list(MEASURES)]
-
-
-def summary(images: pd.DataFrame, groups: np.ndarray) -> dict[str, dict]:
-    """Mean of every measure (a column) over images (rows) with its 95 % bootstrap interval:
-    ``mean``, ``low``, ``high`` and ``n``, the images for which it is defined (no NaN).
-
-    ``groups`` ``(N,)`` number images that are drawn together (patients).
-    """
-    names = list(images)
-    values = images.to_numpy(float)
-    known = np.isfinite(values)
-    filled = np.where(known, values, 0.0)
-
-    def means(counts):
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found = (counts @ filled) / (counts @ known)
-        return dict(zip(names, found.T, strict=True))
-
-    whole = means(np.ones((1, len(images))))
-    ends = statistics.intervals(means, np.zeros(len(images), int), groups)
-    found = {}
-    for number, name in enumerate(names):
-        n, mean = int(known[:, number].sum()), float(whole[name][0])
-        low, high = ends[name] or (None, None)
-        found[name] = {"mean": mean if n else None, "low": low, "high": high, "n": n}
-    return found

@@ -10,7 +10,7 @@ from kdnb.distillation.base import Batch, Method, Seen
 from kdnb.images.pixels import Pixels
 from kdnb.models.predict import predict
 from kdnb.models.zoo import Classifier
-from kdnb.segmentation.images import MaskedDataset
+from kdnb.segmentation.images import MaskedDataset, refuse_empty
 from kdnb.segmentation.losses import TARGET, LimitTrainedMasks, Masks
 from kdnb.study import Study
 from kdnb.training import loop
@@ -70,10 +70,12 @@ def train_teachers(study: Study, dataset: MaskedDataset) -> dict[str, list[Run]]
     student of theirs is called.
 
     Each sees as many images as the one, in more epochs of its fewer images: limited are its
-    patients, not its training. Raises :class:`~kdnb.images.splits.SplitError` where a part would
-    lack images with, or without, a target.
+    patients, not its training. Raises :class:`~kdnb.parameters.BadParameter` where a part has no
+    image with a target, and :class:`~kdnb.images.splits.SplitError` where it lacks a label.
     """
     parts = [dataset.shard(number, study.shards) for number in range(study.shards)]
+    for part in parts:
+        refuse_empty(part, ["train"])
 
     def taught(images):
         epochs = round(study.teacher_epochs * _learnt(dataset) / _learnt(images))

@@ -197,6 +197,18 @@ def test_a_word_is_predicted_from_the_position_before_it(known):
 # --- losses --------------------------------------------------------------------------------------
 
 
+def test_alpha_weighs_the_reports_and_the_rest_the_teacher(known):
+    study, tokens = known[0], torch.tensor([[1, 3, 4, 2], [1, 5, 2, 0]])
+    torch.manual_seed(0)
+    logits, answers = torch.randn(2, 4, 7), torch.randn(2, 4, 7)
+    study = replace(study, alpha=0.9, temperature=2.0)
+    hard = captioning.training.networks.token_loss(logits, tokens)
+    soft = captioning.training.token_soft_loss(logits, answers, tokens, 2.0)
+    found = captioning.training._pair_loss(logits, answers, tokens, study)
+    assert found.item() == pytest.approx((0.9 * hard + 0.1 * soft).item(), rel=1e-6)
+    assert captioning.training._pair_loss(logits, None, tokens, study) == hard
+
+
 def test_losses_of_tokens_in_closed_form():
     tokens = torch.tensor([[1, 5, 2, 0]])
     flat = torch.zeros(1, 4, 8)
@@ -262,6 +274,13 @@ def known(drawn, tmp_path_factory):
         encoder = training.train_teachers(study, mine)[0]
         writer = captioning.pretrain(study, mine, reports, tokens)
         yield study, mine, reports, tokens, encoder, writer
+
+
+def test_a_captioner_has_one_encoder(known, drawn):
+    study, mine = known[:2]
+    assert captioning.encoder(study, mine).checksum == known[4].checksum
+    with pytest.raises(BadParameter, match="one encoder, and the study has 2 teachers"):
+        captioning.encoder(of(drawn, teacher="resnet10t+kdfmv5"), mine)
 
 
 def test_a_table_states_reports(home, drawn):

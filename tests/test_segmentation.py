@@ -259,6 +259,27 @@ def test_images_without_a_mask_are_left_out_by_name(discs):
     assert not dataset.table["path"].isin(dataset.left_out).any()
 
 
+def test_targets_of_one_test_patient_are_refused(discs):
+    test = loaded(discs).table.query("split == 'test'")
+    for path in test["path"][test["patient"] != test["patient"].iloc[0]]:
+        mask = discs / path.replace(".png", "_mask.png")
+        Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(mask)
+    with pytest.raises(BadParameter, match="of one patient .*choose another -p split"):
+        loaded(discs)
+
+
+def test_a_teacher_without_a_target_is_refused_before_any_training(discs, monkeypatch):
+    study, dataset = wanted(discs), loaded(discs)
+    monkeypatch.setattr(masks_training.loop, "fit", None)
+    part = dataset.shard(1, study.shards)
+    rows = part.table[part.table["split"] == "train"]
+    for path in rows["path"]:
+        mask = discs / path.replace(".png", "_mask.png")
+        Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(mask)
+    with pytest.raises(BadParameter, match="none of the .* lesion masks of the train images"):
+        segmentation.train_teachers(study, loaded(discs))
+
+
 def test_no_mask_at_all_is_named_with_the_way_out(discs):
     with pytest.raises(BadParameter, match="no organ mask.*-p target lesion"):
         loaded(discs, target="organ")

@@ -430,3 +430,19 @@ def test_lgg_mri_is_read_by_patient_and_labelled_by_its_masks(home):
     assert dataset.table["label"].value_counts().to_dict() == {"lesion": 24, "no lesion": 12}
     assert dataset.table["patient"].nunique() == dataset.table["group"].nunique() == 12
     assert dataset.split_name == "group" and dataset.table["mask"].ne("").all()
+
+
+def test_kvasir_seg_is_read_with_its_masks_and_without_patients(home):
+    root = home / "data" / "kvasir_seg" / "Kvasir-SEG"
+    for number in range(20):
+        image, inside = disc(number_of("polyp", number))
+        for folder, pixels in (("images", np.stack([image] * 3, -1)), ("masks", 255 * inside)):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            name = root / folder / f"cju{number:04}.jpg"
+            Image.fromarray(pixels.astype(np.uint8)).save(name, quality=95)
+    study = Study.of(segmentation.SegmentationParameters)(dataset="kvasir_seg", image_size=SIDE)
+    dataset = segmentation.masked(study.read(), "lesion")
+    assert dataset.classes == ("background", "lesion") and len(dataset.table) == 20
+    assert dataset.table["label"].unique().tolist() == ["lesion"] and not dataset.left_out
+    assert dataset.truth(SIDE, "train").any((1, 2)).all()
+    assert segmentation.train_classifier(study, dataset) is None, "all images have one label"

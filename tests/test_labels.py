@@ -351,7 +351,7 @@ def test_shares_that_are_none_are_refused(stated):
 def test_shares_are_read_in_order():
     assert labels.shares("0.3+0.1") == (0.1, 0.3) and labels.shares(0.15) == (0.15,)
     assert compared(label_shares=0.15).label_shares == 0.15
-    assert compared(profile="quick").label_shares == "0.1+0.3"
+    assert compared(profile="quick").label_shares == "0.15+0.3"
 
 
 def test_the_budget_is_one_number_of_steps(mine):

@@ -49,19 +49,20 @@ def gaps(
     controls: Mapping[str, Sequence[str]],
     references: Sequence[str],
     vocabulary: Vocabulary | None,
-    *groups: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
 ) -> pd.DataFrame:
     """Paired differences of every captioner from chance and from the decoder alone, of the large
     ones (``written``, by what was trained) from the query transformer alone, and of the small one
     with a teacher from that without: :func:`kdnb.captioning.scores.differences` in each of
-    :func:`measures`."""
+    :func:`measures`, with ``labels`` and ``groups`` ``(N,)``."""
     every, pairs = {**written, **by_small}, []
     pairs += [({**every, name: controls[name]}, name) for name in (CHANCE, ALONE)]
     pairs += [(written, PROBE)] if PROBE in written and len(written) > 1 else []
     pairs += [({**by_small}, SMALL)]
     return pd.concat(
         [
-            scores.differences(given, other, references, vocabulary, *groups, measure=measure)
+            scores.differences(given, other, references, vocabulary, labels, groups, measure)
             for measure in measures(vocabulary)
             for given, other in pairs
         ],

@@ -264,10 +264,10 @@ def read(text: str, vocabulary: Vocabulary) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for sentence in STOPS.split(text.lower()):
-        if any(_holds(sentence, words) for words in vocabulary.clear):
-            found = dict.fromkeys(vocabulary.kinds, ABSENT) | found
-        else:
-            found = _stated(sentence, vocabulary) | found
+        clear = any(_holds(sentence, words) for words in vocabulary.clear)
+        denied = dict.fromkeys(vocabulary.kinds, ABSENT)
+        for name, value in (denied if clear else _stated(sentence, vocabulary)).items():
+            found.setdefault(name, value)
     return found
 
 
@@ -281,7 +281,7 @@ def _stated(sentence: str, vocabulary: Vocabulary) -> dict[str, str]:
             if any(_holds(clause, word) for pair in words for word in pair):
                 found.setdefault(kind, said)
         if said != ABSENT:
-            found = _details(clause, vocabulary) | found
+            found |= {k: v for k, v in _details(clause, vocabulary).items() if k not in found}
     return found
 
 

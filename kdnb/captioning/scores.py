@@ -14,6 +14,7 @@ from kdnb import checks, extras
 from kdnb.captioning import grammar, texts
 from kdnb.captioning.grammar import POSSIBLE, PRESENT, Vocabulary
 from kdnb.evaluation import statistics
+from kdnb.parameters import BadParameter
 
 cider_scorer = extras.late("pycocoevalcap.cider.cider")
 rouge_scorer = extras.late("rouge_score.rouge_scorer")
@@ -198,10 +199,10 @@ def table(scores: pd.DataFrame) -> pd.DataFrame:
 
 def another_image(texts: Sequence[str], groups: np.ndarray, seed: int = 0) -> list[str]:
     """Chance: each of N images has the reference of one that is drawn from the other ``groups``
-    ``(N,)``. Raises ``ValueError`` for a single group."""
+    ``(N,)``. Raises :class:`~kdnb.parameters.BadParameter` for a single group."""
     checks.shapes(texts=(list(texts), "N"), groups=(groups, "N"))
     if len(np.unique(groups)) < 2:
-        raise ValueError(
+        raise BadParameter(
             "chance needs test reports of two groups (patients), and all are of one: -p split "
             "chooses other test images"
         )

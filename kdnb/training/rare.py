@@ -127,7 +127,7 @@ def _areas(part: Dataset, known: dict[str, np.ndarray], name: str) -> dict:
     found = roc.evaluate(truth, known[name], groups)
     limits = {f"{area}_interval": found["intervals"][area] for area in ("auc", "partial_auc")}
 
-    def minus(other: str) -> dict:
+    def minus(other):
         return roc.compare(truth, known[name], known[other], groups)
 
     against = {"against": {} if name == REFERENCE else minus(REFERENCE)}

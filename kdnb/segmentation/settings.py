@@ -19,7 +19,7 @@ INSTEAD = {
     "teacher": ": -p encoder names the encoder of the teachers",
     "student": ": -p small_encoder names the encoder of the student",
     **dict.fromkeys(("method", "teacher_recipe", "recipe", "curation", "label_share"), ""),
-    **dict.fromkeys(("alpha", "temperature", "teacher_weights", "teacher_flips"), ""),
+    **dict.fromkeys(("teacher_weights", "teacher_flips"), ""),
 }
 SHARDS = 3  # teachers, where -p teacher_shards states no number
 

@@ -297,6 +297,8 @@ def test_masks_that_are_empty_everywhere_are_refused(discs):
 
 
 def test_choices_of_classifiers_are_named_and_wrong_encoders_refused(discs, capsys):
+    wanted(discs, dataset="lgg_mri", data_root=None)
+    assert not capsys.readouterr().err, "nothing was chosen"
     for name, value in (("teacher", "vgg19"), ("student", "ofa595"), ("method", "dkd")):
         study = wanted(discs, **{name: value})
         assert f"{name} has no effect on segmentation" in capsys.readouterr().err

@@ -67,6 +67,11 @@ class Dataset:
         return files.digest([self.index.checksum, self.table[["path", "split"]].values.tolist()])
 
     @property
+    def train_size(self) -> int:
+        """Number of training images."""
+        return int((self.table["split"] == "train").sum())
+
+    @property
     def split_name(self) -> str:
         """``official``, ``random`` or ``group``; stands beside every number."""
         return self.split.split(":")[0].split(" ")[0]

@@ -14,7 +14,7 @@ from kdnb.data import Dataset
 from kdnb.training.checkpoints import Run
 
 ALONE, CHANCE, REWORDED = "decoder alone", "report of another image", "same facts, other words"
-PROBE, SMALL, TAUGHT = "probe", "small", "small, taught"
+PROBE, SMALL = "probe", "small"
 
 
 def write_all(
@@ -59,7 +59,7 @@ def gaps(
     every, pairs = {**written, **by_small}, []
     pairs += [({**every, name: controls[name]}, name) for name in (CHANCE, ALONE)]
     pairs += [(written, PROBE)] if PROBE in written and len(written) > 1 else []
-    pairs += [({**by_small}, SMALL)]
+    pairs.append((by_small, SMALL))
     return pd.concat(
         [
             scores.differences(given, other, references, vocabulary, labels, groups, measure)

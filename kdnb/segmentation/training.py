@@ -78,15 +78,10 @@ def train_teachers(study: Study, dataset: MaskedDataset) -> dict[str, list[Run]]
         refuse_empty(part, ["train"])
 
     def taught(images):
-        epochs = round(study.teacher_epochs * _learnt(dataset) / _learnt(images))
+        epochs = round(study.teacher_epochs * dataset.train_size / images.train_size)
         return _fit(study, images, study.teachers[0], Masks(), epochs, role="teacher")
 
     return {ONE: [taught(dataset)], several(study): [taught(part) for part in parts]}
-
-
-def _learnt(dataset: MaskedDataset) -> int:
-    """Training images of a dataset."""
-    return int((dataset.table["split"] == "train").sum())
 
 
 def train_students(

@@ -83,7 +83,7 @@ def with_equal_steps(study: Study, whole: Dataset, part: Dataset) -> Study:
     rounds of its method together; its teachers get the steps of theirs."""
     method = study.make_method()
     every, labelled, seen = (
-        steps_an_epoch(study, int((each.table["split"] == "train").sum()))
+        steps_an_epoch(study, each.train_size)
         for each in (whole, part, part.with_unlabelled() if method.unlabelled else part)
     )
     return dataclasses.replace(
@@ -113,7 +113,7 @@ def train_on_shares(study: Study, dataset: Dataset) -> Iterator[dict]:
         )
     for share in (*shares(study.label_shares), 1.0):
         part = dataset.labelled(share, study.seed)
-        about = {"share": share, "labelled": int((part.table["split"] == "train").sum())}
+        about = {"share": share, "labelled": part.train_size}
         recipe = to_the_end(recipes.of_teacher(study.teacher_recipe))
         teachers = loop.train_teachers(with_equal_steps(study, dataset, part), part, recipe)
         for run in teachers:
@@ -142,7 +142,7 @@ def tested(runs: Sequence[Run], dataset: Dataset, scale: float = 1.0) -> dict:
 def curated(study: Study, dataset: Dataset) -> dict[str, Study]:
     """The study of each comparison of curation, by ``<method>, <rule>``, with the control of equal
     cost as ``<method>, random, equal cost``. The batch is made small enough for a super-batch."""
-    images = int((dataset.table["split"] == "train").sum())
+    images = dataset.train_size
     small = dataclasses.replace(study, batch_size=min(study.batch_size, images // SUPER))
     times = curation.passes(1, SUPER, study.curation_scale) / curation.passes(1, 0)
     longer = math.ceil(study.student_epochs * times)

@@ -111,7 +111,7 @@ def measured(run: Run, dataset: Dataset, flips: str = "") -> dict:
     scores = metrics.evaluate(labels, logits, dataset.classes, dataset.split_name, groups)
     epochs = len(run.history)
     # runs of earlier versions do not state what they learnt from
-    images = epochs * int((dataset.table["split"] == "train").sum())
+    images = epochs * dataset.train_size
     return {name: scores[name] for name in MEASURES} | {
         "predicted": predictions.as_text(logits.argmax(1)),
         "epochs": epochs,

@@ -106,8 +106,9 @@ def train_rare(study: Study, dataset: Dataset) -> Iterator[dict]:
     shares = labels.shares(study.positive_shares)
     for share in shares:
         part = with_positives(dataset, share, shares, study.seed)
-        size = int((part.table["split"] == "train").sum())
-        small = dataclasses.replace(study, batch_size=min(study.batch_size, math.ceil(size / 4)))
+        small = dataclasses.replace(
+            study, batch_size=min(study.batch_size, math.ceil(part.train_size / 4))
+        )
         known: dict[str, np.ndarray] = {}
         for name, loss in sorted(LOSSES.items(), key=lambda pair: pair[0] != REFERENCE):
             runs = loss.fit(small, part)

@@ -56,6 +56,24 @@ def test_figures_in_pages_are_small_pngs(home):
     assert Image.open(io.BytesIO(slim)).size == (200, 200)
 
 
+def test_a_small_legend_keeps_its_colours_beside_pictures(home):
+    """Blue that meant *missed* became the green of *found* beside the tints of a brain."""
+    rng = np.random.default_rng(0)
+    tints = rng.integers(0, 256, (300, 300, 1)) * [0.4, 1.0, 0.5]
+    tints = tints + rng.integers(0, 9, (300, 300, 3))
+    figure = tints.clip(0, 255).astype(np.uint8)
+    legend = {(30, 100, 145): (290, 10), (213, 94, 0): (290, 30), (2, 158, 115): (290, 50)}
+    for colour, (row, column) in legend.items():
+        figure[row : row + 6, column : column + 12] = colour
+    buffer = io.BytesIO()
+    Image.fromarray(figure).save(buffer, "PNG")
+    slim = base64.b64decode(rendering._slim(base64.b64encode(buffer.getvalue()).decode()))
+    shown = np.asarray(Image.open(io.BytesIO(slim)).convert("RGB"), int)
+    for colour, (row, column) in legend.items():
+        assert np.abs(shown[row + 3, column + 6] - colour).max() <= 8, colour
+    assert np.abs(shown - figure).max() < 32
+
+
 def test_a_result_file_holds_what_it_rests_on(folder, home):
     study = Study(dataset="folder", data_root=str(folder), seed=3)
     dataset = data.load("folder", folder)

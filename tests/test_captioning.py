@@ -16,9 +16,9 @@ from PIL import Image
 
 from kdnb import captioning, files, training
 from kdnb.captioning import attention, grammar, networks, scores, texts
-from kdnb.captioning.grammar import COUNTS, SIZES, VOCABULARIES, Facts
 from kdnb.images import phantoms
 from kdnb.images.catalogue import DATASETS
+from kdnb.images.grammar import COUNTS, SIZES, VOCABULARIES, Facts
 from kdnb.parameters import BadParameter
 from kdnb.study import Study
 
@@ -175,12 +175,14 @@ def test_captioners_are_compared_with_chance_and_with_each_other():
              for n, s in enumerate(["left", "right"] * 10)]  # fmt: skip
     groups, half = np.arange(20), known[:10] + known[9:19]
     controls = {captioning.comparison.ALONE: [""] * 20, captioning.comparison.CHANCE: [""] * 20}
-    given = {"probe": half, "all": known}, {"small": half, "small, taught": known}, controls
+    large = {"probe": half, "encoder_lora": known, "all": half}
+    given = large, {"small": half, "small, taught": known}, controls
     found = captioning.gaps(*given, known, CHEST, np.zeros(20, int), groups)
     assert list(found["measure"].unique()) == ["f1", "rouge_l"]
     rows = found[found["measure"] == "f1"].set_index("label")["difference"]
     assert {"all − report of another image", "small − decoder alone"} <= set(rows.index)
-    assert rows["all − probe"] == rows["small, taught − small"] > 0
+    assert rows["encoder_lora − probe"] == rows["small, taught − small"] > rows["all − probe"]
+    assert rows["encoder_lora − all"] == rows["encoder_lora − probe"]
     words = captioning.gaps(*given, known, None, np.zeros(20, int), groups)
     assert list(words["measure"].unique()) == ["rouge_l"]
 
@@ -304,7 +306,7 @@ def test_phantoms_write_their_facts_the_same_each_time(few_phantoms):
         assert facts.kind == CHEST.labels.get(label, "")
     with pytest.raises(captioning.NoReports, match="words of the chest: leave vocabulary out"):
         captioning.load(Study.of(captioning.CaptionParameters)(vocabulary="brain"), mine)
-    again = captioning.written(mine, found.facts, CHEST, writer=1)
+    again = captioning.reworded(found)
     assert sum(a != b for a, b in zip(again, found.texts, strict=True)) > len(again) / 2
 
 
@@ -335,7 +337,7 @@ def test_parameters_are_refused_by_name(home):
     for wrong in ({"tune": "lara"}, {"vocabulary": "chests"}):
         with pytest.raises(files.UnknownName, match="Did you mean"):
             of(home, **wrong)
-    with pytest.raises(BadParameter, match="probe, last, lora, all"):
+    with pytest.raises(BadParameter, match="probe, last, lora, encoder_lora, all"):
         of(home, tune="+")
     with pytest.raises(BadParameter, match="caption_epochs must"):
         of(home, caption_epochs=0)
@@ -370,7 +372,13 @@ def test_tokens_give_texts_back():
 # --- captioners ----------------------------------------------------------------------------------
 
 
-MOVED = {"probe": set(), "last": {"writer"}, "lora": set(), "all": {"encoder", "writer"}}
+MOVED = {
+    "probe": set(),
+    "last": {"writer"},
+    "lora": set(),
+    "encoder_lora": {"encoder"},
+    "all": {"encoder", "writer"},
+}
 
 
 def test_each_tune_trains_what_it_says(known):
@@ -390,6 +398,8 @@ def test_each_tune_trains_what_it_says(known):
     assert counts["probe"] < counts["lora"] < counts["last"] < counts["all"]
     layer = trained["lora"].model.writer.size
     assert counts["lora"] - counts["probe"] == layer.layers * networks.RANK * 4 * layer.width
+    own = networks.parameters_of([encoder.model])
+    assert counts["encoder_lora"] - counts["lora"] == own < counts["all"] - counts["lora"]
     written, _ = captioning.write(trained["all"], mine, tokens, [0, 1, 2])
     alone, _ = captioning.write(trained["all"], mine, tokens, [1])
     assert written[1] == alone[0], "a report does not depend on its batch"

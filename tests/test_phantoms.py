@@ -64,5 +64,10 @@ def test_a_phantom_dataset_is_drawn_once_in_the_layout_of_the_real_one(few_phant
     assert dataset.counts().to_numpy().tolist() == [[*few_phantoms.values()]] * 3
     assert dataset.table["mask"].ne("").all() and dataset.table["organ_mask"].ne("").all()
     assert dataset.caveat == "synthetic"
+    reports = dataset.table.set_index("path")["report"]
+    case = "phantom_cxr", "COVID-like", 1
+    drawn = phantoms.describe(phantoms.draw(*case), *case)
+    assert reports["Train/COVID-like/images/train_0001.png"] == drawn and reports.ne("").all()
+    assert not dataset.index.problem_counts()["files"].sum(), "the table of reports is known"
     monkeypatch.setattr(phantoms, "draw", lambda *_: pytest.fail("drew an existing dataset again"))
     assert data.load("phantom_cxr").checksum == dataset.checksum

@@ -231,7 +231,7 @@ def test_a_captioner_is_judged_by_the_facts_in_its_reports(home):
     def ran(seed, measure="f1", **choices):
         given = {"dataset": "brain_tumor", "seed": seed} | choices
         gap = {"measure": measure, "difference": 0.08, "low": 0.05, "high": 0.11}
-        gaps = [gap | {"label": each} for each in ("small, taught − small", "all − probe")]
+        gaps = [gap | {"label": each} for each in ("small, taught − small", "encoder_lora − probe")]
         files.write_json(
             home / "outputs" / measure / f"reports-x-s{seed}.json",
             {

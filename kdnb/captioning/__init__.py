@@ -1,7 +1,7 @@
 """Reports from images: findings in words and their reader, captioners of an encoder, a query
 transformer and a small decoder, and their measures."""
 
-from kdnb.captioning import grammar, scores
+from kdnb.captioning import scores
 from kdnb.captioning.attention import measured, word_maps
 from kdnb.captioning.comparison import (
     controls,
@@ -13,12 +13,13 @@ from kdnb.captioning.comparison import (
     words,
     write_all,
 )
-from kdnb.captioning.grammar import VOCABULARIES, Facts, Vocabulary
 from kdnb.captioning.networks import SIZES, Captioner
 from kdnb.captioning.scores import another_image, differences, evaluate
 from kdnb.captioning.settings import TUNES, CaptionParameters, named
-from kdnb.captioning.texts import NoReports, Reports, Tokens, load, table, written
+from kdnb.captioning.texts import NoReports, Reports, Tokens, load, reworded, table
 from kdnb.captioning.training import blind, caption, encoder, pretrain, write
+from kdnb.images import grammar
+from kdnb.images.grammar import VOCABULARIES, Facts, Vocabulary
 
 __all__ = [
     "CaptionParameters",
@@ -48,11 +49,11 @@ __all__ = [
     "measures",
     "named",
     "pretrain",
+    "reworded",
     "scores",
     "table",
     "word_maps",
     "words",
     "write",
     "write_all",
-    "written",
 ]

@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kdnb.captioning import grammar
 from kdnb.captioning.networks import Captioner
 from kdnb.captioning.texts import NoReports, Reports, Tokens
 from kdnb.captioning.training import Maps
@@ -18,6 +17,7 @@ from kdnb.data import Dataset
 from kdnb.evaluation import statistics
 from kdnb.explanations.activations import enlarge
 from kdnb.explanations.localisation import localisation
+from kdnb.images import grammar
 from kdnb.training.checkpoints import Run
 
 ATTRIBUTES, EVERY = ("kind", "side", "zone"), "all words"

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from kdnb.captioning import attention, grammar, scores, texts, training
-from kdnb.captioning.grammar import Vocabulary
+from kdnb.captioning import attention, scores, texts, training
 from kdnb.captioning.texts import Reports, Tokens
 from kdnb.data import Dataset
+from kdnb.images import grammar
+from kdnb.images.grammar import Vocabulary
 from kdnb.training.checkpoints import Run
 
 ALONE, CHANCE, REWORDED = "decoder alone", "report of another image", "same facts, other words"
-PROBE, SMALL = "probe", "small"
+PROBE, UNFROZEN, WHOLE, SMALL = "probe", "encoder_lora", "all", "small"
 
 
 def write_all(
@@ -39,7 +40,7 @@ def controls(
     }
     if not reports.facts:
         return found
-    again = texts.written(dataset, reports.facts, reports.vocabulary, writer=1)
+    again = texts.reworded(reports)
     return found | {REWORDED: [again[row] for row in rows]}
 
 
@@ -53,12 +54,15 @@ def gaps(
     groups: np.ndarray,
 ) -> pd.DataFrame:
     """Paired differences of every captioner from chance and from the decoder alone, of the large
-    ones (``written``, by what was trained) from the query transformer alone, and of the small one
-    with a teacher from that without: :func:`kdnb.captioning.scores.differences` in each of
+    ones (``written``, by what was trained) from the query transformer alone, of the one that R6
+    finds best from that of which everything is trained, and of the small one with a teacher from
+    that without: :func:`kdnb.captioning.scores.differences` in each of
     :func:`measures`, with ``labels`` and ``groups`` ``(N,)``."""
     every, pairs = {**written, **by_small}, []
     pairs += [({**every, name: controls[name]}, name) for name in (CHANCE, ALONE)]
     pairs += [(written, PROBE)] if PROBE in written and len(written) > 1 else []
+    best = {name: written[name] for name in (UNFROZEN, WHOLE) if name in written}
+    pairs += [(best, WHOLE)] if len(best) == 2 else []
     pairs.append((by_small, SMALL))
     return pd.concat(
         [

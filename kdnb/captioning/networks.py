@@ -190,7 +190,7 @@ class Captioner(nn.Module):
 
     def __init__(self, encoder: Classifier, writer: Writer, tune: str):
         super().__init__()
-        files.lookup(tune, TUNES, "tune")
+        self.parts = TUNES[files.lookup(tune, TUNES, "tune")]
         self.encoder, self.writer, self.tune = encoder, writer, tune
         blank = torch.zeros(1, 3, encoder.image_size, encoder.image_size)
         with torch.no_grad():
@@ -200,13 +200,12 @@ class Captioner(nn.Module):
         self._freeze()
 
     def _freeze(self) -> None:
-        whole = self.tune == "all"
-        self.encoder.requires_grad_(whole)
-        self.writer.requires_grad_(whole)
-        if self.tune == "last":
+        self.encoder.requires_grad_(self.parts.encoder)
+        self.writer.requires_grad_(self.parts.decoder == "all")
+        if self.parts.decoder == "last":
             for part in (self.writer.inner.transformer.h[-1], self.writer.inner.transformer.ln_f):
                 part.requires_grad_(True)
-        if self.tune == "lora":
+        if self.parts.decoder == "lora":
             config = peft.LoraConfig(
                 r=RANK, lora_alpha=2 * RANK, target_modules=["c_attn"], fan_in_fan_out=True
             )
@@ -222,8 +221,8 @@ class Captioner(nn.Module):
     @property
     def kept(self) -> nn.ModuleDict:
         """The modules that a checkpoint holds: a frozen encoder is a run of its own."""
-        parts = {"bridge": self.bridge, "writer": self.writer}
-        return nn.ModuleDict(parts | ({"encoder": self.encoder} if self.tune == "all" else {}))
+        kept = {"bridge": self.bridge, "writer": self.writer}
+        return nn.ModuleDict(kept | ({"encoder": self.encoder} if self.parts.encoder else {}))
 
     def train(self, mode: bool = True) -> Captioner:
         super().train(mode)

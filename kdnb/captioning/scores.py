@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from kdnb import checks, extras
-from kdnb.captioning import grammar, texts
-from kdnb.captioning.grammar import POSSIBLE, PRESENT, Vocabulary
+from kdnb.captioning import texts
 from kdnb.evaluation import statistics
+from kdnb.images import grammar
+from kdnb.images.grammar import POSSIBLE, PRESENT, Vocabulary
 from kdnb.parameters import BadParameter
 
 cider_scorer = extras.late("pycocoevalcap.cider.cider")

@@ -6,15 +6,26 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kdnb import files
-from kdnb.captioning.grammar import VOCABULARIES
+from kdnb.images.grammar import VOCABULARIES
 from kdnb.parameters import BadParameter, Parameters, parameter
 
-# what of a captioner is trained; the query transformer always is
+
+@dataclass(frozen=True)
+class Tune:
+    """The parts of a captioner that are trained beside its query transformer: of the ``decoder``
+    nothing (empty), its ``last`` block, ``lora`` (low-rank updates of its attention) or ``all``,
+    and the ``encoder`` or not."""
+
+    decoder: str = ""
+    encoder: bool = False
+
+
 TUNES = {
-    "probe": "the query transformer alone",
-    "last": "and the last block of the decoder",
-    "lora": "and low-rank updates of the decoder's attention",
-    "all": "encoder, query transformer and decoder",
+    "probe": Tune(),
+    "last": Tune("last"),
+    "lora": Tune("lora"),
+    "encoder_lora": Tune("lora", encoder=True),  # the best one of R6, which trains it in two steps
+    "all": Tune("all", encoder=True),
 }
 
 
@@ -39,9 +50,7 @@ class CaptionParameters(Parameters):
 
     extras: ClassVar[tuple[str, ...]] = ("reports",)
 
-    tune: str = parameter(
-        "probe+last+lora+all", "what is trained, a+b of probe, last, lora, all", valid=named
-    )
+    tune: str = parameter("+".join(TUNES), "parts that are trained, a+b compares", valid=named)
     text_epochs: int | None = parameter(
         None,
         "epochs of the decoders on text alone",

@@ -15,16 +15,13 @@ import torch
 from torch import Tensor
 
 from kdnb import extras, files
-from kdnb.captioning import grammar
-from kdnb.captioning.grammar import VOCABULARIES, Facts, Vocabulary
 from kdnb.data import Dataset
-from kdnb.images import phantoms
+from kdnb.images import grammar, phantoms
+from kdnb.images.grammar import VOCABULARIES, Facts, Vocabulary
 from kdnb.study import Study
 
 tokenizers = extras.late("tokenizers")
 
-# phantoms and their words; the masks of a set of one's own say nothing of kinds
-OF_PHANTOMS = {f"phantom_{name}": name for name in VOCABULARIES} | {"phantom_cxr": "chest"}
 PAD, START, END = 0, 1, 2
 WORDS, LONGEST = 2000, 96  # largest vocabulary of the tokeniser; tokens of the longest text
 PARTS = re.compile(r'<AbstractText Label="(\w+)"[^>/]*>([^<]*)<')  # of a report in XML
@@ -80,23 +77,22 @@ class Reports:
 
 
 def load(study: Study, dataset: Dataset) -> Reports:
-    """The reports of a dataset: the column ``report`` of its table of labels, else, for phantoms,
-    texts that are written from their masks.
+    """The reports of a dataset: the column ``report`` of its index. A table of labels states it,
+    and phantoms are drawn with it.
 
     Prints how many images have none. Raises :class:`NoReports` where no image has one, where a part
     of the split lacks them, or where the training texts are nearly all the same.
     """
-    own = OF_PHANTOMS.get(dataset.spec.name)
+    own = phantoms.WORDS.get(dataset.spec.name)
     if own and study.vocabulary not in (None, own):
         raise NoReports(f"{dataset.title} is written in words of the {own}: leave vocabulary out")
     words = study.vocabulary or own
     vocabulary = VOCABULARIES.get(words)
     texts = dataset.table["report"].map(_plain)
     facts, source = (), "the table of labels"
-    if not (texts != "").any() and dataset.spec.name in OF_PHANTOMS:
-        facts = of_phantoms(dataset, vocabulary)
-        texts, source = written(dataset, facts, vocabulary), "written from the masks (synthetic)"
-    left = tuple(dataset.table["path"][np.array(texts) == ""])
+    if own and study.labels is None:
+        facts, source = of_phantoms(dataset, vocabulary), "written from the masks (synthetic)"
+    left = tuple(dataset.table["path"][texts == ""])
     other = corpus(study.corpus) if study.corpus else ()
     found = Reports(tuple(texts), vocabulary, source, tuple(facts), left, other)
     _check(found, dataset)
@@ -153,15 +149,11 @@ def of_phantoms(dataset: Dataset, vocabulary: Vocabulary) -> list[Facts]:
     ]
 
 
-def written(
-    dataset: Dataset, facts: Sequence[Facts], vocabulary: Vocabulary, writer: int = 0
-) -> list[str]:
-    """A text an image; the wording follows from the image's checksum and the number of the
-    ``writer``."""
-    salts = dataset.table["sha256"].map(lambda sha256: int(sha256[:8], 16))
+def reworded(found: Reports) -> list[str]:
+    """The facts of all phantoms in other words than their reports."""
     return [
-        grammar.write(own, vocabulary, (phantoms.SEED, salt, writer))
-        for own, salt in zip(facts, salts, strict=True)
+        grammar.write(own, found.vocabulary, (phantoms.SEED, row))
+        for row, own in enumerate(found.facts)
     ]
 
 

@@ -281,7 +281,8 @@ def caption(
     folder, kept = _folder(dataset, name, key), model.kept
 
     def work():
-        maps = Maps(model.encoder, dataset.pixels(model.encoder.image_size), tune != "all")
+        own = dataset.pixels(model.encoder.image_size)
+        maps = Maps(model.encoder, own, frozen=not model.parts.encoder)
         taught = Maps(teacher.model.encoder, _sized(dataset, teacher), True) if teacher else None
         coded = tokens.encode(reports.texts).to(place)
         rows, val = (torch.from_numpy(reports.rows(dataset, part)) for part in ("train", "val"))

@@ -88,7 +88,7 @@ def _phantom(
         synthetic=True,
         classes=dict.fromkeys(classes, ()),
         counts=dict.fromkeys(classes, sum(PER_CLASS.values())),
-        citation="kdnb, this repository (kdnb/phantoms.py)",
+        citation="kdnb, this repository (kdnb/images/phantoms.py)",
         licence="MIT, as this repository",
         source="generated from a seed, nothing is downloaded",
         layout="{Train,Val,Test}/<class>/{images,organ masks,lesion masks}/*.png",

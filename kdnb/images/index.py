@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdnb import files
-from kdnb.images import labelling, labels, read, reading, scan, sorting, source
+from kdnb.images import labelling, labels, phantoms, read, reading, scan, sorting, source
 from kdnb.images.catalogue import DatasetSpec
 from kdnb.images.read import Rule
 from kdnb.images.sorting import Tree
@@ -20,7 +20,8 @@ from kdnb.images.tables import COLUMNS
 
 VERSION = 5  # part of the stored index's fingerprint: raise it when a column or a rule changes
 PROBLEMS = ["path", "problem", "detail"]
-MARK = "complete"  # of phantoms and MedMNIST sets that were laid out whole
+# beside the images of phantoms and MedMNIST sets: the mark that they are whole, and reports
+BESIDE = ("complete", phantoms.REPORTS)
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Index:
     ``table`` has one row an image, with the columns ``kdnb.images.tables.COLUMNS``. ``path``,
     ``mask`` (lesion) and ``organ_mask`` (lung or tissue) are relative to the dataset's root,
     ``patient`` is empty where unknown, ``width`` and ``height`` are in pixels, ``mode`` is
-    Pillow's; ``report`` is what a table says of the image in words; the image and its masks have
-    a SHA-256 (empty without one). A path ending in ``#3`` is
-    a frame of a film or a slice of a volume.
+    Pillow's; ``report`` is what a table, or the drawing of a phantom, says of the image in words;
+    the image and its masks have a SHA-256 (empty without one). A path ending in ``#3`` is a frame
+    of a film or a slice of a volume.
     ``problems`` has the columns path, problem, detail; ``classes`` are the readable names in label
     order; ``rule`` makes 8 bits of deeper images; ``found`` are pairs of what was inferred and a
     sentence on it.
@@ -116,7 +117,8 @@ def _tree(spec: DatasetSpec, root: Path, how: Source | None) -> Tree:
     root, how = Path(root).resolve(), how or Source()
     walk = scan.walk(root)
     if spec.synthetic or spec.name.startswith("medmnist:"):
-        walk = dataclasses.replace(walk, files=[fact for fact in walk.files if fact[0] != MARK])
+        images = [fact for fact in walk.files if fact[0] not in BESIDE]
+        walk = dataclasses.replace(walk, files=images)
     return Tree(spec, root, how, walk, labels.find(how.labels, root) if how.labels else None)
 
 

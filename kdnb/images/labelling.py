@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from kdnb import files
-from kdnb.images import labels, masks, read, scan, sorting
+from kdnb.images import labels, masks, phantoms, read, scan, sorting
 from kdnb.images.labels import Stated
 from kdnb.images.masks import Masks
 from kdnb.images.scan import Note, Problem, ReadingError
@@ -72,13 +72,14 @@ def label(tree: Tree, found: Sorted) -> Labelling:
         pairing = masks.as_stated(pairing, stated.masks)
     patients = own.patients | {p: name for p, name in (stated.patient or {}).items() if name}
     labelled = by_file(own.labels)
+    drawn = phantoms.reports(tree.root) if tree.spec.synthetic else {}
     return Labelling(
         labels=own.labels,
         patients=_known_patients(tree, [place.path for place in places], patients),
         splits={place.path: place.split for place in places} | (stated.split or {}),
         masks=pairing.masks,
         images=[place.path for place in places if place.path in labelled],
-        reports=stated.report or {},
+        reports=stated.report or drawn,
         problems=[
             *sorting.name_others(tree, found, tables),
             *own.problems,

@@ -13,16 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from kdnb import files
+from kdnb.images import grammar
 
-VERSION = 1  # part of the folder's mark: raise it when a drawing changes
+VERSION = 2  # part of the folder's mark: raise it when a drawing or its report changes
 SIZE = 128
 SEED = 2025
 PER_CLASS = {"Train": 400, "Val": 80, "Test": 120}
+REPORTS = "reports.csv"  # beside the images: the columns path and report
 
 
 @dataclass
@@ -371,12 +374,31 @@ DRAWINGS: dict[str, Callable[[Canvas, str], Phantom]] = {
 }
 
 
+# whose words a phantom is described in
+WORDS = {
+    "phantom_cxr": "chest",
+    "phantom_brain": "brain",
+    "phantom_histology": "histology",
+    "phantom_fundus": "fundus",
+}
+
+
+def _salt(name: str, label: str) -> int:
+    """Another patient in every class, not the same one with and without a lesion."""
+    return int(files.digest([name, label]), 16)
+
+
 def draw(name: str, label: str, number: int, seed: int = SEED, size: int = SIZE) -> Phantom:
     """One phantom image; the same arguments give the same image on every machine."""
-    salt = int(
-        files.digest([name, label]), 16
-    )  # another patient in every class, not the same one with and without a lesion
-    return DRAWINGS[name](Canvas(np.random.default_rng([seed, salt, number]), size), label)
+    rng = np.random.default_rng([seed, _salt(name, label), number])
+    return DRAWINGS[name](Canvas(rng, size), label)
+
+
+def describe(phantom: Phantom, name: str, label: str, number: int, seed: int = SEED) -> str:
+    """The findings of a phantom in words; the same arguments give the same words."""
+    vocabulary = grammar.VOCABULARIES[WORDS[name]]
+    facts = grammar.of_masks(label, phantom.lesion, phantom.organ, vocabulary)
+    return grammar.write(facts, vocabulary, (seed, _salt(name, label), number))
 
 
 def ensure(name: str, classes: list[str], root: Path) -> Path:
@@ -395,16 +417,32 @@ def ensure(name: str, classes: list[str], root: Path) -> Path:
             for number in range(count)
         ]
         starts = dict(zip(PER_CLASS, np.cumsum([0, *PER_CLASS.values()]), strict=False))
+        reports = []
         for split, label, number in tqdm(jobs, desc=f"drawing {name}", unit="img", leave=False):
-            phantom = draw(name, label, int(starts[split]) + number)
-            arrays = {
-                "images": phantom.image * 255,
-                "organ masks": phantom.organ * 255.0,
-                "lesion masks": phantom.lesion * 255.0,
-            }
-            for kind, array in arrays.items():
-                path = root / split / label / kind / f"{split.lower()}_{number:04d}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(np.uint8(np.rint(array))).save(path, compress_level=1)
+            case = name, label, int(starts[split]) + number
+            phantom, file = draw(*case), f"{split.lower()}_{number:04d}.png"
+            _save(phantom, root / split / label, file)
+            reports.append((f"{split}/{label}/images/{file}", describe(phantom, *case)))
+        table = pd.DataFrame(reports, columns=["path", "report"])
+        files.write_text(root / REPORTS, table.to_csv(index=False))
         files.write_text(mark, wanted)
     return root
+
+
+def _save(phantom: Phantom, folder: Path, file: str) -> None:
+    """The image and its masks, each in a folder of its kind."""
+    arrays = {
+        "images": phantom.image * 255,
+        "organ masks": phantom.organ * 255.0,
+        "lesion masks": phantom.lesion * 255.0,
+    }
+    for kind, array in arrays.items():
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.uint8(np.rint(array))).save(folder / kind / file, compress_level=1)
+
+
+def reports(root: Path) -> dict[str, str]:
+    """The report of each image below ``root``, by its path there; none where no table is."""
+    if not (root / REPORTS).exists():
+        return {}
+    return dict(pd.read_csv(root / REPORTS).itertuples(index=False))

@@ -31,7 +31,7 @@ SIZES = {
 SPECK = 0.0005  # share of the image below which a part of a mask is no finding of its own
 BOTH_SIDES = 0.2  # share of a lesion on its smaller side from which it is on both
 NEGATION = re.compile(r"\b(?:no|not|without|absent|free of|negative for)\b")
-HEDGE = re.compile(r"\b(?:possible|possibly|probable|suspected|cannot be excluded)\b")
+HEDGE = re.compile(r"\b(?:possibl[ey]|probabl[ey]|suspected|cannot be excluded)\b")
 STOPS = re.compile(r"[.;:\n]")
 # a denial is a clause of its own: "… in the left lung and no effusion", "… without effusion"
 CLAUSES = re.compile(rf"{STOPS.pattern}|,?\s+(?:(?:and|but)\s+)?(?=(?:no|without)\b)")
@@ -241,10 +241,10 @@ def _finding(facts: Facts, vocabulary: Vocabulary, pick) -> str:
         )
     else:
         forms = (
-            f"possible {whole} {where}",
+            f"possibly {whole} {where}",
             f"{whole} {where} {be} suspected",
             f"{whole} {where} cannot be excluded",
-            f"probable {whole} {where}",
+            f"probably {whole} {where}",
         )
     return _sentence(pick(forms))
 

@@ -26,7 +26,7 @@ PROFILES = {
     "paper": "224 px, pretrained",
 }
 PRETRAINED = ("none", "teacher", "student", "both")
-PER_CLASS = {"smoke": 16}  # at most so many images of a class in each split
+PER_CLASS = {"smoke": 8}  # at most so many images of a class in each split
 EPOCHS = {"low": 1, "high": 10_000}
 
 

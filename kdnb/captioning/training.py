@@ -355,7 +355,7 @@ def write(
     dataset: Dataset,
     tokens: Tokens,
     rows: Sequence[int],
-    batch_size: int = 32,
+    batch_size: int = 128,
 ) -> tuple[list[str], float]:
     """The reports that a captioner writes for rows of the table, and the milliseconds that each
     took, encoder included."""

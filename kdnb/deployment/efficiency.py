@@ -141,7 +141,7 @@ def throughput(
     """
     filled = {size: image.expand(size, -1, -1, -1).contiguous() for size in batches}
     rates = {
-        size: 1e3 * size / latency(run, images, seconds, threads).median_ms
+        size: 1e3 * size / latency(run, images, seconds, threads, least=2).median_ms
         for size, images in filled.items()
     }
     best = max(rates, key=rates.get)
@@ -175,12 +175,13 @@ def measure(
     calibration: Tensor | None = None,
     seconds: float = 1.0,
     reading: Reading = COLOUR,
+    batches: Sequence[int] = BATCHES,
 ) -> tuple[pd.DataFrame, dict[str, Callable]]:
     """Time a network in each runtime (all of this machine by default): one row each, and the
     callables, so that their answers can be checked.
 
     Columns: runtime, title, ``latency_ms`` with quartiles at batch 1 on the ``threads`` that are
-    fastest, ``images_per_second`` at the best of batch sizes and threads (``best_batch``,
+    fastest, ``images_per_second`` at the best of ``batches`` and threads (``best_batch``,
     ``best_batch_threads``), file or weight size, clock, and ``note`` for a runtime that is not
     available (its numbers are then missing). ``calibration`` ``(N, 3, S, S)`` are training images
     for int8; ``reading`` goes into the files. Raises ``UnknownName`` for a runtime.
@@ -193,20 +194,22 @@ def measure(
         bar.set_description(f"{model.name} in {name}")
         row = {"model": model.name, "runtime": name, "title": RUNTIMES[name].title, "note": ""}
         try:
-            timed, runs[name] = _fastest(RUNTIMES[name], task, seconds)
+            timed, runs[name] = _fastest(RUNTIMES[name], task, seconds, batches)
             rows.append(row | timed)
         except NotHere as error:
             rows.append(row | {"note": str(error)})
     return pd.DataFrame(rows), runs
 
 
-def _fastest(runtime: Runtime, task: Task, seconds: float) -> tuple[dict[str, object], Callable]:
+def _fastest(
+    runtime: Runtime, task: Task, seconds: float, batches: Sequence[int]
+) -> tuple[dict[str, object], Callable]:
     """The row of a runtime, each number on the threads that serve it best, and the callable that
     answers one image soonest."""
     found = []
     for threads in runtime.counts():
         run = runtime.build(replace(task, threads=threads))
-        found.append((_timed(run, task.model, seconds, threads), run))
+        found.append((_timed(run, task.model, seconds, threads, batches), run))
     soonest, run = min(found, key=lambda each: each[0]["latency_ms"])
     most = max((row for row, _ in found), key=lambda row: row["images_per_second"])
     return soonest | {
@@ -216,11 +219,13 @@ def _fastest(runtime: Runtime, task: Task, seconds: float) -> tuple[dict[str, ob
     }, run
 
 
-def _timed(run: Callable, model: Classifier, seconds: float, threads: int) -> dict[str, object]:
+def _timed(
+    run: Callable, model: Classifier, seconds: float, threads: int, batches: Sequence[int]
+) -> dict[str, object]:
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, model.image_size, model.image_size, generator=generator)
     timing = latency(run, image, seconds, threads)
-    rate, batch = throughput(run, image, seconds=seconds / 2, threads=threads)
+    rate, batch = throughput(run, image, batches, seconds / 2, threads)
     return {
         "latency_ms": timing.median_ms,
         "latency_low": timing.low_ms,

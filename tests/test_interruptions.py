@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_captioning import draw, of
 
-from kdnb import data, files
+from kdnb import captioning, data, files
 from kdnb.explanations import cache, registry
 from kdnb.images import index, pixels, read
 from kdnb.leakage import detector, fingerprints
@@ -112,6 +113,43 @@ def _killed_in(module: str, name: str, calls: int, work, *arguments) -> None:
 
     setattr(sys.modules[module], name, dies)
     work(*arguments)
+
+
+def _caption(root, cache) -> None:
+    """A captioner with its encoder and its decoder, in a process of its own."""
+    os.environ["KDNB_CACHE"] = str(cache)
+    torch.set_num_threads(1)
+    study = of(root)
+    dataset = study.load_data()
+    given = study, dataset, captioning.load(study, dataset)
+    tokens = captioning.Tokens(given[2].of(given[2].rows(dataset, "train")))
+    writer = captioning.pretrain(*given, tokens)
+    encoder = captioning.encoder(study, dataset)
+    captioning.caption(*given, tokens, encoder, writer, "encoder_lora")
+
+
+def test_a_captioner_that_is_killed_ends_with_the_same_bits(home, child):
+    root = draw(home / "data" / "chest", each=14)
+    whole = child(_caption, root, home / "whole")
+    whole.join()
+    assert whole.exitcode == 0
+    # three epochs of the decoder, then three of the captioner; the file of each is whole
+    for calls, already in ((2, 0), (3, 1)):
+        keep = "kdnb.training.checkpoints", "keep_parts", calls
+        killed = child(_killed_in, *keep, _caption, root, home / "killed")
+        killed.join()
+        assert killed.exitcode == -signal.SIGKILL and len(_written(home / "killed")) == already
+    again = child(_caption, root, home / "killed")
+    again.join()
+    ours, wanted = _written(home / "killed"), _written(home / "whole")
+    assert again.exitcode == 0 and ours == wanted and len(wanted) == 2
+    assert len({*wanted.values()}) == 2
+
+
+def _written(cache) -> dict:
+    """The checksums of the weights of finished decoders and captioners."""
+    runs = [path for path in cache.glob("runs/*/*/run.json") if "resnet10t-hard" not in str(path)]
+    return {path.parent.name: files.read_json(path)["weights"] for path in runs}
 
 
 def _counted(work, calls: list):

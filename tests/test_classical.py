@@ -371,6 +371,7 @@ def test_a_pipeline_teaches_on_fixed_views_and_refuses_what_it_cannot(own):
     fitted = comparison.fit(blocks, chosen, mine)
     assert classical.scores({"p": classical.on_test(fitted, mine)}, mine)["p"]["accuracy"] > 0.9
     runs = classical.teach(chosen, mine, fitted)
+    assert list(runs) == ["taught by the pipeline", "no teacher, same views"]
     taught = runs["taught by the pipeline"]
     told = GivenLogits("pipeline", torch.from_numpy(fitted.logits.astype(np.float32)))
     assert taught.record["key"]["teachers"] == [told.checksum]
@@ -386,6 +387,16 @@ def test_a_pipeline_teaches_on_fixed_views_and_refuses_what_it_cannot(own):
             mine,
             fitted,
         )
+
+
+def test_an_ensemble_teaches_the_student_too(own):
+    chosen, mine = own
+    pair = loop.train_teachers(dataclasses.replace(chosen, teacher="resnet10t+kdfmv5"), mine)
+    blocks = classical.load(dataclasses.replace(chosen, features="glcm"), mine, pair)
+    runs = classical.teach(chosen, mine, comparison.fit(blocks, chosen, mine), pair)
+    taught = runs["taught by the ensemble"].record["key"]
+    assert taught["teachers"] == [run.checksum for run in pair]
+    assert taught["settings"] == runs["no teacher, same views"].record["key"]["settings"]
 
 
 def test_ties_of_votes_go_to_the_higher_mean_probability():

@@ -31,6 +31,8 @@ from kdnb.training.trio import by_name
 TOGETHER = "all parts"
 LEARNT = "all networks"
 ALONE, WITHOUT = "alone", "left out"
+BY_PIPELINE, BY_ENSEMBLE = "taught by the pipeline", "taught by the ensemble"
+UNTAUGHT = "no teacher, same views"
 
 
 def rows(dataset: Dataset, part: str) -> np.ndarray:
@@ -146,21 +148,24 @@ def against(logits: Mapping[str, np.ndarray], reference: str, dataset: Dataset) 
     }
 
 
-def teach(study: Study, dataset: Dataset, fitted: Fitted) -> dict[str, Run]:
-    """The study's student on fixed views, with the pipeline as its only teacher and without a
-    teacher.
+def teach(
+    study: Study, dataset: Dataset, fitted: Fitted, teachers: Sequence[Run] = ()
+) -> dict[str, Run]:
+    """The study's student on fixed views: with the pipeline as its only teacher, with the ensemble
+    of ``teachers`` where there are several, and without a teacher.
 
-    Soft targets of a training image come from pipelines that were fitted on other groups. Raises
-    ``ValueError`` for a method that needs more than logits.
+    The pipeline's soft targets of a training image come from pipelines that were fitted on other
+    groups. Raises ``ValueError`` for a method that needs more than logits.
     """
     own = dataclasses.replace(study, augment=False)
-    teacher = GivenLogits("pipeline", torch.from_numpy(fitted.logits.astype(np.float32)))
-    method, epochs = own.make_method(), own.student_epochs
-    alone = distillation.create("hard")
-    return {
-        "taught by the pipeline": loop.fit(own, dataset, own.student, method, epochs, [teacher]),
-        "no teacher, same views": loop.fit(own, dataset, own.student, alone, epochs),
+    answers = GivenLogits("pipeline", torch.from_numpy(fitted.logits.astype(np.float32)))
+    given = {BY_PIPELINE: [answers]} | ({BY_ENSEMBLE: list(teachers)} if len(teachers) > 1 else {})
+    method, given_to = own.make_method(), (own, dataset, own.student)
+    pupils = {
+        name: loop.fit(*given_to, method, own.student_epochs, each) for name, each in given.items()
     }
+    alone = loop.fit(*given_to, distillation.create("hard"), own.student_epochs)
+    return pupils | {UNTAUGHT: alone}
 
 
 def stored(logits: Mapping[object, np.ndarray], found: Mapping[object, dict]) -> dict[object, dict]:

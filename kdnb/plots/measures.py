@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
@@ -41,7 +42,7 @@ def measures(table: pd.DataFrame, labels: Mapping[str, str], title: str = "") ->
     """
     methods, looks = list(dict.fromkeys(table["method"])), model_styles(table)
     columns = min(4, len(labels))
-    size = (3.1, 0.3 * len(methods) + 1.2)
+    size = (3.1, max(0.3, 0.16 * len(looks)) * len(methods) + 1.2)
     figure, axes = start(-(-len(labels) // columns), columns, size, sharey=True)
     for axis in axes.flat[len(labels) :]:
         axis.set_visible(False)
@@ -52,10 +53,10 @@ def measures(table: pd.DataFrame, labels: Mapping[str, str], title: str = "") ->
             spots = np.arange(len(methods)) + shift
             options = {"markersize": 4, "capsize": 2, "color": style.color, "label": model}
             intervals(axis, rows, "mean", spots, **options)
-        axis.set_xlabel(label, fontsize="small")
+        axis.set_xlabel(textwrap.fill(label, 34), fontsize="small")
         label_rows(axis, methods)
     handles = axes.flat[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False)
     sns.despine(figure)
     return done(figure, title)
 

@@ -111,8 +111,9 @@ def dice_by_size(table: pd.DataFrame, title: str = "") -> Figure:
         axis.errorbar(spots, rows["dice"], yerr=np.nan_to_num(gap), capsize=2, label=model, **look)
     axis.set(xscale="log", ylabel="Dice", ylim=(-0.02, 1.02))
     axis.set_xlabel("mean size of the target (% of the image)")
-    axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-    axis.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:g}"[0] in "25" else "")
+    sizes = 100 * table["size"].unique()  # ticks of a logarithm may all lie outside a short range
+    axis.set_xticks(sizes, [f"{size:.2g}" for size in sizes])
+    axis.minorticks_off()
     handles = [Line2D([], [], color=s.color, linestyle=s.dash) for s in looks.values()]
     legend_right(axis, handles=handles, labels=list(looks))
     sns.despine(figure)

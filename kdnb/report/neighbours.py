@@ -181,6 +181,10 @@ COMPARISONS = {
             "It classifies better than the best of its members",
             *("features", "mean of members", "best member", "its best member"),
         ),
+        Wanted(
+            "A student that it teaches classifies better than alone",
+            *("features", "taught by members", "untaught", "the same student without a teacher"),
+        ),
     ),
     "acid": (
         Wanted(
@@ -319,6 +323,8 @@ ROLES: dict[str, Callable[[Result], tuple[dict, str] | None]] = {
     "colour mode": lambda result: _shortcut(result, "colour mode"),
     "mean of members": lambda result: _network(result, "mean of probabilities"),
     "best member": _best_member,
+    "taught by members": lambda result: _network(result, "taught by the ensemble"),
+    "untaught": lambda result: _network(result, "no teacher, same views"),
     "acid": lambda result: _curated(result, "hard, acid"),
     "random": lambda result: _curated(result, "hard, random"),
     "random of equal cost": lambda result: _curated(result, "hard, random, equal cost"),

@@ -18,7 +18,8 @@ def looked():
     distilled = np.zeros((8, 4, 4))
     distilled[:, :2, :2], distilled[:, 2:, 2:] = 1.0, 1.0
     maps = {"teacher": lesion * 1.0, "distilled": distilled, "alone": np.ones((8, 4, 4))}
-    return {method: {"lesion": cases._inside(maps, lesion)} for method in cases.COMPARED}
+    inside = cases._inside(maps, lesion, np.arange(8))
+    return {method: {"lesion": inside} for method in cases.COMPARED}
 
 
 def test_the_share_of_each_map_in_the_lesion(looked):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from test_explain import SIZE, Linear, Pooled, wrap
 
 from kdnb.evaluation import statistics
@@ -215,6 +216,20 @@ def test_intervals_and_pairs():
     gain = statistics.paired_difference(np.linspace(0.5, 0.9, 20), np.linspace(0.4, 0.7, 20))
     assert gain["low"] > 0 and gain["p_wilcoxon"] < 0.01
     assert statistics.paired_difference(np.ones(5), np.ones(5))["p_wilcoxon"] == 1
+
+
+def test_an_interval_of_measures_draws_patients_and_not_images():
+    rng, patients = np.random.default_rng(0), np.repeat(np.arange(8), 10)
+    values = rng.normal(0, 1, 8)[patients] + rng.normal(0, 0.1, 80)
+    alone = statistics.mean_interval(values)
+    assert alone == statistics.mean_interval(values, groups=np.arange(80))
+    together = statistics.mean_interval(values, groups=patients)
+    assert together["mean"] == pytest.approx(alone["mean"]) and together["n"] == 80
+    width = [found["high"] - found["low"] for found in (alone, together)]
+    assert width[1] == pytest.approx(10**0.5 * width[0], rel=0.15)
+    gap = statistics.paired_difference(values, np.zeros(80), patients)
+    means = np.array([values[patients == n].mean() for n in range(8)])
+    assert gap["p_wilcoxon"] == pytest.approx(stats.wilcoxon(means).pvalue)
 
 
 def test_similarity_of_equal_opposite_and_flat_maps():

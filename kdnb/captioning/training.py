@@ -281,9 +281,8 @@ def caption(
     folder, kept = _folder(dataset, name, key), model.kept
 
     def work():
-        own = dataset.pixels(model.encoder.image_size)
-        maps = Maps(model.encoder, own, frozen=not model.parts.encoder)
-        taught = Maps(teacher.model.encoder, _sized(dataset, teacher), True) if teacher else None
+        maps = _maps(model, dataset, frozen=not model.parts.encoder)
+        taught = _maps(teacher.model, dataset, frozen=True) if teacher else None
         coded = tokens.encode(reports.texts).to(place)
         rows, val = (torch.from_numpy(reports.rows(dataset, part)) for part in ("train", "val"))
 
@@ -310,8 +309,8 @@ def caption(
     return _trained(model, kept, folder, work)
 
 
-def _sized(dataset: Dataset, trained: Run) -> Pixels:
-    return dataset.pixels(trained.model.encoder.image_size)
+def _maps(model: Captioner, dataset: Dataset, frozen: bool) -> Maps:
+    return Maps(model.encoder, dataset.pixels(model.encoder.image_size), frozen)
 
 
 def _key(
@@ -360,7 +359,7 @@ def write(
     """The reports that a captioner writes for rows of the table, and the milliseconds that each
     took, encoder included."""
     model, begun = trained.model.eval(), time.monotonic()
-    maps = Maps(model.encoder, _sized(dataset, trained), frozen=False)
+    maps = _maps(model, dataset, frozen=False)
     texts = []
     for part in torch.from_numpy(np.asarray(rows)).split(batch_size):
         seen = model.bridge(maps(part))[0]

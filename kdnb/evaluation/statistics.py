@@ -83,9 +83,13 @@ def jackknife(
     }
 
 
-def mean_interval(values: np.ndarray, seed: int = 0) -> dict[str, float | None]:
+def mean_interval(
+    values: np.ndarray, seed: int = 0, groups: np.ndarray | None = None
+) -> dict[str, float | None]:
     """Mean of the finite ``values`` ``(N,)`` with its 95 % bootstrap interval: mean, low, high, n;
-    None where there are none."""
+    None where there are none. ``groups`` ``(N,)`` number values that are drawn together."""
+    if groups is not None and len(np.unique(groups)) < len(groups):
+        return summary(pd.DataFrame({"value": np.asarray(values, float)}), groups)["value"]
     kept = np.asarray(values, dtype=np.float64)
     kept = kept[np.isfinite(kept)]
     if len(kept) < 2 or np.ptp(kept) == 0:
@@ -123,13 +127,18 @@ def summary(images: pd.DataFrame, groups: np.ndarray) -> dict[str, dict]:
     return found
 
 
-def paired_difference(values: np.ndarray, other: np.ndarray) -> dict[str, float | None]:
+def paired_difference(
+    values: np.ndarray, other: np.ndarray, groups: np.ndarray | None = None
+) -> dict[str, float | None]:
     """Mean difference of two measures ``(N,)`` of the same images with its 95 % interval, and the
-    two-sided p of Wilcoxon's signed-rank test: mean, low, high, n, p_wilcoxon."""
+    two-sided p of Wilcoxon's signed-rank test: mean, low, high, n, p_wilcoxon. Images of one of
+    ``groups`` ``(N,)`` are drawn together, and the test sees their mean."""
     gap = np.asarray(values, dtype=np.float64) - np.asarray(other, dtype=np.float64)
-    gap = gap[np.isfinite(gap)]
-    p_value = float(stats.wilcoxon(gap).pvalue) if np.any(gap != 0) else 1.0
-    return mean_interval(gap) | {"p_wilcoxon": p_value}
+    known = np.isfinite(gap)
+    gap, groups = gap[known], np.arange(known.sum()) if groups is None else groups[known]
+    means = pd.Series(gap).groupby(groups).mean()
+    p_value = float(stats.wilcoxon(means).pvalue) if means.ne(0).any() else 1.0
+    return mean_interval(gap, groups=groups) | {"p_wilcoxon": p_value}
 
 
 def mcnemar(right: np.ndarray, other_right: np.ndarray) -> tuple[float, int, int]:

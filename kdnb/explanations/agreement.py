@@ -67,13 +67,15 @@ def similarity_to_teacher(
     baseline: np.ndarray,
     grid: tuple[int, int],
     same_prediction: np.ndarray,
+    groups: np.ndarray | None = None,
 ) -> tuple[pd.DataFrame, dict]:
     """Similarity to the teacher's maps of those of the distilled student, of the baseline (the same
     student trained without a teacher) and of two controls: the distilled student's map of another
     image, and a centred Gaussian.
 
     All maps ``(N, H, W)`` explain the same class of the same images; ``same_prediction`` ``(N,)``
-    is true where teacher and distilled student predict the same class. Returns a table (comparison,
+    is true where teacher and distilled student predict the same class; ``groups`` ``(N,)`` number
+    images of one patient, which are drawn together. Returns a table (comparison,
     role, measure, mean, low, high, n) and, for each control and measure, the paired difference
     between the distilled student's similarity and that of ``baseline`` or ``other_image``, with
     Wilcoxon's p. Raises ``ValueError`` for different shapes.
@@ -85,23 +87,24 @@ def similarity_to_teacher(
         "baseline": similarity(teacher, baseline, grid),
         "other_image": similarity(teacher, np.roll(distilled, 1, axis=0), grid),
     }
+    groups, every = np.arange(len(teacher)) if groups is None else groups, slice(None)
     compared = [
-        ("distilled student", "distilled", student),
-        ("baseline student", "baseline", controls["baseline"]),
-        ("distilled, other image", "distilled", controls["other_image"]),
-        ("centre prior", "", similarity(teacher, centre, grid)),
+        ("distilled student", "distilled", student, every),
+        ("baseline student", "baseline", controls["baseline"], every),
+        ("distilled, other image", "distilled", controls["other_image"], every),
+        ("centre prior", "", similarity(teacher, centre, grid), every),
     ]
     if same_prediction.any() and not same_prediction.all():
-        agree, differ = student[same_prediction], student[~same_prediction]
-        compared.append(("distilled, same prediction", "distilled", agree))
-        compared.append(("distilled, other prediction", "distilled", differ))
+        compared.append(("distilled, same prediction", "distilled", student, same_prediction))
+        compared.append(("distilled, other prediction", "distilled", student, ~same_prediction))
     rows = [
-        {"comparison": name, "role": role, "measure": m} | mean_interval(table[m].to_numpy())
-        for name, role, table in compared
+        {"comparison": name, "role": role, "measure": m}
+        | mean_interval(table[m].to_numpy()[part], groups=groups[part])
+        for name, role, table, part in compared
         for m in SIMILARITIES
     ]
     differences = {
-        control: {m: paired_difference(student[m], table[m]) for m in SIMILARITIES}
+        control: {m: paired_difference(student[m], table[m], groups) for m in SIMILARITIES}
         for control, table in controls.items()
     }
     return pd.DataFrame(rows), differences

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from kdnb import device
 from kdnb.data import Dataset
@@ -38,7 +39,8 @@ COMPARED = ("score_cam", "grad_cam")  # the papers' methods
 @dataclass(frozen=True)
 class Cases:
     """Images ``(N, 3, S, S)`` in [0, 1] with their labels ``truth`` ``(N,)``, the class that is
-    explained for each, ``targets`` ``(N,)``, and the options of every method.
+    explained for each, ``targets`` ``(N,)``, the numbers ``groups`` ``(N,)`` of their patients, and
+    the options of every method.
 
     ``probabilities`` ``(N, K)`` are by network; ``lesion`` and ``organ`` are boolean ``(N, S, S)``
     or None.
@@ -50,6 +52,7 @@ class Cases:
     images: Tensor
     truth: np.ndarray
     targets: np.ndarray
+    groups: np.ndarray
     probabilities: Mapping[str, np.ndarray]
     methods: Mapping[str, dict]
     lesion: np.ndarray | None = None
@@ -71,7 +74,8 @@ class Cases:
         """The first third of the images, four at least: for what is too slow for all."""
         count = max(4, len(self.rows) // 3)
         part = {
-            name: getattr(self, name)[:count] for name in ("rows", "images", "truth", "targets")
+            name: getattr(self, name)[:count]
+            for name in ("rows", "images", "truth", "targets", "groups")
         }
         masks = {
             name: None if (mask := getattr(self, name)) is None else mask[:count]
@@ -158,30 +162,27 @@ class Cases:
         shown = [np.flatnonzero((self.truth == k) & both)[:1] for k in np.unique(self.truth)]
         return np.unique(np.concatenate([*shown, np.flatnonzero(~both)[:2]])).astype(int)
 
-    def similarity_to_teacher(self, found: Audit) -> dict[str, tuple[pd.DataFrame, dict]]:
+    def similarity_to_teacher(self) -> dict[str, tuple[pd.DataFrame, dict]]:
         """For each compared method, the similarity of the student's maps to the teacher's, with
         controls (:func:`kdnb.explanations.agreement.similarity_to_teacher`)."""
         teacher, distilled = self.trio.pair
         predicted = [self.probabilities[name].argmax(1) for name in (teacher, distilled)]
         similarities = {}
         for method in COMPARED:
-            maps = self.maps_by_role(found, method).values()
+            maps = self.maps_by_role(method).values()
             similarities[method] = agreement.similarity_to_teacher(
-                *maps, self.grid, predicted[0] == predicted[1]
+                *maps, self.grid, predicted[0] == predicted[1], self.groups
             )
         return similarities
 
-    def maps_by_role(self, found: Audit, method: str) -> dict[str, np.ndarray]:
+    def maps_by_role(self, method: str) -> dict[str, np.ndarray]:
         """One method's maps ``(N, S, S)`` of ``teacher``, ``distilled`` student, and student
-        ``alone``; the last, which the audit leaves out, are computed once and cached."""
-        teacher, distilled = self.trio.pair
-        alone, options = self.trio.baseline.model, self.methods[method]
-        maps = {
-            "teacher": found.explanations[teacher][method],
-            "distilled": found.explanations[distilled][method],
-            "alone": explain_cached(alone, self.images, method, self.targets, **options),
-        }
-        return {role: explanation.evidence for role, explanation in maps.items()}
+        ``alone``, computed once and cached."""
+        given, options = (self.images, method, self.targets), self.methods[method]
+        models = dict(zip(("teacher", "distilled"), self.trio.pair.values(), strict=True))
+        models["alone"] = self.trio.baseline.model
+        bar = tqdm(models.items(), desc=f"{METHODS[method].title} of teacher and student")
+        return {role: explain_cached(own, *given, **options).evidence for role, own in bar}
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -195,13 +196,14 @@ class Cases:
         return self.trio.with_role(table)
 
 
-def choose(study: Study, dataset: Dataset, trio: Trio) -> Cases:
-    """As many test images of each class; the class explained is the one that the *teacher*
-    predicts.
+def choose(study: Study, dataset: Dataset, trio: Trio, count: int | None = None) -> Cases:
+    """As many test images of each class, ``count`` in all (``study.explained`` by default); the
+    class explained is the one that the *teacher* predicts.
 
     ``study`` has :class:`SampleParameters` and :class:`MapParameters`, ``trio`` one teacher.
     """
-    rows, pixels = dataset.sample("test", study.explained), dataset.pixels(study.image_size)
+    rows = dataset.sample("test", count or study.explained)
+    pixels = dataset.pixels(study.image_size)
     probabilities = {
         name: torch.from_numpy(predict(model, pixels.subset(rows))).softmax(1).numpy()
         for name, model in trio.models.items()
@@ -213,6 +215,7 @@ def choose(study: Study, dataset: Dataset, trio: Trio) -> Cases:
         pixels.floats(rows),
         dataset.labels[rows],
         probabilities[trio.teacher_name].argmax(1),
+        dataset.table["group"].to_numpy()[rows],
         probabilities,
         options(study, pixels.floats(dataset.sample("train", 12))),
         dataset.masks(study.image_size, "mask", rows),
@@ -277,7 +280,7 @@ def teaching_of(study: Study) -> str:
     )
 
 
-def looked_at(chosen: Cases, found: Audit) -> dict[str, dict[str, dict[str, dict]]]:
+def looked_at(chosen: Cases) -> dict[str, dict[str, dict[str, dict]]]:
     """The share of each network's map that lies in the lesion and in the organ, where the images
     have such masks: method → place → network by role → mean over images with its interval.
 
@@ -287,24 +290,27 @@ def looked_at(chosen: Cases, found: Audit) -> dict[str, dict[str, dict[str, dict
     """
     places = {"lesion": chosen.lesion, "organ": chosen.organ}
     there = {place: mask for place, mask in places.items() if mask is not None}
-    maps = {method: chosen.maps_by_role(found, method) for method in COMPARED if there}
+    maps = {method: chosen.maps_by_role(method) for method in COMPARED if there}
     return {
-        method: {place: _inside(by_role, mask) for place, mask in there.items()}
+        method: {place: _inside(by_role, mask, chosen.groups) for place, mask in there.items()}
         for method, by_role in maps.items()
     }
 
 
-def _inside(maps: Mapping[str, np.ndarray], mask: np.ndarray) -> dict[str, dict]:
+def _inside(
+    maps: Mapping[str, np.ndarray], mask: np.ndarray, groups: np.ndarray
+) -> dict[str, dict]:
     """Entries of :func:`looked_at` for one place, from maps ``(N, S, S)`` by role."""
     measured = {role: localisation(each, mask) for role, each in maps.items()}
     shares = {role: each["mass"] for role, each in measured.items()}
     shares["chance"] = measured["distilled"]["area"]
     gaps = {
-        f"distilled_minus_{other}": paired_difference(shares["distilled"], against)
+        f"distilled_minus_{other}": paired_difference(shares["distilled"], against, groups)
         for other, against in shares.items()
         if other != "distilled"
     }
-    return {role: mean_interval(share) for role, share in shares.items()} | gaps
+    means = {role: mean_interval(share, groups=groups) for role, share in shares.items()}
+    return means | gaps
 
 
 def places_table(found: Mapping[str, dict]) -> pd.DataFrame:

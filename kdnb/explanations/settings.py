@@ -55,6 +55,12 @@ class MapParameters(Parameters):
         high=100_000,
         profiles={"smoke": 8, "quick": 0, "paper": 0},
     )
+    compared: int | None = parameter(
+        None,
+        "test images on which maps of teacher and student are compared; None: those explained",
+        low=4,
+        high=100_000,
+    )
     image: str | None = parameter(
         None, "an image file of your own, explained beside the test images", valid=readable
     )

@@ -228,14 +228,22 @@ def test_every_related_system_has_a_row_beside_the_claims_of_the_papers(home):
 
 
 def test_a_captioner_is_judged_by_the_facts_in_its_reports(home):
-    def ran(seed, measure="f1", **choices):
+    def ran(seed, measure="f1", chance=0.1, ends=(0.05, 0.08, 0.11), **choices):
         given = {"dataset": "brain_tumor", "seed": seed} | choices
-        gap = {"measure": measure, "difference": 0.08, "low": 0.05, "high": 0.11}
+        gap = {"measure": measure} | dict(zip(("low", "difference", "high"), ends, strict=True))
+        levels = {"probe": 0.2, "encoder_lora": 0.28, "small": 0.2, "small, taught": 0.28}
+        levels["report of another image"] = chance
+        scores = [{"writer": w, "measure": measure, "value": v} for w, v in levels.items()]
         gaps = [gap | {"label": each} for each in ("small, taught − small", "encoder_lora − probe")]
         files.write_json(
             home / "outputs" / measure / f"reports-x-s{seed}.json",
             {
-                "results": {"measure": measure, "differences": gaps, "images": {"test": 90}},
+                "results": {
+                    "measure": measure,
+                    "differences": gaps,
+                    "images": {"test": 90},
+                    "scores": scores,
+                },
                 "config": Study.of(CaptionParameters)(**given).config(),
                 "data": {
                     "title": "Brain Tumor MRI",
@@ -258,6 +266,15 @@ def test_a_captioner_is_judged_by_the_facts_in_its_reports(home):
     (row,) = found("captioner", "small", "reports").rows
     assert row.verdict == HOLDS and row.number == "+8.0 [+5.0, +11.0] points of F1"
     assert row.evidence.seeds == (0, 1, 2) and row.evidence.estimate.n == 90
+    for seed in range(3):
+        ran(seed, ends=(-0.001, 0.0, 0.001))
+    assert found("captioner", "small", "reports").verdict == NOT
+    for seed in range(3):
+        ran(seed, chance=0.3, ends=(-0.001, 0.0, 0.001))
+    (row,) = found("captioner", "small", "reports").rows
+    assert row.verdict == UNTESTED and "neither captioner (0.280 at most)" in row.why
+    for seed in range(3):
+        ran(seed)
     card = {m.system.name: m for m in systems.measure(results.load())}["captioner"]
     text = BeautifulSoup(site.method_card(card), "html.parser").get_text(" ", strip=True)
     assert "+8.0" in text and "ImageCLEFmedical" in text and "kdnb.run 14" in text

@@ -475,7 +475,19 @@ def report_gains(claim: Claim, found: Sequence[Result], measure: str) -> Iterato
             student=config["student"],
             setting=f"{config['image_size']} px, {config['caption_epochs']} epochs on pairs",
             caveat=runs[0].caveat,
+            accuracies=_report_levels(runs, claim, measure),
         )
+
+
+def _report_levels(runs: Sequence[Result], claim: Claim, measure: str) -> dict[str, float]:
+    """A measure's mean over runs: of the better captioner of a claim, and of chance."""
+    of: dict[str, list[float]] = {}
+    for run in runs:
+        for row in run.stored["results"]["scores"]:
+            if row["measure"] == measure:
+                of.setdefault(row["writer"], []).append(row["value"])
+    better = max(float(np.mean(of[name])) for name in (claim.subject, claim.against))
+    return {"captioner": better, "chance": float(np.mean(of["report of another image"]))}
 
 
 def _report_gap(result: Result, claim: Claim, measure: str) -> dict | None:

@@ -166,6 +166,15 @@ def _teacher(claim: Claim, found: Evidence, judged: Judged) -> Judged:
     return (UNTESTED if verdict == NOT else verdict), why.format(**shares)
 
 
+def _chance(claim: Claim, found: Evidence, judged: Judged) -> Judged:
+    (verdict, why), levels = judged, found.accuracies
+    if levels["captioner"] > levels["chance"]:
+        return judged
+    why += f"; neither captioner ({levels['captioner']:.3f} at most) is better than the report of "
+    why += f"another image ({levels['chance']:.3f})"
+    return (UNTESTED if verdict == NOT else verdict), why
+
+
 def _moved(claim: Claim, found: Evidence, judged: Judged) -> Judged:
     runs = f"{found.unmoved} of {found.estimate.seeds} runs"
     stay = f"the maps stay the same when the weights are randomised, in {runs}"
@@ -229,6 +238,12 @@ RULES = (  # applied in this order
         "refute that distillation helps.",
         ("gain", "method", "masks"),
         _teacher,
+    ),
+    Rule(
+        "Captioners that are no better than the report of another image cannot refute that one of "
+        "them is better than the other.",
+        ("reports", "captions"),
+        _chance,
     ),
     Rule(
         "Maps that stay the same when the weights are randomised (the sanity check of 04_explain) "

@@ -106,7 +106,7 @@ def test_each_runtime_stands_with_the_threads_that_are_fastest_for_it(model, mon
     """Here one image is answered soonest on one thread, and a batch on four."""
     asked = []
 
-    def took(run, images, seconds=1.0, threads=None):
+    def took(run, images, seconds=1.0, threads=None, least=5):
         asked.append(threads)
         ms = len(images) / threads + 2 * threads
         return efficiency.Timing(ms, ms, ms, 5)

@@ -344,12 +344,17 @@ def above_centre(found: Audit, name: str) -> dict[str, dict]:
 
 
 def stored(
-    chosen: Cases, found: Audit, similarities: Mapping[str, tuple[pd.DataFrame, dict]]
+    chosen: Cases,
+    found: Audit,
+    many: Cases,
+    similarities: Mapping[str, tuple[pd.DataFrame, dict]],
 ) -> dict:
-    """The results of the comparison as a result file holds them."""
+    """The results as a result file holds them: of the audit of the ``chosen`` images, and of the
+    comparison of ``many``."""
     maps = found.explanations
     return {
         "images": len(chosen.rows),
+        "compared": len(many.rows),
         "right": chosen.correct.mean().to_dict(),
         "definitions": {m: e.definition for m, e in maps[chosen.trio.teacher_name].items()},
         "effective_channels": {

@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import json
 import os
 import re
 import signal
@@ -272,3 +273,12 @@ def test_parameters_of_the_student_are_not_passed_to_the_teacher():
     wings = (MethodParameters, LabelParameters, FeatureParameters)
     also = {name for wing in wings for name in parameters.declared(wing)}
     assert set(listed) == set(student) - set(teacher) | also
+
+
+def test_maps_of_the_workflow_are_compared_on_more_images_than_are_shown(home):
+    override = {"seed": 0, "also": ["explain"]}
+    done = snakemake(home, "--cores", "1", "--dry-run", "--printshellcmds", override=override)
+    (told,) = {
+        json.loads(found)["compared"] for found in re.findall(r"\{.*compared.*?\}", done.stdout)
+    }
+    assert told > 60, "60 are those of the paper's profile"

@@ -25,9 +25,9 @@ TITLES = {
     "bleu4": "BLEU-4",
     "rouge_l": "ROUGE-L",
     "cider": "CIDEr",
-    "precision": "facts, precision",
-    "recall": "facts, recall",
-    "f1": "facts, F1",
+    "precision": "precision of facts",
+    "recall": "recall of facts",
+    "f1": "F1 of facts",
     "contradictions": "contradictions a report",
 }
 ORDER = 4  # of n-grams in BLEU

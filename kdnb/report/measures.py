@@ -31,7 +31,8 @@ class Evidence:
     ``note`` is added to the reason of the verdict. ``papers_setting``: the runs have the paper's
     image size, length, initial weights and split. ``accuracies`` (role → share), Dice of masks, are
     those of teacher and baseline, empty where no teacher is used. ``unmoved`` counts runs whose
-    maps stay when the weights are randomised; ``untimed`` names teachers without a timing.
+    maps stay when the weights are randomised; ``untimed`` names teachers without a timing;
+    ``untrained``: no weights were trained, so that runs differ in nothing that matters.
     """
 
     estimate: Estimate = NOTHING
@@ -49,6 +50,7 @@ class Evidence:
     accuracies: dict[str, float] = field(default_factory=dict)
     unmoved: int = 0
     untimed: tuple[str, ...] = ()
+    untrained: bool = False
 
 
 def of_pool(pool: Pool, estimate: Estimate, **more: object) -> Evidence:
@@ -356,14 +358,15 @@ def neighbour_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]
         gaps = (right[0] * 1.0 - right[1]).T * crossed.balanced(labels)[:, None]
         gap = crossed.difference(gaps, groups)
         notes = dict.fromkeys(note for pair in held for _, note in pair if note)
-        untrained, trained = neighbours.fixed(runs[0], claim.subject), gap.runs
+        untrained = neighbours.fixed(runs[0], claim.subject)
         if untrained:
-            trained = 1
             notes["nothing is trained but the machine: other seeds only draw other folds"] = None
+        trained = 1 if untrained else gap.runs
         estimate = Estimate(gap.value, gap.low, gap.high, len(labels), trained)
         size = f"{runs[0].config['image_size']} px"
         budget = size if untrained else methods.budget(runs)
-        yield _of_neighbour(estimate, runs, "; ".join(notes), budget)
+        found_here = _of_neighbour(estimate, runs, "; ".join(notes), budget)
+        yield replace(found_here, untrained=untrained)
 
 
 def area_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:

@@ -129,7 +129,7 @@ def _interval(claim: Claim, found: Evidence, judged: Judged) -> Judged:
 
 def _runs(claim: Claim, found: Evidence, judged: Judged) -> Judged:
     (verdict, why), runs = judged, found.estimate.seeds
-    if runs >= SEEDS or verdict not in (HOLDS, NOT):
+    if runs >= SEEDS or found.untrained or verdict not in (HOLDS, NOT):
         return judged
     timed = claim.kind == "explanation time"
     few = f"{runs} run{'s' * (runs > 1)} {'timed' if timed else 'trained'}, {SEEDS} are needed"
@@ -215,7 +215,8 @@ RULES = (  # applied in this order
     Rule(
         f"“Holds” and “does not hold” need {SEEDS} training runs. With two, evidence for a claim "
         "makes it hold in part. One run decides nothing, because its interval covers the choice "
-        "of test images but not the randomness of training. Times of explanations from fewer than "
+        "of test images but not the randomness of training. A machine on features that nothing "
+        "here has trained has no such randomness. Times of explanations from fewer than "
         f"{SEEDS} runs make a claim hold in part.",
         (*TRAINED, "explanation time"),
         _runs,

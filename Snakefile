@@ -35,8 +35,8 @@ ALSO = {
     "explain": "04_explain.ipynb", "layers": "05_feature_maps.ipynb", "methods": "10_methods.ipynb",
     "labels": "11_labels.ipynb", "features": "12_features.ipynb",
 }
-# Maps of the few images that 04 shows decide nothing; those of these images do.
-MORE = {"explain": {"compared": 300}}
+# What a notebook gets beside its cell: maps of the few images that 04 shows by itself decide nothing.
+ALSO_GIVEN = {"explain": {"compared": 300}}
 PYTHON = sys.executable
 
 
@@ -160,7 +160,7 @@ rule look:
     log:
         notebook=os.path.join(LOGS, "{cell}_{what}.ipynb"),
     params:
-        values=lambda wildcards: json.dumps(STUDENTS[wildcards.cell] | MORE.get(wildcards.what, {})),
+        values=lambda wildcards: json.dumps(STUDENTS[wildcards.cell] | ALSO_GIVEN.get(wildcards.what, {})),
         notebook=lambda wildcards: os.path.join(NOTEBOOKS, ALSO[wildcards.what]),
         scratch=os.path.join(LOGS, "{cell}_{what}"),
         stem="{what}",

@@ -1,5 +1,5 @@
-"""Reports from images: findings in words and their reader, captioners of an encoder, a query
-transformer and a small decoder, and their measures."""
+"""Reports from images: captioners of an encoder, a query transformer and a small decoder, and their
+measures."""
 
 from kdnb.captioning import scores
 from kdnb.captioning.attention import measured, word_maps

@@ -139,6 +139,7 @@ def throughput(
     ``image`` ``(1, 3, S, S)`` is repeated to fill a batch; each size is timed for ``seconds`` on
     ``threads`` threads (torch's own number by default).
     """
+    # two calls at least: a batch is a mean over images already
     filled = {size: image.expand(size, -1, -1, -1).contiguous() for size in batches}
     rates = {
         size: 1e3 * size / latency(run, images, seconds, threads, least=2).median_ms

@@ -1,4 +1,5 @@
-"""Images on disk: the catalogue, phantoms, the index of a tree, pixels, splits."""
+"""Images on disk: the catalogue, phantoms and their findings in words, the index of a
+tree, pixels, splits."""
 
 from kdnb.images.catalogue import DATASETS
 from kdnb.images.phantoms import draw

@@ -30,7 +30,8 @@ class Evidence:
 
     ``note`` is added to the reason of the verdict. ``papers_setting``: the runs have the paper's
     image size, length, initial weights and split. ``accuracies`` (role → share), Dice of masks, are
-    those of teacher and baseline, empty where no teacher is used. ``unmoved`` counts runs whose
+    those of teacher and baseline, empty where no teacher is used; of reports, the measure of the
+    better captioner and of chance. ``unmoved`` counts runs whose
     maps stay when the weights are randomised; ``untimed`` names teachers without a timing;
     ``untrained``: no weights were trained, so that runs differ in nothing that matters.
     """
@@ -365,8 +366,8 @@ def neighbour_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]
         estimate = Estimate(gap.value, gap.low, gap.high, len(labels), trained)
         size = f"{runs[0].config['image_size']} px"
         budget = size if untrained else methods.budget(runs)
-        found_here = _of_neighbour(estimate, runs, "; ".join(notes), budget)
-        yield replace(found_here, untrained=untrained)
+        evidence = _of_neighbour(estimate, runs, "; ".join(notes), budget)
+        yield replace(evidence, untrained=untrained)
 
 
 def area_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:

@@ -126,12 +126,13 @@ class Wanted:
 # of notebook 14: two captioners, what is claimed, and the words for the second; the paper's own
 # question first
 CAPTIONERS = (
-    *(
-        ("encoder_lora", against, "With encoder and low-rank updates trained,", words)
-        for against, words in (
-            ("probe", "the query transformer alone"),
-            ("all", "encoder and decoder trained as a whole"),
-        )
+    (
+        *("encoder_lora", "probe", "With encoder and low-rank updates trained,"),
+        "the query transformer alone",
+    ),
+    (
+        *("encoder_lora", "all", "With encoder and low-rank updates trained,"),
+        "encoder and decoder trained as a whole",
     ),
     (
         *("small, taught", "small", "With a large captioner as its teacher (ours), a small one's"),

@@ -5,24 +5,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
 import papermill
-from ipykernel.kernelspec import write_kernel_spec
 from papermill.exceptions import PapermillExecutionError
 
-from kdnb import cells, errors, files, parameters
+from kdnb import cells, errors, files, kernels, parameters
 from kdnb.report import pages, rendering
 from kdnb.study import Study
-
-KERNEL = "kdnb"  # the name of the kernel that runs in this interpreter
 
 
 def notebooks(chosen: list[str] | None = None) -> list[Path]:
@@ -34,22 +27,6 @@ def notebooks(chosen: list[str] | None = None) -> list[Path]:
         if not any(path.stem.startswith(name) for path in every):
             files.lookup(name, [path.stem for path in every], "notebook")
     return [path for path in every if path.stem.startswith(tuple(chosen))]
-
-
-@contextmanager
-def own_kernel() -> Iterator[str]:
-    """Yield the name of a kernel in this very interpreter, whatever other kernels are installed."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_kernel_spec(Path(folder, "kernels", KERNEL))
-        before = os.environ.get("JUPYTER_PATH")
-        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (folder, before)))
-        try:
-            yield KERNEL
-        finally:
-            if before is None:
-                del os.environ["JUPYTER_PATH"]
-            else:
-                os.environ["JUPYTER_PATH"] = before
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("papermill").setLevel(logging.ERROR)  # its warnings are of hidden parameters
     timings = _Timings(study)
     started = time.monotonic()
-    with own_kernel() as kernel:
+    with kernels.own_kernel() as kernel:
         for number, path in enumerate(paths, 1):
             left = _clock(sum(timings.expected(later) for later in paths[number - 1 :]))
             print(

@@ -18,7 +18,7 @@ import websocket
 from conftest import number_of, paint
 from test_index import covid_tree
 
-from kdnb import cells, files, parameters, run
+from kdnb import cells, files, kernels, parameters, run
 from kdnb.deployment import recipe
 from kdnb.notebook import SERVICE, assigned
 from kdnb.study import Study
@@ -180,14 +180,15 @@ def test_runs_with_two_sets_of_parameters(folder, home, parameters):
         "lr": 0.003,
         "batch_size": 16,
     }
-    papermill.execute_notebook(
-        files.ROOT / "notebooks" / "03_distill.ipynb",
-        home / "out.ipynb",
-        fixed | parameters,
-        cwd=files.ROOT / "notebooks",
-        kernel_name="python3",
-        progress_bar=False,
-    )
+    with kernels.own_kernel() as kernel:
+        papermill.execute_notebook(
+            files.ROOT / "notebooks" / "03_distill.ipynb",
+            home / "out.ipynb",
+            fixed | parameters,
+            cwd=files.ROOT / "notebooks",
+            kernel_name=kernel,
+            progress_bar=False,
+        )
     (path,) = (home / "outputs" / "folder").glob("distill-*.json")
     stored = json.loads(path.read_text())
     assert stored["config"].items() >= (fixed | parameters).items()

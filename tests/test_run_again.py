@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from papermill.parameterize import parameterize_notebook
 
-from kdnb import cells, files
+from kdnb import cells, files, kernels
 
 NOTEBOOKS = {path.stem[:2]: path for path in cells.notebooks()}
 # what a reader changes before the second pass, cheap to compute again
@@ -39,7 +39,8 @@ def lab(tmp_path_factory, shared_phantoms):
     chosen = {name: str(home / name.removeprefix("KDNB_").lower()) for name in FOLDERS}
     before = dict(os.environ)
     os.environ.update(chosen)
-    yield home
+    with kernels.own_kernel():
+        yield home
     os.environ.clear()
     os.environ.update(before)
 
@@ -52,7 +53,7 @@ class Kernel:
         self.client = NotebookClient(
             self.notebook,
             timeout=580,
-            kernel_name="python3",
+            kernel_name=kernels.NAME,
             resources={"metadata": {"path": str(path.parent)}},
         )
 

@@ -391,7 +391,7 @@ def area_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:
 
 def _of_neighbour(estimate: Estimate, runs: Sequence[Result], note: str, budget: str) -> Evidence:
     first = runs[0]
-    own = [str(first.config.get(name)) for name in neighbours.OWN[first.kind]]
+    parts = f", features {first.config['features']}" if first.kind == "features" else ""
     return Evidence(
         estimate,
         dataset=first.title,
@@ -401,7 +401,7 @@ def _of_neighbour(estimate: Estimate, runs: Sequence[Result], note: str, budget:
         files=tuple(run.file for run in runs),
         teacher=first.config["teacher"],
         student=first.config["student"],
-        setting=f"{budget}, {first.kind} {' and '.join(own)}",
+        setting=budget + parts,
         note=note,
         caveat=first.caveat,
     )

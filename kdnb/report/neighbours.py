@@ -15,10 +15,8 @@ from kdnb.segmentation import LimitTrainedMasks
 FEATURES = "python -m kdnb.run 12 -p dataset covid_ct"
 LABELS = "python -m kdnb.run 11 -p dataset brain_tumor -p label_shares 0.05+0.15+0.3"
 NETWORKS = "tf_efficientnet_lite0+tf_efficientnet_lite2"
-OWN = {
-    "features": ("features",),
-    "labels": ("label_shares", "positive_shares"),
-}  # choices of a wing
+# how much of 11 was run: what is compared at one share does not depend on the others
+EXTENT = ("label_shares", "positive_shares")
 CLAIMED = 0.15  # share of the labels in the claim of R13
 
 
@@ -351,7 +349,7 @@ def cells(found: Iterable[Result], kind: str) -> list[list[Result]]:
     for result in found:
         if result.kind != kind or result.synthetic or result.config["dataset"] == "folder":
             continue
-        own = {name: result.config.get(name) for name in OWN[kind]}
-        key = [setting(result.config), own, result.stored["data"]["checksum"], result.training]
+        same = {k: v for k, v in setting(result.config).items() if k not in EXTENT}
+        key = [same, result.stored["data"]["checksum"], result.training]
         groups.setdefault(files.digest(key), {})[result.config["seed"]] = result
     return [[runs[seed] for seed in sorted(runs)] for runs in groups.values()]

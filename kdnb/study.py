@@ -100,7 +100,7 @@ class Training(Parameters):
     )
     teacher_recipe: str | None = parameter(
         None,
-        "kd_oct (focal loss, averaged weights), deep_auc (AUC); None: the settings here",
+        "kd_oct (focal loss, averaged weights), deep_auc (AUC), simclr; None: the settings here",
         valid=_recipe("of_teacher"),
     )
     teacher_flips: bool = parameter(
@@ -148,7 +148,7 @@ class Recipe(Parameters):
     )
     recipe: str | None = parameter(
         None,
-        "how a student is trained: kd_oct; None: the settings here",
+        "how a student is trained: kd_oct, simclr (first without labels); None: the settings here",
         valid=_recipe("of_student"),
     )
     method: str = parameter(

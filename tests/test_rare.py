@@ -8,7 +8,7 @@ import torch
 from conftest import study
 from sklearn.metrics import roc_auc_score
 
-from kdnb import extras, report
+from kdnb import extras, report, training
 from kdnb.distillation import Batch, Course, Seen, create
 from kdnb.distillation.aucm import auc_margin_loss
 from kdnb.evaluation import roc
@@ -229,6 +229,38 @@ def test_views_are_drawn_by_the_generator_and_stand_one_after_the_other():
     )
     assert torch.equal(first, second) and first.shape == (6, 3, 32, 32)
     assert not torch.equal(first[:3], first[3:])
+
+
+def test_any_student_and_teacher_may_start_without_labels(mine):
+    """``-p recipe simclr``: distilled student and baseline begin with the same network, which has
+    seen no label, at a tenth of the rate that the student has from random weights."""
+    own = study(student="kdfmv5", student_epochs=2, recipe="simclr")
+    trio = training.trio(own, mine)
+    begun = loop.begin(own, mine, "kdfmv5", 2)
+    named = {"name": recipes.SIMCLR.name, "paper": recipes.SIMCLR.paper}
+    plain = loop.train_baseline(study(student="kdfmv5", student_epochs=2), mine)
+    for run in (trio.distilled, trio.baseline):
+        key = run.record["key"]
+        assert key["start"] == begun.checksum and key["recipe"] == {"started": True} | named
+        assert key["settings"]["lr"] == pytest.approx(plain.record["key"]["settings"]["lr"] / 10)
+    shuffled = loop.begin(own, mine.shuffled(), "kdfmv5", 2)
+    assert shuffled.checksum == begun.checksum, "labels change nothing"
+    # a teacher from published weights does not make the student's rate one of fine-tuning
+    taught = study(
+        student="kdfmv5",
+        student_epochs=2,
+        recipe="simclr",
+        pretrained="teacher",
+        teacher="tf_efficientnet_lite0",
+    )
+    recipe = recipes.of_student("simclr")
+    rate = loop._settings(taught, "kdfmv5", 2, begun.model.network, recipe, "student").lr
+    assert rate == pytest.approx(key["settings"]["lr"])
+    with pytest.raises(ValueError, match="leave -p recipe out"):
+        loop.fit(own, mine, zoo.SUPERNET, create("hard"), 1)
+    teacher = study(teacher="kdfmv5", teacher_epochs=1, teacher_recipe="simclr")
+    (run,) = loop.train_teachers(teacher, mine)
+    assert run.record["key"]["start"] == loop.begin(teacher, mine, "kdfmv5", 1, "teacher").checksum
 
 
 def test_a_missing_library_is_answered_with_the_way_to_it(monkeypatch):

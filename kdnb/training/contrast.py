@@ -9,15 +9,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from kdnb import extras
-from kdnb.data import Dataset
 from kdnb.distillation.base import Batch, Course, Method, Seen
 from kdnb.images.augmentation import RandAugment
 from kdnb.models.zoo import Classifier
 from kdnb.parameters import parameter
-from kdnb.study import Study
-from kdnb.training import loop
-from kdnb.training.checkpoints import Run
-from kdnb.training.recipes import TrainingRecipe
 
 losses = extras.late("pytorch_metric_learning.losses")
 
@@ -80,11 +75,3 @@ class SimCLR(Method):
     def selectable(self, epoch: int) -> bool:
         """The last epoch is kept: validation looks at classes, which are not learnt."""
         return False
-
-
-def start(study: Study, dataset: Dataset, name: str) -> Run:
-    """Network ``name`` after as many epochs of contrast, on the training images without their
-    labels, as students of the study have. Raises ``MissingExtra``."""
-    criterion(1.0)  # before any training
-    recipe = TrainingRecipe(patience=0, class_weights=False)
-    return loop.fit(study, dataset, name, SimCLR(), study.student_epochs, recipe=recipe)

@@ -26,7 +26,7 @@ from kdnb.models import zoo
 from kdnb.models.predict import predict
 from kdnb.models.zoo import Classifier
 from kdnb.study import Study
-from kdnb.training import batch_norm, checkpoints, processes, recipes, schedule, tracking
+from kdnb.training import batch_norm, checkpoints, contrast, processes, recipes, schedule, tracking
 from kdnb.training import teachers as teaching
 from kdnb.training.checkpoints import Run
 from kdnb.training.curation import Curation, Curator, SuperBatches
@@ -108,6 +108,14 @@ def train_on_shuffled_labels(study: Study, dataset: Dataset) -> Run:
     return fit(fixed, dataset.shuffled(), study.student, distillation.create("hard"), epochs)
 
 
+def begin(study: Study, dataset: Dataset, name: str, epochs: int, role: str = "student") -> Run:
+    """Network ``name`` after so many epochs of SimCLR on the training images without their labels:
+    what a recipe that is ``started`` begins with. Raises ``MissingExtra``."""
+    contrast.criterion(1.0)  # before any training
+    recipe = TrainingRecipe(patience=0, class_weights=False)
+    return fit(study, dataset, name, contrast.SimCLR(), epochs, recipe=recipe, role=role)
+
+
 def fit(
     study: Study,
     dataset: Dataset,
@@ -127,17 +135,20 @@ def fit(
     The key holds the data's checksum, the sizes, the settings, the method with its options and the
     teachers' weights. ``method`` itself is not changed: each run builds one of its own. ``start``
     is a network of the same shape whose weights the training begins with, at a tenth of the peak
-    learning rate. ``recipe`` is that of the study's student by default. ``role`` is ``teacher``
-    or ``student``: ``study.pretrained`` says for each whether it starts from published weights.
+    learning rate. ``recipe`` is that of the study's student by default; one that is ``started``
+    begins with :func:`begin`, for as many epochs. ``role`` is ``teacher`` or ``student``:
+    ``study.pretrained`` says for each whether it starts from published weights.
     With ``curation`` the teachers are its reference, also for a method that has none.
     ``training`` takes the place of :class:`Training` where the targets are no classes.
     :class:`~kdnb.training.teachers.GivenLogits` in place of a teacher need fixed views and a method
     that learns from logits. Raises ``ValueError`` where method, network and teachers do not fit.
     """
-    _check(study, name, method, teachers)
+    recipe = recipe or recipes.of_student(study.recipe)
+    _check(study, name, method, teachers, recipe)
+    if recipe.started and start is None:
+        start = begin(study, dataset, name, epochs, role).model.network
     reference = list(teachers) if curation and curation.rule != "random" else []
     teachers = list(teachers) if method.needs_teacher else []
-    recipe = recipe or recipes.of_student(study.recipe)
     settings = _settings(study, name, epochs, start, recipe, role)
     _check_given(method, teachers, settings.augment)
     key = _key(study, dataset, name, settings, method, teachers)
@@ -192,7 +203,8 @@ def _settings(
     role: str,
 ) -> Settings:
     # the supernet, and what starts from a part of it, stand for no student by name
-    anyone = (name == zoo.SUPERNET or start is not None) and study.pretrained != "none"
+    part = start is not None and not recipe.started
+    anyone = (name == zoo.SUPERNET or part) and study.pretrained != "none"
     pretrained = anyone or study.starts_pretrained(role)
     peak = (study.lr or recipe.lr if pretrained else None) or study.peak_lr(name, pretrained)
     settings = Settings(
@@ -221,9 +233,17 @@ def _check_given(
 
 
 def _check(
-    study: Study, name: str, method: Method, teachers: Sequence[Run | teaching.GivenLogits]
+    study: Study,
+    name: str,
+    method: Method,
+    teachers: Sequence[Run | teaching.GivenLogits],
+    recipe: TrainingRecipe,
 ) -> None:
     """Refuse at once what could not be trained."""
+    if name == zoo.SUPERNET and recipe.started:
+        raise Mismatch(
+            f"a start without labels is of one network, not of {name}: leave -p recipe out"
+        )
     if name == zoo.SUPERNET and study.curation:
         raise Mismatch(
             f"curation {study.curation} follows one student's losses, and {name} trains several "

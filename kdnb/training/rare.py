@@ -17,7 +17,7 @@ from kdnb.evaluation import roc
 from kdnb.models.predict import predict
 from kdnb.parameters import BadParameter
 from kdnb.study import Study
-from kdnb.training import contrast, labels, loop
+from kdnb.training import labels, loop
 from kdnb.training.recipes import TrainingRecipe
 
 REFERENCE = "weighted cross-entropy"
@@ -39,14 +39,14 @@ class Loss:
     def fit(self, study: Study, dataset: Dataset) -> list[loop.Run]:
         """The study's student, trained this way to the end of its epochs; before it the start
         without labels, where there is one."""
-        recipe = TrainingRecipe(patience=0, class_weights=self.weighted)
-        begun = contrast.start(study, dataset, study.student) if self.started else None
-        method, start = distillation.create(self.method, **dict(self.options)), None
-        if begun is not None:
-            start = begun.model.network
-        given = study.student, method, study.student_epochs
-        run = loop.fit(study, dataset, *given, start=start, recipe=recipe)
-        return [run] if begun is None else [begun, run]
+        recipe = TrainingRecipe(patience=0, class_weights=self.weighted, started=self.started)
+        method, epochs = (
+            distillation.create(self.method, **dict(self.options)),
+            study.student_epochs,
+        )
+        given = study, dataset, study.student
+        begun = [loop.begin(*given, epochs)] if self.started else []
+        return [*begun, loop.fit(*given, method, epochs, recipe=recipe)]
 
 
 PLAIN_IMAGES = (("mixup", 0.0), ("cutmix", 0.0), ("smoothing", 0.0))

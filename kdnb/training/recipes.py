@@ -35,7 +35,8 @@ class TrainingRecipe:
     classes weigh more. ``labels`` is the method by which a
     teacher learns the labels. Weights are averaged after the share ``averaged_from`` of the epochs,
     while the rate of all layers stays at the share ``averaged_rate`` of the peak; the method must
-    have an option ``averaged_from``. ``version`` is raised when a recipe changes.
+    have an option ``averaged_from``. A network that is ``started`` first learns, without labels,
+    which views are of one image, for as many epochs. ``version`` is raised when a recipe changes.
     """
 
     name: str = ""
@@ -50,6 +51,7 @@ class TrainingRecipe:
     labels: str = "hard"
     averaged_from: float = 1.0
     averaged_rate: float = 1.0
+    started: bool = False
     version: int = 1
 
     @property
@@ -114,6 +116,7 @@ def classifier(model: Classifier) -> nn.Module:
 
 
 PLAIN = TrainingRecipe()
+SIMCLR = TrainingRecipe("a start without labels", "arXiv:2002.05709", started=True)
 
 # Not part of the recipe: 384 px (-p image_size 384), five folds by patient (-p folds 5 -p fold 0
 # to 4), test-time augmentation (-p teacher_flips True; its views are not given, ours are the mirror
@@ -134,6 +137,7 @@ TEACHERS = {
         averaged_rate=0.1,  # 1e-5
     ),
     "deep_auc": TrainingRecipe("deep AUC maximisation", "arXiv:2112.08363", labels="aucm"),
+    "simclr": SIMCLR,
 }
 STUDENTS = {
     "kd_oct": TrainingRecipe(
@@ -144,7 +148,8 @@ STUDENTS = {
         warmup_epochs=5,
         patience=20,
         augmentation=RandAugment(2, 7),
-    )
+    ),
+    "simclr": SIMCLR,
 }
 
 

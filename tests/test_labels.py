@@ -284,16 +284,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(mine, monkeypatch, method):
 def test_images_are_scored_at_a_share_of_their_sides(mine, monkeypatch):
     """The losses of the draw are those of smaller images, and a run of whole images keeps its
     key."""
-    monkeypatch.setattr(device, "precision", lambda *place: "no")  # bf16 rounds more than 1e-4
     rule = Curation("acid", scale=0.5)
     assert "scale" not in Curation("acid").key and rule.key["scale"] == 0.5
     assert Curation("random", scale=0.5).key == Curation("random").key, "nothing is scored"
     assert curation.passes(1, 5, 0.5) == 3 + 5 / 4 and curation.passes(1, 5) == 8
     model, images = zoo.create("resnet10t", 3, 32), torch.rand(10, 3, 32, 32)
     labels = torch.arange(10) % 3
-    found = Curator(rule, [torch.zeros(10, 3)], labels)._student(
-        Batch(images, labels, torch.arange(10)), model
-    )
+    batch = Batch(images, labels, torch.arange(10))
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "precision", lambda *place: "no")  # bf16 rounds more than 1e-4
+        found = Curator(rule, [torch.zeros(10, 3)], labels)._student(batch, model)
     model.eval()
     with torch.no_grad():
         logits = model(F.avg_pool2d(images, 2))

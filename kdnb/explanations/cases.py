@@ -133,16 +133,15 @@ class Cases:
 
     def against(self, model: Classifier, other: Classifier) -> pd.DataFrame:
         """Rank correlation of the maps of two networks: one row a method, with its interval."""
-        return pd.DataFrame(
-            {
-                method: mean_interval(
-                    rank_correlation(
-                        self.explain(model, method).evidence, self.explain(other, method).evidence
-                    )
+        rows = {
+            method: mean_interval(
+                rank_correlation(
+                    self.explain(model, method).evidence, self.explain(other, method).evidence
                 )
-                for method in self.informed
-            }
-        ).T
+            )
+            for method in self.informed
+        }
+        return pd.DataFrame.from_dict(rows, orient="index")
 
     def sensitivity(self, method: str = "grad_cam") -> pd.DataFrame:
         """How far a map changes when the image changes by 2 % noise: one row a network."""
@@ -153,7 +152,7 @@ class Cases:
                 return registry.explain(model, images, method, self.targets)
 
             rows[name] = mean_interval(robustness.sensitivity(maps, self.images))
-        return pd.DataFrame(rows).T
+        return pd.DataFrame.from_dict(rows, orient="index")
 
     def examples(self) -> np.ndarray:
         """Positions of images for a figure: one of each class that teacher and student classify
@@ -264,7 +263,7 @@ def differences(similarities: Mapping[str, tuple[pd.DataFrame, dict]]) -> pd.Dat
         for control, each in controls.items()
         for measure, gap in each.items()
     }
-    table = pd.DataFrame(rows).T.astype(float)
+    table = pd.DataFrame.from_dict(rows, orient="index")
     return table.rename_axis(["method", "distilled student minus", "measure"])
 
 

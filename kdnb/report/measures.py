@@ -30,10 +30,10 @@ class Evidence:
 
     ``note`` is added to the reason of the verdict. ``papers_setting``: the runs have the paper's
     image size, length, initial weights and split. ``accuracies`` (role → share), Dice of masks, are
-    those of teacher and baseline, empty where no teacher is used; of reports, the measure of the
-    better captioner and of chance. ``unmoved`` counts runs whose
-    maps stay when the weights are randomised; ``untimed`` names teachers without a timing;
-    ``untrained``: no weights were trained, so that runs differ in nothing that matters.
+    those of teacher and baseline, empty where no teacher is used; of reports and areas, what the
+    ``better`` of the two reaches, and ``chance``. ``unmoved`` counts runs whose maps stay when the
+    weights are randomised; ``untimed`` names teachers without a timing; ``untrained``: no weights
+    were trained, so that runs differ in nothing that matters.
     """
 
     estimate: Estimate = NOTHING
@@ -386,7 +386,25 @@ def area_gains(claim: Claim, found: Sequence[Result]) -> Iterator[Evidence]:
                         estimates.append(Estimate(*bounds, gap["n"], 1))
         if runs:
             note = f"{share:.0%} positives, AUC"
-            yield _of_neighbour(results.combine(estimates), runs, note, methods.budget(runs))
+            joined = results.combine(estimates), runs, note, methods.budget(runs)
+            yield replace(_of_neighbour(*joined), accuracies=_orders(runs, claim, share))
+
+
+def _orders(runs: Sequence[Result], claim: Claim, share: float) -> dict[str, float]:
+    """How well the better of a claim's two losses surely orders images: the lower end of its area's
+    interval, a mean over runs. Chance is 0.5."""
+    lowest = [
+        np.mean(
+            [
+                row["auc_interval"][0]
+                for run in runs
+                for row in run.stored["results"]["positives"]
+                if (row["loss"], row["positives"]) == (loss, share)
+            ]
+        )
+        for loss in (claim.subject, claim.against)
+    ]
+    return {"better": float(max(lowest)), "chance": 0.5}
 
 
 def _of_neighbour(estimate: Estimate, runs: Sequence[Result], note: str, budget: str) -> Evidence:
@@ -491,7 +509,7 @@ def _report_levels(runs: Sequence[Result], claim: Claim, measure: str) -> dict[s
             if row["measure"] == measure:
                 of.setdefault(row["writer"], []).append(row["value"])
     better = max(float(np.mean(of[name])) for name in (claim.subject, claim.against))
-    return {"captioner": better, "chance": float(np.mean(of["report of another image"]))}
+    return {"better": better, "chance": float(np.mean(of["report of another image"]))}
 
 
 def _report_gap(result: Result, claim: Claim, measure: str) -> dict | None:

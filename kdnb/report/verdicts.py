@@ -166,12 +166,23 @@ def _teacher(claim: Claim, found: Evidence, judged: Judged) -> Judged:
     return (UNTESTED if verdict == NOT else verdict), why.format(**shares)
 
 
+CAPTIONS = (
+    "neither captioner ({better:.3f} at most) is better than the report of another image "
+    "({chance:.3f})"
+)
+NO_BETTER = {
+    "reports": CAPTIONS,
+    "captions": CAPTIONS,
+    "areas": "neither loss orders the images better than chance: both intervals of the area "
+    "include {chance}",
+}
+
+
 def _chance(claim: Claim, found: Evidence, judged: Judged) -> Judged:
     (verdict, why), levels = judged, found.accuracies
-    if levels["captioner"] > levels["chance"]:
+    if not levels or levels["better"] > levels["chance"]:
         return judged
-    why += f"; neither captioner ({levels['captioner']:.3f} at most) is better than the report of "
-    why += f"another image ({levels['chance']:.3f})"
+    why += "; " + NO_BETTER[claim.kind].format(**levels)
     return (UNTESTED if verdict == NOT else verdict), why
 
 
@@ -241,9 +252,9 @@ RULES = (  # applied in this order
         _teacher,
     ),
     Rule(
-        "Captioners that are no better than the report of another image cannot refute that one of "
-        "them is better than the other.",
-        ("reports", "captions"),
+        "Captioners that are no better than the report of another image, and losses that order "
+        "images no better than chance, cannot refute that one of them is better than the other.",
+        tuple(NO_BETTER),
         _chance,
     ),
     Rule(

@@ -15,7 +15,7 @@ export PYTHONDONTWRITEBYTECODE :=
 help:
 	@echo "make reproduce   run the papers' notebooks, 00 to 09, on the synthetic chest dataset and render them; it prints the time left"
 	@echo "                 the related systems, 10 to 14: NOTEBOOKS=1; another dataset: ARGS='-p dataset brain_tumor'"
-	@echo "make test        code style, unit tests, and every notebook as a test (about 40 min on 2 slow cores)"
+	@echo "make test        code style, unit tests, and every notebook as a test (about 15 min on 2 cores)"
 	@echo "make test-slow   tests of minutes each: the workflow killed and resumed, the whole site, all exercises"
 	@echo "make study       the experiments of both papers as a Snakemake workflow (SET=cpu, evidence, methods, paper or smoke)"
 	@echo "make site        claims, README results and the static site from outputs/, without a network"

@@ -17,16 +17,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from ipykernel.kernelspec import write_kernel_spec
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
 NAME = "kdnb"  # of the kernel that runs in this interpreter
-# what notebooks import; matplotlib reads when it is imported where figures go
-BACKEND = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+INLINE = "module://matplotlib_inline.backend_inline"  # figures go into the notebook
+# what notebooks import
 IMPORTED = ["ipykernel.kernelapp", "kdnb.report", "kdnb.segmentation", "kdnb.widgets"]
 
 
@@ -34,32 +34,25 @@ IMPORTED = ["ipykernel.kernelapp", "kdnb.report", "kdnb.segmentation", "kdnb.wid
 def own_kernel() -> Iterator[str]:
     """Yield the name of a kernel in this very interpreter, whatever other kernels are installed."""
     KernelProvisionerFactory.instance().provisioners[NAME] = EntryPoint(
-        NAME, f"{__name__}:{Copies.__name__}", KernelProvisionerFactory.GROUP_NAME
+        NAME, f"{__name__}:{_Copies.__name__}", KernelProvisionerFactory.GROUP_NAME
     )
     chosen = {"provisioner_name": NAME} if sys.platform == "linux" else {}
     with tempfile.TemporaryDirectory() as folder:
         write_kernel_spec(
             Path(folder, "kernels", NAME), {"metadata": {"kernel_provisioner": chosen}}
         )
-        path = os.pathsep.join(filter(None, (folder, os.environ.get("JUPYTER_PATH"))))
-        with _environment({"JUPYTER_PATH": path}):
+        before = os.environ.get("JUPYTER_PATH")
+        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (folder, before)))
+        try:
             yield NAME
+        finally:
+            if before is None:
+                del os.environ["JUPYTER_PATH"]
+            else:
+                os.environ["JUPYTER_PATH"] = before
 
 
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
-
-
-class Copies(LocalProvisioner):
+class _Copies(LocalProvisioner):
     """Starts a kernel as a copy of the process that has imported :data:`IMPORTED`."""
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> dict[str, Any]:
@@ -69,8 +62,6 @@ class Copies(LocalProvisioner):
         """
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(IMPORTED)
-        with _environment(BACKEND):
-            forkserver.ensure_running()
         options = cmd[cmd.index("ipykernel_launcher") + 1 :]
         self.cwd = kwargs.get("cwd") or Path.cwd()
         copy = context.Process(target=_serve, args=(options, dict(kwargs["env"]), str(self.cwd)))
@@ -111,6 +102,8 @@ def _serve(options: list[str], environment: dict[str, str], folder: str) -> None
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    # read when matplotlib was imported, and there was no notebook then
+    matplotlib.rcParams["backend"] = environment.get("MPLBACKEND") or INLINE
     sys.path.insert(0, "")  # a notebook finds modules beside it
     # 1: it has a parent, which is watched here (ipykernel would watch the server of copies)
     IPKernelApp.launch_instance([*options, "--IPKernelApp.parent_handle=1"])

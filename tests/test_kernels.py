@@ -35,9 +35,7 @@ def test_a_copy_has_its_environment_its_folder_and_the_libraries(tmp_path, monke
     figure = "import matplotlib.pyplot as plt; plt.plot([1, 2]); print(plt.get_backend())"
     sources = (told, "import beside; print(beside.value)", figure)
     first = executed(*sources, "import os; print(os.getpid())", folder=tmp_path)
-    assert (
-        first[:2] == [f"smoke {tmp_path} True", "7"] and first[2] == kernels.BACKEND["MPLBACKEND"]
-    )
+    assert first[:2] == [f"smoke {tmp_path} True", "7"] and first[2] == kernels.INLINE
     monkeypatch.delenv("KDNB_PROFILE")
     after = (
         "import os, sys; print(os.getpid(), 'beside' in sys.modules, 'KDNB_PROFILE' in os.environ)"

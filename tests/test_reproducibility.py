@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from conftest import paint
 from conftest import study as small
 
@@ -100,8 +101,11 @@ def mine(home, monkeypatch):
                 paint(root / split / label / f"{seed}.png", seed, level)
     dataset = data.load("folder", root)
     dataset.__dict__["checksum"] = "0123456789ab"
+    # float32 also where the processor has bf16; accelerate keeps the precision of its first launch
     monkeypatch.setattr(device, "precision", lambda *place: "no")
-    return dataset
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield dataset
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 JOBS = {
@@ -166,9 +170,12 @@ def test_trainings_end_with_the_digits_they_had(mine):
     runs["supernet without a teacher"] = alone
     assert runs.keys() == DIGITS.keys()
     for name, expected in DIGITS.items():
+        # batch norm of narrow subnets on few images multiplies the rounding of a processor: with
+        # AVX-512 the supernet's loss is .7725 in place of .7718
+        rel = 2e-3 if name.startswith("supernet") else 2e-4
         for column, values in expected.items():
             found = runs[name].history[column].tolist()
-            assert found == pytest.approx(values, rel=2e-4, abs=1e-5), (name, column)
+            assert found == pytest.approx(values, rel=rel, abs=1e-5), (name, column)
 
 
 def test_an_option_changes_the_key_and_a_default_does_not():

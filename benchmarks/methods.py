@@ -70,6 +70,23 @@ def own_cache(folder: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextlib.contextmanager
+def answers_within(gigabytes: str) -> Iterator[None]:
+    """Teachers' answers are kept within this limit. With ``"0"`` those that are kept already are
+    out of sight, so that the teacher is asked: training reads whatever answers it finds."""
+    os.environ[answers.LIMIT] = gigabytes
+    kept = answers.folder()
+    aside = kept.with_name("answers-aside")
+    if gigabytes == "0" and kept.exists():
+        kept.rename(aside)
+    try:
+        yield
+    finally:
+        if aside.exists():
+            shutil.rmtree(kept, ignore_errors=True)
+            aside.rename(kept)
+
+
 def seconds(
     study: Study,
     dataset: data.Dataset,
@@ -124,8 +141,8 @@ def methods(names: Sequence[str], setup: Setup) -> Iterator[dict]:
 
     def timed(method: Method, kept: str) -> Callable[[], float]:
         def measure():
-            os.environ[answers.LIMIT] = kept
-            return seconds(study, dataset, method, teacher)
+            with answers_within(kept):
+                return seconds(study, dataset, method, teacher)
 
         return measure
 
@@ -148,8 +165,8 @@ def grid(setup: Setup) -> dict:
     study, dataset, teacher = prepared(setup)
 
     def measured(alpha: float, kept: str, epochs: Sequence[int] = (1, 3)) -> float:
-        os.environ[answers.LIMIT] = kept
-        return seconds(study, dataset, create(REFERENCE, alpha=alpha), teacher, epochs)
+        with answers_within(kept):
+            return seconds(study, dataset, create(REFERENCE, alpha=alpha), teacher, epochs)
 
     first = measured(0.5, KEPT, [3])  # asks the teacher once for all cells
     cell = {"asked": lambda: measured(0.5, "0"), "kept": lambda: measured(0.3, KEPT)}

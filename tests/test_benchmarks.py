@@ -23,7 +23,7 @@ from benchmarks import (
     shared_cores,
 )
 from kdnb import files
-from kdnb.training import curation
+from kdnb.training import answers, curation
 
 FOLDER = files.ROOT / "outputs" / "benchmarks"
 
@@ -172,6 +172,19 @@ def test_the_costs_of_methods_are_kept_row_by_row(home, few_phantoms, monkeypatc
     assert path.with_suffix(".png").exists() and os.environ["KDNB_CACHE"] == str(home / "cache")
     with pytest.raises(SystemExit):
         methods.main(["--methods", "dkdd"])
+
+
+def test_a_teacher_is_asked_where_its_answers_are_kept_already(home):
+    kept = files.write_text(answers.folder() / "one.safetensors", "kept")
+    before = dict(os.environ)
+    with methods.answers_within("0"):
+        assert not kept.exists() and answers.limit() == 0
+        files.write_text(kept, "of this run")
+    assert kept.read_text() == "kept" and [*home.glob("cache/*aside*")] == []
+    with methods.answers_within("4"):
+        assert kept.exists()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def test_score_cam_is_measured_row_by_row(home, few_phantoms):

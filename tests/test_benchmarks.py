@@ -174,17 +174,15 @@ def test_the_costs_of_methods_are_kept_row_by_row(home, few_phantoms, monkeypatc
         methods.main(["--methods", "dkdd"])
 
 
-def test_a_teacher_is_asked_where_its_answers_are_kept_already(home):
+def test_a_teacher_is_asked_where_its_answers_are_kept_already(home, monkeypatch):
+    monkeypatch.setenv(answers.LIMIT, "1")  # restored after what follows
     kept = files.write_text(answers.folder() / "one.safetensors", "kept")
-    before = dict(os.environ)
     with methods.answers_within("0"):
         assert not kept.exists() and answers.limit() == 0
         files.write_text(kept, "of this run")
     assert kept.read_text() == "kept" and [*home.glob("cache/*aside*")] == []
     with methods.answers_within("4"):
         assert kept.exists()
-    os.environ.clear()
-    os.environ.update(before)
 
 
 def test_score_cam_is_measured_row_by_row(home, few_phantoms):

@@ -71,10 +71,18 @@ def test_no_copy_outlives_the_series(tmp_path):
     )
     series = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
     pid = int(_later(lambda: noted.exists() and noted.read_text()))
-    assert psutil.pid_exists(pid)
+    assert _running(pid)
     os.kill(series.pid, signal.SIGKILL)
     series.wait()
-    assert _later(lambda: not psutil.pid_exists(pid))
+    assert _later(lambda: not _running(pid))
+
+
+def _running(pid):
+    """Whether a process does anything; one that has ended may stay listed until it is reaped."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _later(asked, seconds=60):

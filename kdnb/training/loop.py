@@ -145,12 +145,12 @@ def fit(
     """
     recipe = recipe or recipes.of_student(study.recipe)
     _check(study, name, method, teachers, recipe)
-    if recipe.started and start is None:
-        start = begin(study, dataset, name, epochs, role).model.network
     reference = list(teachers) if curation and curation.rule != "random" else []
     teachers = list(teachers) if method.needs_teacher else []
+    _check_given(method, teachers, study.augment)
+    if recipe.started and start is None:
+        start = begin(study, dataset, name, epochs, role).model.network
     settings = _settings(study, name, epochs, start, recipe, role)
-    _check_given(method, teachers, settings.augment)
     key = _key(study, dataset, name, settings, method, teachers)
     key |= {} if start is None else {"start": zoo.checksum(start)}
     key |= recipe.key

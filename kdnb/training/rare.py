@@ -40,11 +40,8 @@ class Loss:
         """The study's student, trained this way to the end of its epochs; before it the start
         without labels, where there is one."""
         recipe = TrainingRecipe(patience=0, class_weights=self.weighted, started=self.started)
-        method, epochs = (
-            distillation.create(self.method, **dict(self.options)),
-            study.student_epochs,
-        )
-        given = study, dataset, study.student
+        method = distillation.create(self.method, **dict(self.options))
+        given, epochs = (study, dataset, study.student), study.student_epochs
         begun = [loop.begin(*given, epochs)] if self.started else []
         return [*begun, loop.fit(*given, method, epochs, recipe=recipe)]
 

@@ -429,7 +429,7 @@ def test_the_grid_needs_two_by_two_and_the_papers_cell(home):
     (title,) = figures.heat_maps(results.load())
     assert title == "Brain Tumor MRI, split official: distilled student, n 1,000, seeds 0"
     page = ledger.page(rows, results.load())
-    assert page.count("data:image/png") == 2 and "From 89.0 to 96.0 %" in page
+    assert page.count("data:image/webp") == 2 and "From 89.0 to 96.0 %" in page
 
 
 def test_the_grid_compares_the_seeds_that_all_cells_have(home):
@@ -851,7 +851,7 @@ def test_the_csv_has_the_columns_and_the_page_escapes(home):
     assert (
         "<script" not in text and "&lt;script&gt;" in text and "http" not in text.split("<body>")[0]
     )
-    assert 'alt="Differences in test accuracy' in text and "data:image/png" in text
+    assert 'alt="Differences in test accuracy' in text and "data:image/webp" in text
 
 
 def test_committed_ledger_and_readme_are_those_of_the_result_files():

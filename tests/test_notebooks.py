@@ -238,7 +238,7 @@ def test_the_runner_passes_each_notebook_what_it_takes_and_renders(home, monkeyp
         == 0
     )
     page = (home / "outputs" / "folder" / "01_data_prep.html").read_text()
-    assert "Your own images" in page and "data:image/png;base64" in page
+    assert "Your own images" in page and "data:image/webp;base64" in page
     printed = capsys.readouterr().out
     assert "[1/1] 01_data_prep on folder, profile quick: about" in printed and "wrote" in printed
     assert os.environ["JUPYTER_PATH"] == str(home / "jupyter")

@@ -420,7 +420,7 @@ def test_the_ledger_to_attach_is_readable_at_phone_width(tmp_path):
 
 def test_committed_pages_fit_and_every_figure_names_its_images():
     outputs = files.ROOT / "outputs"
-    assert sum(path.stat().st_size for path in outputs.rglob("*") if path.is_file()) < 25 * 2**20
+    assert sum(path.stat().st_size for path in outputs.rglob("*") if path.is_file()) < 25e6
     titles = {
         Path(result.file).parent: pages.short(result.title)
         for result in results.load(outputs)

@@ -3,7 +3,6 @@ sentences, in figures, and as one page to attach to a submission."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,9 +131,9 @@ class Picture:
     alt: str
 
     @property
-    def data(self) -> str:
-        """The figure as base64 PNG."""
-        return base64.b64encode(pages.png(self.figure)).decode()
+    def address(self) -> str:
+        """The figure itself as an address."""
+        return pages.embedded(pages.png(self.figure))
 
 
 def described(rows: Sequence[Row]) -> str:

@@ -7,7 +7,6 @@ notebook that saves its results needs neither.
 from __future__ import annotations
 
 import base64
-import io
 import re
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import nbformat
 from latex2mathml.converter import convert as mathml
 from nbconvert import HTMLExporter
 from nbconvert.filters import Highlight2HTML
-from PIL import Image
 from pygments.formatters import HtmlFormatter
 
 from kdnb import files
@@ -57,17 +55,9 @@ def _clean(cell: nbformat.NotebookNode) -> None:
     cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     for output in cell.outputs:
         if "image/png" in output.get("data", {}):
-            output.data["image/png"] = _slim(output.data["image/png"])
-
-
-def _slim(png: str) -> str:
-    """A base64 PNG with a palette of 256 colours, a third of the size. The palette spans all
-    colours: one of the most frequent would give small areas, as of a legend, another colour."""
-    with Image.open(io.BytesIO(base64.b64decode(png))) as image:
-        buffer = io.BytesIO()
-        few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
-        few.save(buffer, "PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()
+            # as HTML, because nbconvert knows no WebP
+            address = pages.embedded(base64.b64decode(output.data["image/png"]))
+            output.data = {"text/html": f'<img src="{address}">'}
 
 
 def _formulas(markdown: str) -> str:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -211,6 +212,37 @@ def test_neighbouring_frames_are_on_one_side(home, layout):
     numbers = table["patient"].str.extract(r"-(\d+)$")[0].astype(int)
     assert sorted(set(numbers)) == list(range(1, count, catalogue.BLOCK))
     assert set(table["split"]) == {"train", "val", "test"}
+
+
+# neighbouring slices, found by their pixels, in the published copy
+ALZHEIMER_PAIRS = (
+    *(("26 (19)", 681), ("26 (21)", 684), ("26 (26)", 689), ("27 (14)", 704), ("27 (8)", 715)),
+    *(("27 (10)", 700), ("27 (3)", 710)),
+)
+
+
+def _alzheimer_names(divided):
+    """Paths of mild dementia: 717 training images, and test images, of slice 26 those given."""
+    slices = [(number, subject) for number in range(27, 33) for subject in range(1, 29)]
+    slices += [(26, subject) for subject in divided]
+    tested = {f"{n} ({subject})" if subject > 1 else f"{n}": subject for n, subject in slices}
+    train = [f"train/MildDemented/mildDem{number}.jpg" for number in range(717)]
+    return train, {f"test/MildDemented/{name}.jpg": subject for name, subject in tested.items()}
+
+
+def test_slices_of_an_alzheimer_subject_are_known_by_their_numbers():
+    train, tested = _alzheimer_names([1, *range(19, 29)])
+    subjects = DATASETS["alzheimer"].groups_of([*train, *tested])
+    assert all(subjects[path] == f"mild-{subject}" for path, subject in tested.items())
+    for name, number in ALZHEIMER_PAIRS:
+        assert subjects[f"test/MildDemented/{name}.jpg"] == subjects[train[number]]
+    assert set(Counter(subjects.values()).values()) == {32} and len(set(subjects.values())) == 28
+
+
+def test_a_slice_of_an_incomplete_alzheimer_copy_has_no_guessed_subject():
+    train, tested = _alzheimer_names([1, *range(19, 28)])  # one of slice 26 is missing
+    subjects = DATASETS["alzheimer"].groups_of([*train, *tested, "test/MildDemented/scan7.jpg"])
+    assert set(train[:700]) | set(tested) == set(subjects)
 
 
 def test_the_split_is_the_same_every_time(home):

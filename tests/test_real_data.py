@@ -1,10 +1,12 @@
 """Public datasets as downloaded; skipped where KDNB_DATA is not set."""
 
+import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from kdnb import data
 from kdnb.distillation import create
-from kdnb.images import catalogue, splits, tables
+from kdnb.images import catalogue, pixels, splits, tables
 from kdnb.leakage import synthetic_duplicates
 from kdnb.study import Study
 from kdnb.training import loop
@@ -41,12 +43,29 @@ def test_alzheimer_without_a_training_class_is_refused_but_pools_for_a_group_spl
     if not (real / "alzheimer").is_dir():
         pytest.skip("alzheimer is not in KDNB_DATA")
     grouped = data.load("alzheimer", split="group")
-    assert (grouped.counts() > 0).all(axis=None)
+    counts = grouped.counts()
+    assert counts.loc["moderate dementia"].gt(0).tolist() == [True, False, True]
+    assert (counts.drop(index="moderate dementia") > 0).all(axis=None)
     if len(grouped.table) < 4000:  # the incomplete copy
         with pytest.raises(
             splits.SplitError, match="'very mild dementia' has no train image.*-p split group"
         ):
             data.load("alzheimer", split="official")
+
+
+def test_the_most_similar_image_of_an_alzheimer_slice_is_of_its_subject(real):
+    if not (real / "alzheimer").is_dir():
+        pytest.skip("alzheimer is not in KDNB_DATA")
+    table = data.load("alzheimer", split="group").table
+    if len(table) < 6_400:
+        pytest.skip("the copy of alzheimer is incomplete")
+    assert set(table["patient"].value_counts()) == {32} and table["patient"].nunique() == 200
+    images = [pixels.read_image(real / "alzheimer" / path, 88, "L")[0] for path in table["path"]]
+    detail = [image - gaussian_filter(image, 2) for image in np.asarray(images, np.float32)]
+    alike = np.corrcoef(np.reshape(detail, (len(table), -1)))
+    np.fill_diagonal(alike, -1)
+    patient = table["patient"].to_numpy()
+    assert (patient[alike.argmax(axis=1)] == patient).all()
 
 
 def test_both_eyes_of_a_patient_stay_together(real):

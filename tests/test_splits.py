@@ -90,11 +90,21 @@ def test_shares_are_what_they_should_be():
     assert np.allclose(counts[list(splits.PARTS)], [0.7, 0.15, 0.15], atol=0.03)
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_class_with_too_few_groups_is_named(count):
-    table, group = table_of({"rare": [9] * count, "common": [1] * 30})
-    with pytest.raises(splits.SplitError, match=f"'rare' has {count}.*-p split random"):
+def test_a_class_with_too_few_groups_is_named():
+    table, group = table_of({"rare": [9], "common": [1] * 30})
+    with pytest.raises(splits.SplitError, match="'rare' has 1 .*-p split random"):
         splits.assign(FOLDER, table, "group", group)
+
+
+@settings(max_examples=30, deadline=None)
+@given(groups_of_classes, st.lists(st.integers(1, 40), min_size=2, max_size=2))
+def test_a_class_of_two_groups_is_trained_and_tested_without_validation(sizes, two):
+    table, group = table_of(sizes | {"rare": two})
+    split, used = splits.assign(FOLDER, table, "group", group)
+    counts = pd.crosstab(split["label"], split["split"])[list(splits.PARTS)]
+    assert counts.loc["rare"].gt(0).tolist() == [True, False, True]
+    assert (counts.drop(index="rare") > 0).all(axis=None) and splits.leaking(split, group).empty
+    assert "'rare' has 2 groups, so no validation image" in used
 
 
 def test_copies_leak_under_a_random_split_and_not_by_group():

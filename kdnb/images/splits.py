@@ -5,6 +5,8 @@ A split is the same for every network and seed.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -89,11 +91,11 @@ def assign(
 
     ``mode`` and ``reason`` as :func:`resolve` returns them, ``group`` ``(N,)`` the number of each
     row's group, which becomes a column, ``kept`` what these groups are, in words. ``random`` is
-    stratified 70/15/15 by image and divides groups, as the papers did; ``group`` never divides one.
-    A missing validation set is cut from train, never from test. Raises :class:`SplitError` when a
-    class has too few images or groups.
+    stratified 70/15/15 by image and divides groups, as the papers did; ``group`` never divides one,
+    and leaves a class of two groups without validation images. A missing validation set is cut from
+    train, never from test. Raises :class:`SplitError` when a class has too few images or groups.
     """
-    table = table.assign(group=group)
+    table, unvalidated = table.assign(group=group), []
     redrawn = f"{mode}: all images re-split 70/15/15 by class"
     if mode == "official":
         used = f"official ({spec.official_split})"
@@ -106,21 +108,28 @@ def assign(
         table = _by_image(spec, table)
     else:
         used = f"{redrawn}{reason and ', '}{reason}; kept together: {kept}"
-        _enough_groups(spec, table, kept)
+        unvalidated = _enough_groups(spec, table, kept)
+        used += "".join(
+            f"; {label!r} has 2 groups, so no validation image" for label in unvalidated
+        )
         table = _carve(table.assign(split="train"), "train", "test", SHARE)
         table = _carve(table, "train", "val", SHARE / (1 - SHARE))
-    _no_empty_part(spec, table, mode, used)
+    _no_empty_part(spec, table, mode, used, unvalidated)
     return table, used
 
 
-def _no_empty_part(spec: DatasetSpec, table: pd.DataFrame, mode: str, used: str) -> None:
-    """Raise :class:`SplitError` where a class has no image in a part that needs one."""
+def _no_empty_part(
+    spec: DatasetSpec, table: pd.DataFrame, mode: str, used: str, unvalidated: Sequence[str] = ()
+) -> None:
+    """Raise :class:`SplitError` where a class has no image in a part that needs one; classes
+    ``unvalidated`` need no validation images."""
     needed = ("train", "test") if mode == "official" else PARTS
     counts = pd.crosstab(table["label"], table["split"]).reindex(columns=list(PARTS), fill_value=0)
     empty = [
         f"{label!r} has no {part} image"
         for part in needed
         for label in counts.index[counts[part] == 0]
+        if part != "val" or label not in unvalidated
     ]
     if empty:
         way_out = (
@@ -278,15 +287,18 @@ def _by_image(spec: DatasetSpec, table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(split=parts)
 
 
-def _enough_groups(spec: DatasetSpec, table: pd.DataFrame, kept: str) -> None:
+def _enough_groups(spec: DatasetSpec, table: pd.DataFrame, kept: str) -> list[str]:
+    """The classes that have two groups: enough for training and test, not for validation."""
     groups = table.groupby("label")["group"].nunique()
-    few = [f"{label!r} has {count}" for label, count in groups.items() if count < len(PARTS)]
+    few = [f"{label!r} has {count}" for label, count in groups.items() if count < 2]
     if few:
         raise SplitError(
-            f"{spec.name}: every class needs 3 groups of related images, one each for train, val "
-            f"and test; {', '.join(few)} (kept together: {kept}). Add images of other patients, or "
-            "use -p split random, which puts relatives in both training and test."
+            f"{spec.name}: every class needs 2 groups of related images, one each for train and "
+            f"test, and a third for val; {', '.join(few)} (kept together: {kept}). Add images of "
+            "other patients, or use -p split random, which puts relatives in both training and "
+            "test."
         )
+    return list(groups.index[groups == 2])
 
 
 def _carve(table: pd.DataFrame, source: str, part: str, share: float) -> pd.DataFrame:
@@ -297,9 +309,12 @@ def _carve(table: pd.DataFrame, source: str, part: str, share: float) -> pd.Data
     if folds < 2:
         return table
     codes = pd.factorize(rest["label"])[0]
-    folds = max(2, min(folds, int(pd.Series(codes).value_counts().min())))
+    images, groups = (rest.groupby("label")["group"].agg(of) for of in ("size", "nunique"))
+    folds = max(2, min([folds, *images[groups > 1]]))  # a class of one group stays whole
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=SEED)
-    moved = set(rest["group"].iloc[next(splitter.split(codes, codes, rest["group"]))[1]])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        moved = set(rest["group"].iloc[next(splitter.split(codes, codes, rest["group"]))[1]])
     moved = _with_every_class(rest, moved)
     return table.assign(
         split=table["split"].where(~((table["split"] == source) & table["group"].isin(moved)), part)
@@ -321,7 +336,8 @@ def _with_every_class(rest: pd.DataFrame, moved: set) -> set:
             moved = moved | {
                 next((f for f in small_first if _spares(rest, moved | {f}, label)), small_first[0])
             }
-        while len(here) - len(inside) < keep and len(inside) > 1:
+        # a class of one group keeps it on the source's side
+        while len(here) - len(inside) < keep and len(inside) > (len(here) > 1):
             moved = moved - {inside.pop(0)}
     return moved
 

@@ -7,7 +7,8 @@ registered (:mod:`kdnb.leakage.registration`) and its fine detail correlated. Th
 how unrelated images of the same set correlate: chest radiographs are more similar than histology
 tiles and get a stricter limit. In a set made by augmentation, the groups of copies are compared
 once more by landmarks (:mod:`kdnb.leakage.landmarks`), because two of them may come from
-overlapping photographs.
+overlapping photographs. Neighbouring slices of one scan are no copies; they are looked for last
+(:mod:`kdnb.leakage.slices`), unless every image names its patient.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from tqdm.auto import tqdm
 
 from kdnb import extras, files
 from kdnb.images import index, tables
-from kdnb.leakage import fingerprints, landmarks
+from kdnb.leakage import fingerprints, landmarks, nearest, slices
 from kdnb.leakage.fingerprints import Fingerprints
 from kdnb.leakage.registration import RADII, log_polar, refine, register
 
 faiss = extras.late("faiss")
 
-VERSION = 7  # part of the stored links' name: raise it when a rule changes
+VERSION = 8  # part of the stored links' name: raise it when a rule changes
 HASH_BITS = 6  # perceptual hashes (64 bits) closer than this are looked at
 # of them for one image: the first four, and on to the next number only while that finds copies
 CLOSEST = (4, 8, 16, 32)
@@ -64,9 +65,9 @@ class Leakage:
     """What the detector found in one dataset.
 
     ``links`` has the columns ``COLUMNS``: paths of two images, ``kind`` (``same pixels``, ``near
-    copy``, ``turned copy``, ``same place``), the correlation of their detail after registration,
-    turn in degrees, zoom, mirrored or not, and the distance of the perceptual hashes in bits. A
-    group of m copies has at least m − 1 links, not all m(m − 1)/2. ``facts`` tells the limit, what
+    copy``, ``turned copy``, ``same place``, ``same scan``), the correlation of their detail after
+    registration, turn in degrees, zoom, mirrored or not, and the distance of the perceptual hashes
+    in bits. A group of m copies has at least m − 1 links, not all m(m − 1)/2. ``facts`` tells the limit, what
     unrelated images reach, how many pairs were looked at and the seconds it took.
     """
 
@@ -150,7 +151,8 @@ def detect(
     root: Path, table: pd.DataFrame, name: str = "images", folder: Path | None = None
 ) -> tuple[pd.DataFrame, dict]:
     """Links between the images of a table (columns path, mode), and the facts of the search; see
-    :class:`Leakage`.
+    :class:`Leakage`. Neighbouring slices are linked where the table has the columns label and
+    patient, and not every image has a patient.
 
     Finished parts of the work are kept in ``folder`` when it is given: who was killed goes on from
     the last of them.
@@ -169,6 +171,10 @@ def detect(
     if np.median(np.bincount(group)[group]) >= AUGMENTED:
         places = _same_places(known, bits, group, limits, name)
         rows = pd.concat([rows, places], ignore_index=True)
+    if "patient" in table and (table["patient"] == "").any():
+        group = join(rows[["first", "second"]].to_numpy(int), len(table))
+        scans = slices.find(known.thumbs, table["label"].to_numpy(), group, name)
+        rows = pd.concat([rows, _upright(scans, bits)], ignore_index=True)
     paths = table["path"].to_numpy()
     rows = rows.assign(
         first=paths[rows["first"].to_numpy(int)], second=paths[rows["second"].to_numpy(int)]
@@ -193,6 +199,13 @@ def _same_places(
     # as similar as in any other copy
     places = places[places["correlation"] >= limits["limit"]]
     return places.assign(kind="same place", hash_bits=_apart(bits, places))
+
+
+def _upright(scans: pd.DataFrame, bits: np.ndarray) -> pd.DataFrame:
+    """Links between slices of one scan, which lie in one frame."""
+    return scans.assign(
+        kind="same scan", turn=0.0, zoom=1.0, mirrored=False, hash_bits=_apart(bits, scans)
+    )
 
 
 def same_pixels(known: Fingerprints) -> pd.DataFrame:
@@ -275,13 +288,7 @@ def _neighbours(
         return np.ascontiguousarray(shape if colours is None else np.hstack([shape, colours[rows]]))
 
     base = describe(0)
-    # cells of some 200 images in a large set: eight of them are looked into, whatever the set's
-    # size
-    cells = max(1, min(len(base) // 40, round(math.sqrt(len(base)) / 2)), len(base) // 200)
-    store = faiss.IndexIVFFlat(faiss.IndexFlatL2(base.shape[1]), base.shape[1], cells)
-    store.train(base)
-    store.add(base)
-    store.nprobe = 8
+    store = nearest.store(base)
     count = min(NEIGHBOURS + 1, len(base))
     zooms = tqdm(ZOOMS, f"descriptors of {name}", unit="zoom", leave=False, disable=len(rows) < 500)
     answers = [store.search(base if zoom == 0 else describe(zoom), count) for zoom in zooms]

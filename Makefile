@@ -56,6 +56,7 @@ test-slow: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.slices
 	$(BIN)/python -m benchmarks.phantoms
 	$(BIN)/python -m benchmarks.data_path
 	$(BIN)/python -m benchmarks.distillation

@@ -81,7 +81,9 @@ def test_an_official_split_that_is_asked_for_says_what_it_is_worth(copied, home)
     )
     random_ = load(copied, "random")
     found = random_.relatives()
-    assert found.searched and finding(random_).startswith(f"{found.related} of {found.test} ")
+    assert found.kinds == "copies" and finding(random_).startswith(
+        f"{found.related} of {found.test} "
+    )
 
 
 def test_the_search_is_made_once_for_all_splits_and_not_for_phantoms(
@@ -161,10 +163,10 @@ def test_a_catalogued_set_says_what_was_not_searched_for_until_it_was(home):
         paint(root / part[number // 15] / label / "images" / f"{number}.png", number)
     dataset = data.load("covid_qu_ex")
     assert "byte-identical copies: 0" in finding(dataset) and "notebook 01" in finding(dataset)
-    assert not dataset.relatives().searched
-    assert dataset.relatives(search=True).searched
+    assert dataset.relatives().kinds == "byte-identical copies"
+    assert dataset.relatives(search=True).kinds == "copies"
     again = data.load("covid_qu_ex")
-    assert again.relatives().searched and "notebook 01" not in finding(again)
+    assert again.relatives().kinds == "copies" and "notebook 01" not in finding(again)
     assert again.checksum == dataset.checksum
     assert again.table["group"].tolist() == dataset.table["group"].tolist(), (
         "intervals of a run must not hang on what was searched before"
@@ -179,8 +181,8 @@ def test_above_the_limit_only_a_split_by_group_searches(folder, home, monkeypatc
         dataset = load(folder)
         assert dataset.split_name == "official"
         assert "127 images, the limit is 100 (-p split group searches any number)" in repr(dataset)
-        assert not dataset.relatives(search=True).searched
-    assert load(folder, "group").relatives().searched
+        assert dataset.relatives(search=True).kinds == "byte-identical copies"
+    assert load(folder, "group").relatives().kinds == "copies"
 
 
 def test_stated_patients_leave_no_room_for_a_proposal(home):
@@ -194,7 +196,7 @@ def test_stated_patients_leave_no_room_for_a_proposal(home):
     kept, known = data._with_patients(data.describe("folder"), table, None, Source())
     assert kept["patient"].tolist() == table["patient"].tolist()
     stated = "patients as folders or file headers state them: 1 (3 of 27 images)"
-    assert relatives.kept_together(kept, None, known) == f"byte-identical files; {stated}"
+    assert relatives.kept_together(kept, None, known) == f"byte-identical copies; {stated}"
 
 
 def test_a_reader_can_refuse_the_proposal_or_give_a_pattern(home):

@@ -67,12 +67,18 @@ class Leakage:
     ``links`` has the columns ``COLUMNS``: paths of two images, ``kind`` (``same pixels``, ``near
     copy``, ``turned copy``, ``same place``, ``same scan``), the correlation of their detail after
     registration, turn in degrees, zoom, mirrored or not, and the distance of the perceptual hashes
-    in bits. A group of m copies has at least m − 1 links, not all m(m − 1)/2. ``facts`` tells the limit, what
-    unrelated images reach, how many pairs were looked at and the seconds it took.
+    in bits. A group of m copies has at least m − 1 links, not all m(m − 1)/2. ``facts`` tells the
+    limit, what unrelated images reach, how many pairs were looked at and the seconds it took.
     """
 
     links: pd.DataFrame
     facts: dict
+
+    @property
+    def kinds(self) -> str:
+        """Images that the links join, in words."""
+        scans = bool((self.links["kind"] == "same scan").any())
+        return "copies and slices of one scan" if scans else "copies"
 
     def groups(self, table: pd.DataFrame) -> np.ndarray:
         """Number the rows of an index table, ``(N,)``: copies, images of one patient and

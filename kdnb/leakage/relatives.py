@@ -49,15 +49,14 @@ class Finding:
     """How many test images have a relative in training or validation.
 
     ``test`` counts the test images, ``related`` those with a copy or their patient on the other
-    side, ``copies`` and ``patients`` those with either; ``searched`` is False where only
-    byte-identical copies were looked for.
+    side, ``copies`` and ``patients`` those with either; ``kinds`` says what counts as a copy.
     """
 
     test: int
     related: int
     copies: int
     patients: int
-    searched: bool
+    kinds: str
     patients_known: bool
 
     @property
@@ -66,7 +65,7 @@ class Finding:
         return self.related / max(1, self.test)
 
     def __str__(self) -> str:
-        kinds = f"{'copies' if self.searched else 'byte-identical copies'}: {self.copies:,}"
+        kinds = f"{self.kinds}: {self.copies:,}"
         if self.patients_known:
             kinds += f", patients: {self.patients:,}"
         return (
@@ -77,8 +76,11 @@ class Finding:
 
 def kept_together(table: pd.DataFrame, copies: Leakage | None, patients: Patients) -> str:
     """What a split of an index table keeps together, in words that claim no more than is known."""
-    kind = "copies" if copies else "byte-identical files"
-    return f"{kind}; {patients.sentence(table)}"
+    return f"{_kinds(copies)}; {patients.sentence(table)}"
+
+
+def _kinds(copies: Leakage | None) -> str:
+    return copies.kinds if copies else "byte-identical copies"
 
 
 def groups(table: pd.DataFrame, copies: Leakage | None) -> np.ndarray:
@@ -102,6 +104,6 @@ def count(table: pd.DataFrame, copies: Leakage | None) -> Finding:
         related=len(splits.leaking(table, groups(table, copies))),
         copies=len(splits.leaking(table, by_copy)),
         patients=len(splits.leaking(table, by_patient)),
-        searched=copies is not None,
+        kinds=_kinds(copies),
         patients_known=bool((table["patient"] != "").any()),
     )

@@ -1,0 +1,80 @@
+"""Neighbouring slices of one scan: found where labels can tell them from chance, else nothing."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from kdnb.leakage import detector, slices
+
+SIDE = 96
+PATIENTS, EACH = 60, 6
+
+
+def scans(own=1.0, classes=2):
+    """Thumbnails of slices, their patients and labels. Patients share the head's shape; ``own`` is
+    the part of the fine detail that is a patient's own, and it changes from slice to slice."""
+    rng = np.random.default_rng(0)
+    head = gaussian_filter(rng.normal(size=(SIDE, SIDE)), 8) * 300
+
+    def texture():
+        return gaussian_filter(rng.normal(size=(SIDE, SIDE)), 1) * 60
+
+    common, images = texture(), []
+    for _ in range(PATIENTS):
+        first, last = texture(), texture()
+        for turn in np.linspace(0, np.pi / 2, EACH):
+            detail = first * np.cos(turn) + last * np.sin(turn)
+            images.append(128 + head + own * detail + (1 - own) * common)
+    patient = np.repeat(np.arange(PATIENTS), EACH)
+    return np.clip(images, 0, 255).astype(np.uint8), patient, patient % classes
+
+
+def alone(count):
+    return np.arange(count)
+
+
+def test_slices_of_one_scan_are_joined_and_scans_are_not():
+    thumbs, patient, label = scans()
+    links = slices.find(thumbs, label, alone(len(thumbs)))
+    ends = links[["first", "second"]].to_numpy()
+    assert (patient[ends[:, 0]] == patient[ends[:, 1]]).all()
+    assert (detector.join(ends, len(thumbs)) == patient).all()
+    assert links["correlation"].is_monotonic_decreasing and links["correlation"].min() >= 0.5
+
+
+def test_what_is_in_one_group_already_is_no_new_link():
+    thumbs, patient, label = scans()
+    assert slices.find(thumbs, label, patient).empty
+
+
+@pytest.mark.parametrize("labels", ["one class", "drawn by chance"])
+def test_labels_that_cannot_tell_chance_find_nothing(labels):
+    thumbs, _, label = scans()
+    label = label * 0 if labels == "one class" else np.random.default_rng(1).permutation(label)
+    assert slices.find(thumbs, label, alone(len(thumbs))).empty
+
+
+def test_patients_who_look_alike_are_not_joined():
+    thumbs, patient, label = scans(own=0.3)  # nine tenths of the detail are all patients'
+    ends = slices.find(thumbs, label, alone(len(thumbs)))[["first", "second"]].to_numpy()
+    assert len(ends) and (patient[ends[:, 0]] == patient[ends[:, 1]]).mean() > 0.98
+
+
+def test_a_class_in_its_own_frame_does_not_become_one_group():
+    thumbs, patient, label = scans()
+    thumbs = np.where((label == 0)[:, None, None], thumbs // 4 + thumbs[0] * 3 // 4, thumbs)
+    ends = slices.find(thumbs.astype(np.uint8), label, alone(len(thumbs)))
+    group = detector.join(ends[["first", "second"]].to_numpy(), len(thumbs))
+    assert np.bincount(group).max() <= slices.LARGEST * len(thumbs)
+
+
+def test_blank_and_few_images_are_no_trouble():
+    for count in (1, 2, 30):
+        blank = np.zeros((count, SIDE, SIDE), np.uint8)
+        assert slices.find(blank, alone(count) % 2, alone(count)).empty
+
+
+def test_detail_is_of_mean_zero_and_length_one():
+    detail = slices.describe(scans()[0][:5]).astype(np.float32)
+    assert np.allclose(detail.mean(axis=1), 0, atol=1e-4)
+    assert np.allclose((detail**2).sum(axis=1), 1, atol=5e-3)

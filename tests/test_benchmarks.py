@@ -41,6 +41,13 @@ def test_time_grows_as_n_log_n_and_memory_stays_bounded():
     )
 
 
+def test_slices_of_one_scan_are_found_where_a_patient_has_one_label():
+    rows = {row["dataset"]: row for row in files.read_json(FOLDER / "slices.json")["results"]}
+    assert rows["alzheimer"]["recall"] > 0.99
+    assert rows["alzheimer"]["test_images_with_their_patient_in_training"] == 0
+    assert rows["lgg_mri"]["links"] == rows["covid_ct"]["links"] == 0  # said in the README
+
+
 def test_growth_is_relative_to_the_first_and_the_previous_size():
     rows = [
         {"images": count} | {f"{step}_s": seconds for step in growth.STEPS}

@@ -283,7 +283,8 @@ _ENTRIES = (
         official_split="Training / Testing",
         distrust="189 sets of byte-identical files and neighbouring slices of the same patients "
         "stand on both sides",
-        group_key="patients are not in the file names (figshare, SARTAJ and Br35H mixed)",
+        group_key="patients are not in the file names (figshare, SARTAJ and Br35H mixed); "
+        "neighbouring slices are searched for",
         notes="A later release on the same page holds 7,200 images; paper B's counts are those of "
         "the older one (7,023).",
     ),

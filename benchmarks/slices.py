@@ -29,7 +29,7 @@ def searched(dataset: Dataset) -> dict:
     thumbs = fingerprints.compute(dataset.index.root, table, dataset.spec.name).thumbs
     labels, alone = table["label"].to_numpy(), np.arange(len(table))
     patient = pd.factorize(table["patient"])[0]
-    links = slices.find(thumbs, labels, alone, dataset.spec.name)
+    links = slices.find(thumbs, table, alone, dataset.spec.name)
     group = detector.join(links[["first", "second"]].to_numpy(), len(table))
     split = splits.assign(dataset.spec, table.assign(split=""), "group", group)[0]
     score = synthetic_duplicates.score(patient, group, labels)

@@ -1,6 +1,7 @@
 """Neighbouring slices of one scan: found where labels can tell them from chance, else nothing."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
@@ -29,41 +30,64 @@ def scans(own=1.0, classes=2):
     return np.clip(images, 0, 255).astype(np.uint8), patient, patient % classes
 
 
+def found(thumbs, labels, group, order=None):
+    """The links; ``order`` numbers the names, else names have no numbers."""
+    names = order if order is not None else [chr(200 + row) for row in range(len(thumbs))]
+    table = pd.DataFrame({"path": [f"a/{name}.png" for name in names], "label": labels})
+    return slices.find(thumbs, table, group)
+
+
 def alone(count):
     return np.arange(count)
 
 
 def test_slices_of_one_scan_are_joined_and_scans_are_not():
     thumbs, patient, label = scans()
-    links = slices.find(thumbs, label, alone(len(thumbs)))
+    links = found(thumbs, label, alone(len(thumbs)))
     ends = links[["first", "second"]].to_numpy()
     assert (patient[ends[:, 0]] == patient[ends[:, 1]]).all()
     assert (detector.join(ends, len(thumbs)) == patient).all()
-    assert links["correlation"].is_monotonic_decreasing and links["correlation"].min() >= 0.5
+    assert (
+        links["correlation"].is_monotonic_decreasing and links["correlation"].min() >= slices.LOWEST
+    )
 
 
 def test_what_is_in_one_group_already_is_no_new_link():
     thumbs, patient, label = scans()
-    assert slices.find(thumbs, label, patient).empty
+    assert found(thumbs, label, patient).empty
 
 
 @pytest.mark.parametrize("labels", ["one class", "drawn by chance"])
 def test_labels_that_cannot_tell_chance_find_nothing(labels):
     thumbs, _, label = scans()
     label = label * 0 if labels == "one class" else np.random.default_rng(1).permutation(label)
-    assert slices.find(thumbs, label, alone(len(thumbs))).empty
+    assert found(thumbs, label, alone(len(thumbs))).empty
+
+
+@pytest.mark.parametrize("order", ["in order", "shuffled"])
+def test_numbers_tell_where_labels_cannot(order):
+    thumbs, patient, label = scans()
+    numbers = alone(len(thumbs))
+    if order == "shuffled":
+        numbers = np.random.default_rng(1).permutation(numbers)
+    ends = found(thumbs, label * 0, alone(len(thumbs)), numbers)[["first", "second"]].to_numpy()
+    if order == "shuffled":
+        assert not len(ends)
+    else:
+        assert (patient[ends[:, 0]] == patient[ends[:, 1]]).all()
+        assert (detector.join(ends, len(thumbs)) == patient).all()
 
 
 def test_patients_who_look_alike_are_not_joined():
     thumbs, patient, label = scans(own=0.3)  # nine tenths of the detail are all patients'
-    ends = slices.find(thumbs, label, alone(len(thumbs)))[["first", "second"]].to_numpy()
+    ends = found(thumbs, label, alone(len(thumbs)))[["first", "second"]].to_numpy()
     assert len(ends) and (patient[ends[:, 0]] == patient[ends[:, 1]]).mean() > 0.98
 
 
 def test_a_class_in_its_own_frame_does_not_become_one_group():
     thumbs, patient, label = scans()
     thumbs = np.where((label == 0)[:, None, None], thumbs // 4 + thumbs[0] * 3 // 4, thumbs)
-    ends = slices.find(thumbs.astype(np.uint8), label, alone(len(thumbs)))
+    ends = found(thumbs.astype(np.uint8), label, alone(len(thumbs)))
     group = detector.join(ends[["first", "second"]].to_numpy(), len(thumbs))
     assert np.bincount(group).max() <= slices.LARGEST * len(thumbs)
 
@@ -71,7 +95,7 @@ def test_a_class_in_its_own_frame_does_not_become_one_group():
 def test_blank_and_few_images_are_no_trouble():
     for count in (1, 2, 30):
         blank = np.zeros((count, SIDE, SIDE), np.uint8)
-        assert slices.find(blank, alone(count) % 2, alone(count)).empty
+        assert found(blank, alone(count) % 2, alone(count)).empty
 
 
 def test_detail_is_of_mean_zero_and_length_one():

@@ -38,7 +38,7 @@ from kdnb.leakage.registration import RADII, log_polar, refine, register
 
 faiss = extras.late("faiss")
 
-VERSION = 8  # part of the stored links' name: raise it when a rule changes
+VERSION = 9  # part of the stored links' name: raise it when a rule changes
 HASH_BITS = 6  # perceptual hashes (64 bits) closer than this are looked at
 # of them for one image: the first four, and on to the next number only while that finds copies
 CLOSEST = (4, 8, 16, 32)
@@ -179,7 +179,7 @@ def detect(
         rows = pd.concat([rows, places], ignore_index=True)
     if "patient" in table and (table["patient"] == "").any():
         group = join(rows[["first", "second"]].to_numpy(int), len(table))
-        scans = slices.find(known.thumbs, table["label"].to_numpy(), group, name)
+        scans = slices.find(known.thumbs, table, group, name)
         rows = pd.concat([rows, _upright(scans, bits)], ignore_index=True)
     paths = table["path"].to_numpy()
     rows = rows.assign(

@@ -2,9 +2,10 @@
 
 Two neighbouring slices of a head are no copies: outlines shift, and a lesion grows or ends. Yet
 their detail agrees, place by place, far more than that of two patients. How far two patients agree
-depends on the set, and the labels tell: a scan has one label, so links between labels are chance,
-and their number says how many links within labels are. Where patients have several labels this
-finds less, never more.
+depends on the set, and two things tell. A scan has one label, so links between labels are chance,
+and their number says how many links within labels are; where patients have several labels this
+finds less, never more. And slices are often numbered in order: pairs of near numbers are held
+against pairs of far ones, and where order means nothing, nothing is linked.
 """
 
 from __future__ import annotations
@@ -26,36 +27,31 @@ RIM = 3  # pixels along the border that are not compared
 NEIGHBOURS = 12  # most similar images that are compared with each
 PROJECTED = 256  # dimensions in which they are looked for
 BLOCK = 1000  # images or pairs at a time
-LOWEST = 0.5  # a pair below this correlation is never linked
+LOWEST = 0.35  # a pair below this correlation is never linked
 CHANCE = 0.01  # largest share of links by chance
-UNSEEN = 3  # links between labels that chance may hide where none is found (95 %, rule of three)
+UNSEEN = 3  # links by chance that may be there where none is seen (95 %, rule of three)
 LARGEST = 0.05  # of all images that such links may bring into one group
+NEAR, FAR = 3, 50  # numbers of neighbouring slices differ by at most, of other scans by more than
+DRAWS = 200_000  # pairs of far numbers
 
 
 def find(
-    thumbs: np.ndarray, labels: np.ndarray, group: np.ndarray, name: str = "images"
+    thumbs: np.ndarray, table: pd.DataFrame, group: np.ndarray, name: str = "images"
 ) -> pd.DataFrame:
     """Pairs of images of one scan that are not in one group yet.
 
-    ``thumbs`` grey uint8 ``(N, H, W)``, ``labels`` ``(N,)``, ``group`` the number of each image's
-    group ``(N,)``. Columns first, second (rows), correlation, from 0.5 to 1. Empty where labels
-    cannot tell chance, as in a set of one class.
+    ``thumbs`` grey uint8 ``(N, H, W)``, ``table`` their paths and labels (columns path, label),
+    ``group`` the number of each image's group ``(N,)``. Columns first, second (rows), correlation.
+    Empty where neither labels nor numbers can tell chance.
     """
-    detail = describe(thumbs, name)
-    pairs = _most_similar(detail)
-    pairs = pairs[group[pairs[:, 0]] != group[pairs[:, 1]]]
-    correlation = _correlation(detail, pairs)
-    order = np.argsort(-correlation, kind="stable")
-    order = order[correlation[order] >= LOWEST]
-    pairs, correlation = pairs[order], correlation[order]
-    count = _trusted(pairs, labels, group)
-    return pd.DataFrame(
-        {
-            "first": pairs[:count, 0],
-            "second": pairs[:count, 1],
-            "correlation": correlation[:count],
-        }
-    )
+    detail, found = describe(thumbs, name), []
+    for search in (_by_label, _by_number):
+        pairs, correlation, chance = search(detail, table, group)
+        count = _trusted(pairs, chance, group)
+        links = {"first": pairs[:count, 0], "second": pairs[:count, 1]}
+        found.append(pd.DataFrame(links | {"correlation": correlation[:count]}))
+        group = _joined(pairs[:count], group)
+    return pd.concat(found, ignore_index=True)
 
 
 def describe(thumbs: np.ndarray, name: str = "images") -> np.ndarray:
@@ -86,6 +82,64 @@ def _most_similar(detail: np.ndarray) -> np.ndarray:
     return np.unique(np.sort(pairs, axis=1), axis=0)
 
 
+def _by_label(
+    detail: np.ndarray, table: pd.DataFrame, group: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The most similar pairs, most similar first: rows ``(M, 2)``, correlations ``(M,)``, and how
+    many of the first 1, 2, … M are expected to be chance, by those between two labels."""
+    labels = table["label"].to_numpy()
+    pairs, correlation = _ordered(detail, _most_similar(detail), group)
+    share = np.unique(labels, return_counts=True)[1] / max(1, len(labels))
+    between = 1 - (share**2).sum()  # of chance links, those between two labels
+    across = np.cumsum(labels[pairs[:, 0]] != labels[pairs[:, 1]])
+    return pairs, correlation, (across + UNSEEN) / between if between > 0 else across + np.inf
+
+
+def _by_number(
+    detail: np.ndarray, table: pd.DataFrame, group: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs with near numbers in their names, as :func:`_by_label` gives them; chance by the
+    correlations of as many pairs with far numbers."""
+    near, far = _numbered(table["path"])
+    pairs, correlation = _ordered(detail, near, group)
+    far = far[group[far[:, 0]] != group[far[:, 1]]]
+    apart = np.sort(_correlation(detail, far))
+    above = len(apart) - np.searchsorted(apart, correlation)
+    open_ = (group[near[:, 0]] != group[near[:, 1]]).sum()
+    return pairs, correlation, open_ * (above + UNSEEN) / max(1, len(apart))
+
+
+def _numbered(paths: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of rows ``(n, 2)`` whose names differ by their last number only: all with near numbers,
+    and some, drawn by chance, with far ones."""
+    parts = paths.str.extract(r"^(.*?)(\d{1,9})(\D*)$")
+    known = parts.dropna()
+    number = pd.to_numeric(known[1])
+    series = known.assign(number=number).sort_values("number", kind="stable").groupby([0, 2])
+    rng, near, far = np.random.default_rng(0), [np.empty((0, 2), int)], [np.empty((0, 2), int)]
+    for _, own in series:
+        rows, count = own.index.to_numpy(), own["number"].to_numpy()
+        for step in range(1, NEAR + 1):
+            close = count[step:] - count[:-step] <= NEAR
+            near.append(np.stack([rows[:-step], rows[step:]], 1)[close])
+        draws = rng.integers(0, len(rows), (DRAWS * len(rows) // len(paths), 2))
+        apart = np.abs(np.subtract(*count[draws.T])) > FAR
+        far.append(rows[draws][apart])
+    return np.concatenate(near), np.concatenate(far)
+
+
+def _ordered(
+    detail: np.ndarray, pairs: np.ndarray, group: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs that join two groups, and their correlations, most similar first; those below
+    ``LOWEST`` are left out."""
+    pairs = pairs[group[pairs[:, 0]] != group[pairs[:, 1]]]
+    correlation = _correlation(detail, pairs)
+    order = np.argsort(-correlation, kind="stable")
+    order = order[correlation[order] >= LOWEST]
+    return pairs[order], correlation[order]
+
+
 def _correlation(detail: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Correlation of each pair ``(M,)``."""
     blocks = [pairs[start : start + BLOCK] for start in range(0, len(pairs), BLOCK)]
@@ -96,23 +150,19 @@ def _correlation(detail: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.float32), *parts])
 
 
-def _trusted(pairs: np.ndarray, labels: np.ndarray, group: np.ndarray) -> int:
+def _trusted(pairs: np.ndarray, chance: np.ndarray, group: np.ndarray) -> int:
     """How many of the pairs, most similar first, are links: as many as keep the share of chance
     below ``CHANCE`` and bring no more than ``LARGEST`` of the images together."""
-    share = np.unique(labels, return_counts=True)[1] / max(1, len(labels))
-    between = 1 - (share**2).sum()  # of chance links, those between two labels
-    if between <= 0:
-        return 0
-    across = np.cumsum(labels[pairs[:, 0]] != labels[pairs[:, 1]])
-    few = (across + UNSEEN) / between <= CHANCE * np.arange(1, len(pairs) + 1)
-    counts = np.flatnonzero(few) + 1
-    most = max(LARGEST * len(labels), np.bincount(group).max())
-
-    def largest(count):
-        ends = group[pairs[:count]]
-        size = int(group.max()) + 1
-        edges = coo_array((np.ones(count), (ends[:, 0], ends[:, 1])), shape=(size, size))
-        return np.bincount(connected_components(edges, directed=False)[1][group]).max()
-
-    fitting = bisect.bisect_right(counts, most, key=largest)
+    counts = np.flatnonzero(chance <= CHANCE * np.arange(1, len(pairs) + 1)) + 1
+    most = max(LARGEST * len(group), np.bincount(group).max())
+    fitting = bisect.bisect_right(
+        counts, most, key=lambda count: np.bincount(_joined(pairs[:count], group)).max()
+    )
     return int(counts[fitting - 1]) if fitting else 0
+
+
+def _joined(pairs: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Group numbers ``(N,)`` after the groups of each pair's rows are joined."""
+    ends, size = group[pairs], int(group.max()) + 1
+    edges = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(size, size))
+    return connected_components(edges, directed=False)[1][group]

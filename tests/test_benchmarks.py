@@ -21,6 +21,7 @@ from benchmarks import (
     selection,
     shap_values,
     shared_cores,
+    slices,
 )
 from kdnb import files
 from kdnb.training import answers, curation
@@ -41,11 +42,13 @@ def test_time_grows_as_n_log_n_and_memory_stays_bounded():
     )
 
 
-def test_slices_of_one_scan_are_found_where_a_patient_has_one_label():
+def test_slices_of_one_scan_are_found_without_patients_names():
     rows = {row["dataset"]: row for row in files.read_json(FOLDER / "slices.json")["results"]}
+    assert set(rows) == set(slices.SETS)
     assert rows["alzheimer"]["recall"] > 0.99
     assert rows["alzheimer"]["test_images_with_their_patient_in_training"] == 0
-    assert rows["lgg_mri"]["links"] == rows["covid_ct"]["links"] == 0  # said in the README
+    # labels tell nothing there: one patient has both; numbers do
+    assert rows["lgg_mri"]["precision"] > 0.99 and rows["lgg_mri"]["recall"] > 0.7
 
 
 def test_growth_is_relative_to_the_first_and_the_previous_size():

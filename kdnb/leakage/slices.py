@@ -27,7 +27,7 @@ RIM = 3  # pixels along the border that are not compared
 NEIGHBOURS = 12  # most similar images that are compared with each
 PROJECTED = 256  # dimensions in which they are looked for
 BLOCK = 1000  # images or pairs at a time
-LOWEST = 0.35  # a pair below this correlation is never linked
+LOWEST = 0.1  # a pair below this correlation is never linked
 CHANCE = 0.01  # largest share of links by chance
 UNSEEN = 3  # links by chance that may be there where none is seen (95 %, rule of three)
 LARGEST = 0.05  # of all images that such links may bring into one group
@@ -112,10 +112,10 @@ def _by_number(
 def _numbered(paths: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of rows ``(n, 2)`` whose names differ by their last number only: all with near numbers,
     and some, drawn by chance, with far ones."""
-    parts = paths.str.extract(r"^(.*?)(\d{1,9})(\D*)$")
-    known = parts.dropna()
-    number = pd.to_numeric(known[1])
-    series = known.assign(number=number).sort_values("number", kind="stable").groupby([0, 2])
+    stems = paths.reset_index(drop=True).str.replace(r"\.[^./]*$", "", regex=True)
+    known = stems.str.extract(r"^(?P<before>.*?)(?P<number>\d{1,9})(?P<after>\D*)$").dropna()
+    known = known.assign(number=known["number"].astype(int)).sort_values("number", kind="stable")
+    series = known.groupby(["before", "after"])
     rng, near, far = np.random.default_rng(0), [np.empty((0, 2), int)], [np.empty((0, 2), int)]
     for _, own in series:
         rows, count = own.index.to_numpy(), own["number"].to_numpy()

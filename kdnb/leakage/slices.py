@@ -15,6 +15,7 @@ import bisect
 import cv2
 import numpy as np
 import pandas as pd
+import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
@@ -142,12 +143,12 @@ def _ordered(
 
 def _correlation(detail: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Correlation of each pair ``(M,)``."""
-    blocks = [pairs[start : start + BLOCK] for start in range(0, len(pairs), BLOCK)]
-    parts = [
-        np.einsum("ij,ij->i", *(detail[block[:, end]].astype(np.float32) for end in (0, 1)))
-        for block in blocks
-    ]
-    return np.concatenate([np.zeros(0, np.float32), *parts])
+    found = np.zeros(len(pairs), np.float32)
+    for start in range(0, len(pairs), BLOCK):
+        # numpy converts half precision ten times as slowly as torch
+        one, other = (torch.from_numpy(detail[ends]).float() for ends in pairs[start:][:BLOCK].T)
+        found[start : start + BLOCK] = (one * other).sum(1).numpy()
+    return found
 
 
 def _trusted(pairs: np.ndarray, chance: np.ndarray, group: np.ndarray) -> int:

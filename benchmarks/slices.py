@@ -15,9 +15,9 @@ import pandas as pd
 
 from kdnb import data, files, provenance
 from kdnb.data import Dataset
-from kdnb.images import splits
+from kdnb.images import splits, tables
 from kdnb.images.downloads import DatasetMissing
-from kdnb.leakage import detector, fingerprints, slices, synthetic_duplicates
+from kdnb.leakage import fingerprints, slices, synthetic_duplicates
 
 SETS = ("alzheimer", "covid_ct", "lgg_mri")
 
@@ -30,7 +30,7 @@ def searched(dataset: Dataset) -> dict:
     labels, alone = table["label"].to_numpy(), np.arange(len(table))
     patient = pd.factorize(table["patient"])[0]
     links = slices.find(thumbs, table, alone, dataset.spec.name)
-    group = detector.join(links[["first", "second"]].to_numpy(), len(table))
+    group = tables.join(links[["first", "second"]].to_numpy(), len(table))
     split = splits.assign(dataset.spec, table.assign(split=""), "group", group)[0]
     score = synthetic_duplicates.score(patient, group, labels)
     return {

@@ -15,7 +15,7 @@ import pytest
 from conftest import number_of, paint
 
 from kdnb import data, files
-from kdnb.images import catalogue, downloads, index, splits, tables
+from kdnb.images import downloads, index, numbering, splits, tables
 from kdnb.images.catalogue import DATASETS, MEDMNIST
 from kdnb.images.source import Source
 from kdnb.parameters import BadParameter
@@ -195,10 +195,10 @@ def test_the_default_split_of_sars_cov_2_ct_says_what_it_does_not_remedy(home):
 @pytest.mark.parametrize("layout", ["as published", "short names", "numbered on"])
 def test_neighbouring_frames_are_on_one_side(home, layout):
     root, count = home / "data" / "wcebleedgen", 60
-    names = sorted(range(1, catalogue.FRAMES + 1), key=str)  # what img1, img2, … were before
+    names = sorted(range(1, numbering.FRAMES + 1), key=str)  # what img1, img2, … were before
     for order, label in enumerate(("bleeding", "non-bleeding")):
         for number in range(1, count + 1):
-            place = order * catalogue.FRAMES + names.index(number) + 1
+            place = order * numbering.FRAMES + names.index(number) + 1
             name = {
                 "as published": f"WCEBleedGen/{label}/Images/img- ({number}).png",
                 "short names": f"{label}/img{number}.png",
@@ -206,11 +206,11 @@ def test_neighbouring_frames_are_on_one_side(home, layout):
             paint(root / name, number_of(label, number), size=64, mode="RGB")
     table = data.load("wcebleedgen").table
     blocks = table.groupby("patient")
-    assert blocks.ngroups == 2 * count // catalogue.BLOCK
-    assert set(blocks.size()) == {catalogue.BLOCK}
+    assert blocks.ngroups == 2 * count // numbering.BLOCK
+    assert set(blocks.size()) == {numbering.BLOCK}
     assert blocks["split"].nunique().max() == 1 and blocks["label"].nunique().max() == 1
     numbers = table["patient"].str.extract(r"-(\d+)$")[0].astype(int)
-    assert sorted(set(numbers)) == list(range(1, count, catalogue.BLOCK))
+    assert sorted(set(numbers)) == list(range(1, count, numbering.BLOCK))
     assert set(table["split"]) == {"train", "val", "test"}
 
 

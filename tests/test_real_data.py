@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter
 
 from kdnb import data
 from kdnb.distillation import create
-from kdnb.images import catalogue, pixels, splits, tables
+from kdnb.images import numbering, pixels, splits, tables
 from kdnb.leakage import synthetic_duplicates
 from kdnb.study import Study
 from kdnb.training import loop
@@ -91,7 +91,7 @@ def test_neighbouring_frames_of_wcebleedgen_stay_together(real):
         pytest.skip("wcebleedgen is not in KDNB_DATA")
     table = data.load("wcebleedgen").table
     assert table.groupby("patient")["split"].nunique().max() == 1
-    assert table.groupby("patient")["path"].size().max() <= catalogue.BLOCK
+    assert table.groupby("patient")["path"].size().max() <= numbering.BLOCK
     assert table.groupby("patient")["label"].nunique().max() == 1
 
 

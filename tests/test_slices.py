@@ -1,11 +1,12 @@
-"""Neighbouring slices of one scan: found where labels can tell them from chance, else nothing."""
+"""Neighbouring slices of one scan: found where labels or numbers tell chance, else nothing."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from kdnb.leakage import detector, slices
+from kdnb.images import tables
+from kdnb.leakage import slices
 
 SIDE = 96
 PATIENTS, EACH = 60, 6
@@ -46,7 +47,7 @@ def test_slices_of_one_scan_are_joined_and_scans_are_not():
     links = found(thumbs, label, alone(len(thumbs)))
     ends = links[["first", "second"]].to_numpy()
     assert (patient[ends[:, 0]] == patient[ends[:, 1]]).all()
-    assert (detector.join(ends, len(thumbs)) == patient).all()
+    assert (tables.join(ends, len(thumbs)) == patient).all()
     assert (
         links["correlation"].is_monotonic_decreasing and links["correlation"].min() >= slices.LOWEST
     )
@@ -75,11 +76,13 @@ def test_numbers_tell_where_labels_cannot(order):
         assert not len(ends)
     else:
         assert (patient[ends[:, 0]] == patient[ends[:, 1]]).all()
-        assert (detector.join(ends, len(thumbs)) == patient).all()
+        assert (tables.join(ends, len(thumbs)) == patient).all()
 
 
 def test_patients_who_look_alike_are_not_joined():
-    thumbs, patient, label = scans(own=0.3)  # nine tenths of the detail are all patients'
+    thumbs, patient, label = scans(
+        own=0.3
+    )  # five sixths of the detail's variance are all patients'
     ends = found(thumbs, label, alone(len(thumbs)))[["first", "second"]].to_numpy()
     assert len(ends) and (patient[ends[:, 0]] == patient[ends[:, 1]]).mean() > 0.98
 
@@ -88,7 +91,7 @@ def test_a_class_in_its_own_frame_does_not_become_one_group():
     thumbs, patient, label = scans()
     thumbs = np.where((label == 0)[:, None, None], thumbs // 4 + thumbs[0] * 3 // 4, thumbs)
     ends = found(thumbs.astype(np.uint8), label, alone(len(thumbs)))
-    group = detector.join(ends[["first", "second"]].to_numpy(), len(thumbs))
+    group = tables.join(ends[["first", "second"]].to_numpy(), len(thumbs))
     assert np.bincount(group).max() <= slices.LARGEST * len(thumbs)
 
 

@@ -39,12 +39,21 @@ def groups(table: pd.DataFrame) -> np.ndarray:
     same_bytes = ("sha " + table["sha256"].astype(str)).to_numpy()
     patient = "patient " + table["patient"].astype(str)
     keys = np.concatenate([np.where(table["patient"] != "", patient, same_bytes), same_bytes])
-    codes = pd.factorize(keys)[0] + len(rows)
-    size = len(rows) + codes.max(initial=0) + 1
-    edges = coo_array(
-        (np.ones(2 * len(rows)), (np.concatenate([rows, rows]), codes)), shape=(size, size)
-    )
-    return connected_components(edges, directed=False)[1][: len(rows)]
+    codes = pd.factorize(keys)[0] + len(rows)  # of patients and files, after the rows
+    pairs = np.stack([np.concatenate([rows, rows]), codes], 1)
+    return join(pairs, len(rows) + codes.max(initial=0) + 1)[: len(rows)]
+
+
+def join(pairs: np.ndarray, count: int) -> np.ndarray:
+    """Number ``count`` rows so that the two of each pair ``(M, 2)``, and those joined by way of
+    others, have one number (connected components), ``(count,)``."""
+    edges = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    return connected_components(edges, directed=False)[1]
+
+
+def merge(group: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Group numbers ``(N,)`` after the groups of each pair's rows ``(M, 2)`` are joined."""
+    return join(group[pairs], int(group.max(initial=-1)) + 1)[group]
 
 
 def join_trees(table: pd.DataFrame, trees: tuple[str, ...]) -> tuple[pd.DataFrame, list[Problem]]:

@@ -26,8 +26,6 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
 from kdnb import extras, files
@@ -88,7 +86,7 @@ class Leakage:
         group = tables.groups(table)
         order = np.argsort(group, kind="stable")
         chain = np.stack([order[:-1], order[1:]], 1)[np.diff(group[order]) == 0]
-        return join(np.concatenate([ends, chain]), len(table))
+        return tables.join(np.concatenate([ends, chain]), len(table))
 
     def conflicts(self, table: pd.DataFrame) -> pd.DataFrame:
         """Images whose pixels also occur under another label, as problems of an index table.
@@ -102,7 +100,7 @@ class Leakage:
             .dropna()
             .to_numpy(dtype=int)
         )
-        table, rows = table.assign(group=join(same, len(table))), []
+        table, rows = table.assign(group=tables.join(same, len(table))), []
         labels = table.groupby("group")["label"].transform("nunique")
         for _, group in table[labels > 1].groupby("group"):
             all_ = " = ".join(f"{row.path} ({row.label})" for row in group.itertuples())
@@ -173,12 +171,12 @@ def detect(
     searches = propose(known, bits, one_each, name)
     looked_at, near = confirm(known, bits, searches, limits, name, folder)
     rows = pd.concat([links, near], ignore_index=True)
-    group = join(rows[["first", "second"]].to_numpy(int), len(table))
+    group = tables.join(rows[["first", "second"]].to_numpy(int), len(table))
     if np.median(np.bincount(group)[group]) >= AUGMENTED:
         places = _same_places(known, bits, group, limits, name)
         rows = pd.concat([rows, places], ignore_index=True)
     if "patient" in table and (table["patient"] == "").any():
-        group = join(rows[["first", "second"]].to_numpy(int), len(table))
+        group = tables.join(rows[["first", "second"]].to_numpy(int), len(table))
         scans = slices.find(known.thumbs, table, group, name)
         rows = pd.concat([rows, _upright(scans, bits)], ignore_index=True)
     paths = table["path"].to_numpy()
@@ -388,7 +386,7 @@ def confirm(
                 found = compare(open_, f"pairs-{number}-{step}")
                 if found:
                     links += found
-                    group = _merge(group, pd.concat(links)[["first", "second"]].to_numpy(int))
+                    group = tables.merge(group, pd.concat(links)[["first", "second"]].to_numpy(int))
                     looked_at += len(open_)
                 if sum(map(len, found)) * WORTH < len(open_):
                     bar.update(sum(map(len, search[step + 1 :])))
@@ -452,14 +450,3 @@ def _copies(
         [measured[measured["correlation"] >= limit], refined[refined["correlation"] >= stricter]]
     )
     return {column: kept[column].to_numpy() for column in kept}
-
-
-def join(pairs: np.ndarray, count: int) -> np.ndarray:
-    """Number ``count`` rows so that joined ones have one number (connected components),
-    ``(count,)``."""
-    edges = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-    return connected_components(edges, directed=False)[1]
-
-
-def _merge(group: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    return join(group[pairs], int(group.max()) + 1)[group]

@@ -16,10 +16,9 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
+from kdnb.images import tables
 from kdnb.leakage import nearest
 
 SIDE = 64  # pixels a side on which slices are compared
@@ -51,7 +50,7 @@ def find(
         count = _trusted(pairs, chance, group)
         links = {"first": pairs[:count, 0], "second": pairs[:count, 1]}
         found.append(pd.DataFrame(links | {"correlation": correlation[:count]}))
-        group = _joined(pairs[:count], group)
+        group = tables.merge(group, pairs[:count])
     return pd.concat(found, ignore_index=True)
 
 
@@ -71,7 +70,7 @@ def describe(thumbs: np.ndarray, name: str = "images") -> np.ndarray:
 
 def _most_similar(detail: np.ndarray) -> np.ndarray:
     """Pairs of rows ``(M, 2)``: each with its ``NEIGHBOURS`` nearest. Random projections keep
-    distances (Johnson & Lindenstrauss 1984) and are searched ten times as fast."""
+    distances (Johnson & Lindenstrauss 1984) and are a thirteenth as long."""
     signs = np.random.default_rng(0).choice((-1, 1), (detail.shape[1], PROJECTED))
     signs = signs.astype(np.float32) / PROJECTED**0.5
     base = np.concatenate(
@@ -100,14 +99,14 @@ def _by_number(
     detail: np.ndarray, table: pd.DataFrame, group: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs with near numbers in their names, as :func:`_by_label` gives them; chance by the
-    correlations of as many pairs with far numbers."""
+    correlations of pairs with far numbers."""
     near, far = _numbered(table["path"])
     pairs, correlation = _ordered(detail, near, group)
     far = far[group[far[:, 0]] != group[far[:, 1]]]
     apart = np.sort(_correlation(detail, far))
     above = len(apart) - np.searchsorted(apart, correlation)
-    open_ = (group[near[:, 0]] != group[near[:, 1]]).sum()
-    return pairs, correlation, open_ * (above + UNSEEN) / max(1, len(apart))
+    compared = (group[near[:, 0]] != group[near[:, 1]]).sum()
+    return pairs, correlation, compared * (above + UNSEEN) / max(1, len(apart))
 
 
 def _numbered(paths: pd.Series) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +144,7 @@ def _correlation(detail: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Correlation of each pair ``(M,)``."""
     found = np.zeros(len(pairs), np.float32)
     for start in range(0, len(pairs), BLOCK):
-        # numpy converts half precision ten times as slowly as torch
+        # torch, because numpy converts half precision slowly
         one, other = (torch.from_numpy(detail[ends]).float() for ends in pairs[start:][:BLOCK].T)
         found[start : start + BLOCK] = (one * other).sum(1).numpy()
     return found
@@ -157,13 +156,6 @@ def _trusted(pairs: np.ndarray, chance: np.ndarray, group: np.ndarray) -> int:
     counts = np.flatnonzero(chance <= CHANCE * np.arange(1, len(pairs) + 1)) + 1
     most = max(LARGEST * len(group), np.bincount(group).max())
     fitting = bisect.bisect_right(
-        counts, most, key=lambda count: np.bincount(_joined(pairs[:count], group)).max()
+        counts, most, key=lambda count: np.bincount(tables.merge(group, pairs[:count])).max()
     )
     return int(counts[fitting - 1]) if fitting else 0
-
-
-def _joined(pairs: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Group numbers ``(N,)`` after the groups of each pair's rows are joined."""
-    ends, size = group[pairs], int(group.max()) + 1
-    edges = coo_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(size, size))
-    return connected_components(edges, directed=False)[1][group]

@@ -407,6 +407,19 @@ def test_every_method_on_every_network(name):
 
 
 @pytest.mark.parametrize("method", list(registry.METHODS))
+def test_the_network_reads_every_batch_channels_last(images, method):
+    model, seen = zoo.create("resnet10t", 3, SIZE), []
+
+    def look(module, inputs):  # DeepLIFT hands over a tuple
+        (x,) = inputs[0] if isinstance(inputs[0], tuple) else inputs
+        seen.append(x.is_contiguous(memory_format=torch.channels_last))
+
+    model.network.register_forward_pre_hook(look)
+    registry.explain(model, images, method, **options(method))
+    assert seen and all(seen)
+
+
+@pytest.mark.parametrize("method", list(registry.METHODS))
 def test_the_model_is_left_as_it_was(images, method):
     torch.manual_seed(0)
     model = zoo.create("resnet10t", 3, SIZE).train()

@@ -87,7 +87,7 @@ class SearchParameters(Parameters):
         "random subnets that check the latency predictor",
         low=3,
         high=1000,
-        profiles={"smoke": 3, "quick": 50, "paper": 50},
+        profiles={"smoke": 3, "quick": 24, "paper": 50},
     )
 
 

@@ -20,7 +20,7 @@ from kdnb.explanations.measures import measure
 from kdnb.explanations.registry import METHODS, explain
 from kdnb.models.zoo import Classifier
 
-ROUNDS = 3  # of timing, each network in turn, after one untimed call
+ROUNDS = 3  # of timing, each network in turn, after an untimed call on one image
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,9 @@ def execution_times(
     """Mean execution time of each method (MET of KD-FMV, arXiv:2502.15959): columns method, model,
     seconds (per image); controls are left out.
 
-    ``images`` ``(N, 3, S, S)`` in [0, 1] with ``targets`` ``(N,)`` are one batch. After one untimed
-    call the networks are timed in turn, so that a change of the machine's speed affects all; the
-    median of the rounds is given. Raises what :func:`explain` raises.
+    ``images`` ``(N, 3, S, S)`` in [0, 1] with ``targets`` ``(N,)`` are one batch. After an untimed
+    call on one image the networks are timed in turn, so that a change of the machine's speed
+    affects all; the median of the rounds is given. Raises what :func:`explain` raises.
     """
     rows, classes = [], np.asarray(targets).tolist()
     timed = [method for method in methods if not METHODS[method].control]
@@ -133,11 +133,12 @@ def execution_times(
     for method in bar:
         bar.set_description(f"timing {method}")
         seconds: dict[str, list[float]] = {label: [] for label in models}
-        for _ in range(1 + ROUNDS):
+        for count in (1, *[len(images)] * ROUNDS):
+            given = images[:count], method, classes[:count]
             for label, model in models.items():
                 begun = time.perf_counter()
-                explain(model, images, method, classes, batch_size=len(images), **methods[method])
-                seconds[label].append((time.perf_counter() - begun) / len(images))
+                explain(model, *given, batch_size=count, **methods[method])
+                seconds[label].append((time.perf_counter() - begun) / count)
         rows += [
             {"method": method, "model": label, "seconds": float(np.median(each[1:]))}
             for label, each in seconds.items()

@@ -44,8 +44,9 @@ def read_image(
 
 
 def check_images(images: Tensor, model: Classifier) -> Tensor:
-    """Images as float ``(N, 3, S, S)`` in [0, 1] on the model's device; grey ones get three
-    channels. Raises ``ValueError`` for another shape, size or range."""
+    """Images as float ``(N, 3, S, S)`` in [0, 1] on the model's device, channels last in memory,
+    which convolutions read faster; grey ones get three channels. Raises ``ValueError`` for another
+    shape, size or range."""
     size = model.image_size
     if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
         raise ValueError(
@@ -62,7 +63,8 @@ def check_images(images: Tensor, model: Classifier) -> Tensor:
             "images must hold finite values in [0, 1] (or uint8); do not normalise them, the model "
             "does"
         )
-    return images.expand(-1, 3, -1, -1).to(model.mean.device)
+    colours = images.expand(-1, 3, -1, -1)
+    return colours.to(model.mean.device, memory_format=torch.channels_last)
 
 
 def check_targets(

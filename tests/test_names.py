@@ -86,3 +86,10 @@ def test_committed_results_keep_their_names():
         assert again == stem, result.file
         seen += 1
     assert seen > 10
+
+
+def test_the_committed_files_of_a_run_are_of_the_same_images():
+    for folder in (files.ROOT / "outputs" / "runs").iterdir():
+        stored = [files.read_json(path) for path in folder.glob("*.json")]
+        images = {one["data"]["checksum"] for one in stored}
+        assert len(images) == 1, f"{folder.name}: a file is left of an earlier split; run it again"

@@ -208,17 +208,18 @@ def test_score_cam_is_measured_row_by_row(home, few_phantoms):
 
 
 def test_the_maps_of_networks_that_nobody_tuned_on_reach_their_tolerance():
-    """All at 0.99; at 0.95 all but GhostNet, whose maps reach 0.92. Exact maps are as fast as the
-    library's or faster, the goal of 1.2 times is missed by four networks of ten."""
+    """Those and the zoo's: all at 0.99; at 0.95 all but GhostNet and OFA-595, whose maps reach 0.92
+    and 0.94. Exact maps are as fast as the library's or faster, the goal of 1.2 times is missed by
+    three networks of ten."""
     stored = files.read_json(FOLDER / "score_cam.json")
     rows, goals = stored["results"], stored["goals"]
     assert goals == score_cam.GOALS and sum(row["unseen"] for row in rows) >= 8
     assert max(row["max_abs_diff_exact"] for row in rows) < 1e-4
     assert min(row["exact_times_library"] for row in rows) >= 1
-    assert sum(row["exact_times_library"] < goals["exact"] for row in rows) <= 4
+    assert sum(row["exact_times_library"] < goals["exact"] for row in rows) <= 3
     modes = pd.DataFrame([row | mode for row in rows for mode in row["modes"]])
     missed = modes[modes["spearman"] < modes["tolerance"] - 0.005]
-    assert list(missed["model"]) == ["ghostnet_100"] and missed["spearman"].min() > 0.9
+    assert set(missed["model"]) == {"ghostnet_100", "ofa595"} and missed["spearman"].min() > 0.9
     wide = modes[modes["channels"] >= 256].groupby("tolerance")["times_library"].min()
     assert wide[0.99] >= goals["0.99"] and wide[0.95] >= 0.8 * goals["0.95"]
 
